@@ -1,0 +1,52 @@
+"""Every bound in the system, with its unit in its name. A limit on everything; full means 503, never silence."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Names
+ID_BYTES_MAX: Final = 256
+RESERVED_IDS: Final = frozenset({"create", "refresh", "stats", "user", "batch"})
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+
+# Messages and history
+CONTENT_BYTES_MAX: Final = 64 * 1024
+MESSAGE_FIELDS_BYTES_MAX: Final = 64 * 1024  # all that a message carries beside its content
+MESSAGES_PER_APPEND_MAX: Final = 100
+WINDOW_MESSAGES: Final = 100
+WINDOW_MESSAGES_MAX: Final = 1_000
+PAGE_MESSAGES: Final = 100
+PAGE_MESSAGES_MAX: Final = 1_000
+PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+
+# State, preferences, sessions
+STATE_BYTES_MAX: Final = 256 * 1024
+PREFERENCES_BYTES_MAX: Final = 64 * 1024
+SESSION_BYTES_MAX: Final = 64 * 1024
+JSON_DEPTH_MAX: Final = 32
+SESSIONS_IN_RECORD_MAX: Final = 256
+
+# HTTP
+BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+OPERATIONS_PER_BATCH_MAX: Final = 500
+IDEMPOTENCY_TTL_S: Final = 24 * 3600
+IDEMPOTENCY_KEYS_IN_MEMORY_MAX: Final = 10_000
+
+# Interruptions
+INTERRUPTIONS_PER_SESSION_MAX: Final = 3
+INTERRUPTION_SESSIONS_MAX: Final = 100_000
+INTERRUPTION_TEXT_BYTES_MAX: Final = 64 * 1024
+
+# Time
+RECORD_TTL_S: Final = 30 * 60
+SESSION_IDLE_S_MAX: Final = 24 * 3600
+ACTIVE_WINDOW_S: Final = 30 * 60
+DRAIN_S_MAX: Final = 8
+
+# Memory and queues
+CACHE_BYTES_MAX: Final = 256 * 1024 * 1024
+SESSION_OWNERS_MAX: Final = 100_000
+COMMITS_QUEUED_MAX: Final = 20_000
+COMMIT_BYTES_QUEUED_MAX: Final = 64 * 1024 * 1024
+COMMITS_PER_GROUP_MAX: Final = 1_000
+COMMIT_RETRIES_MAX: Final = 16

@@ -1,0 +1,276 @@
+"""What stores keep: a user's record, and the changes that a commit makes to it.
+
+These are the nouns in which `sessions` and `stores` meet. JSON that callers gave is held as encoded
+bytes, because it is read far more often than it is changed: a profile of 100 messages is answered by
+joining 100 fragments. Times are integers, milliseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import msgspec
+
+from samvad.types import Cleared
+
+
+class UserKey(NamedTuple):
+    """Whose record: every key in every store, cache, lane and index begins with the tenant."""
+
+    tenant: str
+    user_id: str
+
+
+class Version(NamedTuple):
+    """Which record a change was made against: the life of the user (`epoch`) and the number of commits in it."""
+
+    epoch: int
+    revision: int
+
+
+class StoredMessage(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One message of a user's history. `body` is its whole JSON object as callers read it, `seq` included."""
+
+    seq: int
+    id: str
+    role: str
+    at_ms: int
+    body: bytes
+    calls: tuple[str, ...] = ()  # ids of the tool calls that this assistant message makes
+    answers: str | None = None  # id of the call that this tool message answers
+
+
+class _ToolFields(msgspec.Struct, rename="camel", gc=False):
+    role: str
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+_tool_fields = msgspec.json.Decoder(_ToolFields)
+
+
+def stored_message(seq: int, message_id: str, at_ms: int, body: bytes) -> StoredMessage:
+    """A message from its stored parts; its role and tool ids are read from its body."""
+    fields = _tool_fields.decode(body)
+    calls = tuple(call["id"] for call in fields.tool_calls) if fields.tool_calls else ()
+    return StoredMessage(seq, message_id, fields.role, at_ms, body, calls, fields.tool_call_id)
+
+
+def user_hash(user: UserKey) -> bytes:
+    """The name (SHA-256, 32 bytes) under which what is left of an erased user is kept."""
+    return hashlib.sha256(f"{user.tenant}\0{user.user_id}".encode()).digest()
+
+
+class StoredState(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What the application keeps about a user: a JSON object, `version` counting its changes from 1."""
+
+    body: bytes
+    updated_ms: int
+    version: int
+
+
+class StoredProfile(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A user's preferences (a JSON object) and when they were first and last heard of."""
+
+    preferences: bytes
+    created_ms: int
+    updated_ms: int
+
+
+class StoredSession(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One session. `body` is a JSON object of what the caller gave (language, metadata and any other field)."""
+
+    id: str
+    user_id: str
+    body: bytes
+    created_ms: int
+    active_ms: int
+    ended_ms: int | None = None
+
+
+class StoredInterruption(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One recorded interruption of a session, as the JSON object that callers read."""
+
+    id: str
+    session_id: str
+    at_ms: int
+    body: bytes
+
+
+class StoredReceipt(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The first answer to a request with an Idempotency-Key.
+
+    `key` is a SHA-256 over tenant, principal and key; `fingerprint` one over the request. `answer` is
+    what was answered, and `user_id` whose data it concerned, so that erasing can find it: then `answer`
+    is None. In a change, an empty `answer` asks the store to keep what the commit removed (Removed as JSON).
+    """
+
+    key: bytes
+    fingerprint: bytes
+    at_ms: int
+    answer: bytes | None
+    user_id: str | None = None
+
+
+class UserRecord(msgspec.Struct, frozen=True):
+    """All of a user that is held in memory. A new one is made for each change; none is ever altered."""
+
+    version: Version
+    seq: int = 0
+    state: StoredState | None = None
+    profile: StoredProfile | None = None
+    window: tuple[StoredMessage, ...] = ()
+    sessions: dict[str, StoredSession] = msgspec.field(default_factory=dict)
+    # False where the user has more open sessions than a record holds; then only the store can list them.
+    sessions_complete: bool = True
+    window_bytes: int = 0
+
+
+# --- changes: facts, decided by user_log, that a store writes as they are ------------------------------
+
+
+class MessagesAdded(msgspec.Struct, frozen=True, tag="messages", gc=False):
+    """These messages follow the last one; their `seq` are consecutive. The profile's `updated_ms` moves along.
+
+    `unproven` are ids that may stand further back than the window reaches: a store that finds one in
+    the user's history refuses the commit (MessageExists).
+    """
+
+    messages: tuple[StoredMessage, ...]
+    unproven: tuple[str, ...] = ()
+
+
+class StateSet(msgspec.Struct, frozen=True, tag="state", gc=False):
+    """The state is this one now."""
+
+    state: StoredState
+
+
+class ProfileSet(msgspec.Struct, frozen=True, tag="profile", gc=False):
+    """The profile is this one now."""
+
+    profile: StoredProfile
+
+
+class SessionSet(msgspec.Struct, frozen=True, tag="session", gc=False):
+    """The session is this one now. A store refuses it (SessionTaken) if the id is another user's."""
+
+    session: StoredSession
+
+
+class SessionTouched(msgspec.Struct, frozen=True, tag="session_touched", gc=False):
+    """Something was said in this session."""
+
+    session_id: str
+    active_ms: int
+
+
+class SessionRemoved(msgspec.Struct, frozen=True, tag="session_removed", gc=False):
+    """The session and its recorded interruptions are gone."""
+
+    session_id: str
+
+
+class InterruptionAdded(msgspec.Struct, frozen=True, tag="interruption", gc=False):
+    """An interruption was recorded."""
+
+    interruption: StoredInterruption
+
+
+class InterruptionsRemoved(msgspec.Struct, frozen=True, tag="interruptions_removed", gc=False):
+    """The recorded interruptions of a session are gone."""
+
+    session_id: str
+
+
+class Erased(msgspec.Struct, frozen=True, tag="erased", gc=False):
+    """Everything of the user is gone; what follows belongs to the next epoch."""
+
+    at_ms: int
+
+
+class ReceiptKept(msgspec.Struct, frozen=True, tag="receipt", gc=False):
+    """The answer to this commit's request, kept in the same atomic write so that a retry can never act twice."""
+
+    receipt: StoredReceipt
+
+
+Change = (
+    MessagesAdded
+    | StateSet
+    | ProfileSet
+    | SessionSet
+    | SessionTouched
+    | SessionRemoved
+    | InterruptionAdded
+    | InterruptionsRemoved
+    | Erased
+    | ReceiptKept
+)
+
+
+class Origin(NamedTuple):
+    """Who numbered a commit: a replica, and its count for this user. The same one again is skipped."""
+
+    replica: str
+    number: int
+
+
+class Commit(msgspec.Struct, frozen=True, gc=False):
+    """All that one atomic write does for one user."""
+
+    user: UserKey
+    expected: Version
+    changes: tuple[Change, ...]
+    origin: Origin | None = None
+
+
+def only_receipts(commit: Commit) -> bool:
+    """Whether a commit keeps receipts and nothing else: then it changes no record, and no version speaks against it."""
+    return bool(commit.changes) and all(isinstance(change, ReceiptKept) for change in commit.changes)
+
+
+class Removed(NamedTuple):
+    """How much a commit really removed."""
+
+    state: bool = False
+    profile: bool = False
+    sessions: int = 0
+    messages: int = 0
+    interruptions: int = 0
+
+
+def removed_answer(removed: Removed) -> bytes:
+    """The JSON that a receipt keeps of an erasing: the fields of `types.Cleared`."""
+    return msgspec.json.encode(cleared(removed))
+
+
+def cleared(removed: Removed) -> Cleared:
+    """What a commit removed, as callers see it."""
+    return Cleared(
+        user_state=removed.state,
+        user_profile=removed.profile,
+        sessions=removed.sessions,
+        interruptions=removed.interruptions,
+        messages=removed.messages,
+    )
+
+
+class Committed(NamedTuple):
+    """The user's version and last seq after a commit, and what it removed."""
+
+    version: Version
+    seq: int
+    removed: Removed = Removed()
+
+
+class Stats(NamedTuple):
+    """Counts over a tenant (see CONTRACT section 1, rule on statistics)."""
+
+    active_users: int
+    active_sessions: int
+    total_profiles: int
+    total_interruptions: int
+    total_messages: int = 0
+    total_users: int = 0

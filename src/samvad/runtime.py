@@ -1,0 +1,199 @@
+"""Samvad in a process: the service, its store and what belongs to them, opened and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+
+from samvad import limits
+from samvad.clock import Clock, SystemClock
+from samvad.errors import SetupError, Unavailable
+from samvad.interruptions import InterruptionContextManager
+from samvad.records import UserKey
+from samvad.sessions.cache import RecordCache
+from samvad.sessions.lanes import Lane, Lanes
+from samvad.sessions.receipts import Receipts
+from samvad.sessions.service import SessionCore, SessionPersistenceService
+from samvad.sessions.user_log import Rules
+from samvad.stores.base import Store
+from samvad.stores.urls import store_from_url
+from samvad.types import LOCAL, Durability
+
+_log = logging.getLogger(__name__)
+_UPKEEP_S = 60.0
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be set of a service, whoever runs it. Times are seconds, sizes bytes."""
+
+    durability: Literal["auto", "store", "memory"] = "auto"
+    window_messages: int = limits.WINDOW_MESSAGES
+    language: str = "en"
+    record_ttl_s: float = limits.RECORD_TTL_S
+    cache_bytes_max: int = limits.CACHE_BYTES_MAX
+    session_idle_s: float = limits.SESSION_IDLE_S_MAX
+    active_window_s: float = limits.ACTIVE_WINDOW_S
+    record_interruptions: bool = False
+
+    def check(self) -> None:
+        """SetupError where a value cannot be."""
+        if not 1 <= self.window_messages <= limits.WINDOW_MESSAGES_MAX:
+            raise SetupError(f"window_messages must be 1 to {limits.WINDOW_MESSAGES_MAX}.")
+        if self.durability not in ("auto", "store", "memory"):
+            raise SetupError("durability must be 'auto', 'store' or 'memory'.")
+        for name in ("record_ttl_s", "cache_bytes_max", "session_idle_s", "active_window_s"):
+            if getattr(self, name) <= 0:
+                raise SetupError(f"{name} must be greater than 0.")
+
+
+class Samvad(SessionPersistenceService):
+    """The service of the local principal, with its store and its interruptions.
+
+    Made by `open_samvad`. Use it as an async context manager, or with a plain `with` in a script: then
+    the verbs are plain functions. It belongs to the event loop that opened it.
+    """
+
+    def __init__(self, store: Store, *, clock: Clock | None = None, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.options.check()
+        clock = clock or SystemClock()
+        early = self.options.durability == "memory"
+        durability: Durability = "stored" if store.capabilities.durable and not early else "memory"
+        rules = Rules(self.options.window_messages, self.options.language, durability)
+        self.cache: RecordCache[Lane] = RecordCache(
+            clock, ttl_s=self.options.record_ttl_s, bytes_max=self.options.cache_bytes_max
+        )
+        lanes = Lanes(
+            store, clock, rules, cache=self.cache, session_idle_s=self.options.session_idle_s, early=early
+        )
+        core = SessionCore(
+            store=store,
+            lanes=lanes,
+            receipts=Receipts(store, clock),
+            clock=clock,
+            rules=rules,
+            session_idle_s=self.options.session_idle_s,
+            active_window_s=self.options.active_window_s,
+            owners=OrderedDict(),
+        )
+        super().__init__(core, LOCAL)
+        self.store = store
+        self.interruptions = InterruptionContextManager(clock)
+        self._upkeep: asyncio.Task[None] | None = None
+        self._opened = False
+        self._portal: contextlib.ExitStack | None = None
+
+    async def open(self) -> Self:
+        """Open the store; SetupError where that cannot be."""
+        if not self._opened:
+            await self.store.open()
+            self._opened = True
+            self._upkeep = asyncio.create_task(self._keep_up())
+        return self
+
+    async def aclose(self, drain_s: float = limits.DRAIN_S_MAX) -> int:
+        """Finish what is under way, for at most `drain_s`, and close; returns how many operations were left over."""
+        if not self._opened:
+            return 0
+        self._opened = False
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._upkeep
+        left = await self.core.lanes.drain(drain_s)
+        await self.store.close()
+        return left
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(_UPKEEP_S)
+            self.cache.sweep()
+            before_ms = self.core.clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000
+            try:
+                await self.store.expire(receipts_before_ms=before_ms)
+            except Unavailable as error:
+                _log.warning("old receipts could not be removed: %s", error.code)
+
+    def forget_user(self, key: UserKey) -> None:
+        """Drop what memory beside the cache holds of an erased user."""
+        self.interruptions.clear_user(key.user_id, tenant=key.tenant)
+        for place in [place for place, owner in self.core.owners.items() if owner == key]:
+            del self.core.owners[place]
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> SyncSamvad:
+        from anyio.from_thread import start_blocking_portal
+
+        with contextlib.ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal("asyncio"))
+            stack.enter_context(portal.wrap_async_context_manager(self))
+            self._portal = stack.pop_all()
+        return SyncSamvad(self, portal.call)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._portal is not None:
+            self._portal.__exit__(kind, error, trace)
+            self._portal = None
+
+
+class SyncSamvad:
+    """The verbs of `Samvad` as plain functions, for scripts: each call waits for its answer."""
+
+    def __init__(self, samvad: Samvad, call: Callable[..., Any]) -> None:
+        self._samvad = samvad
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        verb = getattr(self._samvad, name)
+        if not inspect.iscoroutinefunction(verb):
+            return verb
+
+        @functools.wraps(verb)
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            return self._call(functools.partial(verb, *args, **kwargs))
+
+        return plain
+
+
+def open_samvad(
+    url: str = "sqlite:///samvad.db", *, clock: Clock | None = None, store: Store | None = None, **settings: Any
+) -> Samvad:
+    """The service over the store that `url` names (or over `store`), to be entered with `async with` or `with`.
+
+    `settings` are the fields of `Options`; `vfs`, `wal_pages_max` and `readonly` go to the SQLite store.
+    Raises SetupError for a bad URL or setting; opening raises it where the store cannot be opened.
+
+    >>> with open_samvad("memory://") as samvad:
+    ...     samvad.append_to_user_history("user_456", "user", "Hello").seq
+    1
+    """
+    store_settings = {
+        name: settings.pop(name)
+        for name in ("vfs", "wal_pages_max", "readonly", "synchronous")
+        if name in settings
+    }
+    try:
+        options = Options(**settings)
+    except TypeError:
+        known = ", ".join(field.name for field in msgspec.structs.fields(Options))
+        raise SetupError(f"Unknown setting among {', '.join(settings)}; there are: {known}.") from None
+    clock = clock or SystemClock()
+    return Samvad(store or store_from_url(url, clock, **store_settings), clock=clock, options=options)

@@ -1,0 +1,332 @@
+"""One lane per user: operations are applied in order to the newest record, written, and published once written.
+
+A lane holds two records: `published`, which the store has and everyone reads, and `latest`, on which the
+next operation is applied while earlier ones are still on their way. Where a commit is refused or fails, what
+was built on it is worthless: the lane loads the user's record again and applies what still waits, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from samvad import limits
+from samvad.clock import Clock
+from samvad.errors import MessageExists, SamvadError, ShuttingDown, StaleVersion, StoreUnavailable, Unavailable
+from samvad.records import Commit, Committed, StoredMessage, UserKey, UserRecord
+from samvad.sessions import user_log
+from samvad.sessions.cache import RecordCache
+from samvad.sessions.operations import AppendMessages, Operation
+from samvad.sessions.user_log import Applied, Rules
+from samvad.stores.base import Store
+
+_log = logging.getLogger(__name__)
+
+Published = Callable[[UserKey, UserRecord, "tuple[StoredMessage, ...]"], None]
+
+
+class Written:
+    """An operation on its way: what it came to, and who waits for it."""
+
+    __slots__ = ("acknowledged", "applied", "attempts", "operation", "waiter")
+
+    def __init__(self, operation: Operation, waiter: asyncio.Future[tuple[Any, Committed | None]]) -> None:
+        self.operation = operation
+        self.waiter = waiter
+        self.applied: Applied | None = None
+        self.attempts = 0
+        self.acknowledged = False
+
+    def fail(self, error: BaseException) -> None:
+        if not self.waiter.done():
+            self.waiter.set_exception(error)
+
+
+class Lane:
+    """One user's records and what is under way for them."""
+
+    __slots__ = ("again", "drained", "key", "latest", "opening", "pending", "published", "size_bytes", "used_s")
+
+    def __init__(self, key: UserKey) -> None:
+        self.key = key
+        self.published: UserRecord | None = None
+        self.latest: UserRecord | None = None
+        self.pending: deque[Written] = deque()
+        self.again: list[Written] = []
+        self.opening: asyncio.Task[None] | None = None
+        self.drained: asyncio.Event | None = None
+        self.size_bytes = 500
+        self.used_s = 0.0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.pending or self.again or self.opening is not None)
+
+
+class Lanes:
+    """The lanes of all users, and the store behind them.
+
+    With `early` an operation is acknowledged once it is applied in memory, and written behind the caller's
+    back (`--durability memory`); a write that fails is then tried again until it succeeds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        rules: Rules,
+        *,
+        cache: RecordCache[Lane],
+        session_idle_s: float,
+        early: bool = False,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._rules = rules
+        self._session_idle_ms = round(session_idle_s * 1000)
+        self._early = early
+        self._waiting = 0
+        self._closing = False
+        self.cache = cache
+        self.on_published: list[Published] = []
+        self.loads = 0
+        self.retries = 0
+        self.degraded = False
+
+    @property
+    def operations_waiting(self) -> int:
+        """How many operations have been taken and are not in the store yet."""
+        return self._waiting
+
+    async def read(self, key: UserKey) -> UserRecord:
+        """The user's record as the store has it: from memory, or else by one load that all who wait share."""
+        lane = self._lane(key)
+        while lane.published is None:
+            await self._opened(lane)
+        return lane.published
+
+    def peek(self, key: UserKey) -> UserRecord | None:
+        """The user's record if it is in memory."""
+        lane = self.cache.get(key)
+        return None if lane is None else lane.published
+
+    async def write(self, key: UserKey, operation: Operation) -> tuple[Any, Committed | None]:
+        """Apply an operation and wait until it is as durable as promised.
+
+        Returns its outcome and what the commit said (None where nothing had to be written or was
+        acknowledged early). Raises what the rules or the store have against it.
+        """
+        if self._closing:
+            raise ShuttingDown
+        lane = self._lane(key)
+        while lane.latest is None:
+            await self._opened(lane)
+        written = Written(operation, asyncio.get_running_loop().create_future())
+        self._submit(lane, written)
+        return await written.waiter
+
+    async def drain(self, timeout_s: float) -> int:
+        """Take nothing new, and wait until everything under way is written; returns what is left."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while busy := [lane for lane in self.cache if lane.busy]:
+                    for lane in busy:
+                        if lane.pending:
+                            lane.drained = lane.drained or asyncio.Event()
+                            await lane.drained.wait()
+                        elif lane.opening is not None:
+                            await asyncio.wait([lane.opening])
+        except TimeoutError:
+            _log.warning("not everything could be written before the time was up")
+        left = 0
+        for lane in self.cache:
+            left += len(lane.pending) + len(lane.again)
+            if lane.opening is not None:
+                lane.opening.cancel()
+        return left
+
+    # --- inside ----------------------------------------------------------------------------------------
+
+    def _lane(self, key: UserKey) -> Lane:
+        lane = self.cache.get(key)
+        if lane is None:
+            lane = Lane(key)
+            self.cache.add(key, lane)
+        return lane
+
+    async def _opened(self, lane: Lane) -> None:
+        self._reopen(lane)
+        assert lane.opening is not None
+        await asyncio.shield(lane.opening)
+
+    async def _open(self, lane: Lane) -> None:
+        """Load the user's record, and apply again what an earlier failure left over."""
+        try:
+            while True:
+                if lane.pending:
+                    lane.drained = lane.drained or asyncio.Event()
+                    await lane.drained.wait()
+                try:
+                    record = await self._load(lane.key)
+                except Unavailable as error:
+                    self._keep_only_acknowledged(lane, error)
+                    if not lane.again:
+                        raise
+                    await asyncio.sleep(0.2)  # acknowledged already: tried until the store takes them
+                    continue
+                break
+        except BaseException:
+            lane.opening = None
+            if lane.published is None and not lane.busy:
+                self.cache.discard(lane.key)
+            raise
+        lane.opening = None
+        if not self._early or not lane.again:
+            lane.published = record
+        lane.latest = record
+        again, lane.again = lane.again, []
+        for written in again:
+            if written.attempts > limits.COMMIT_RETRIES_MAX and not written.acknowledged:
+                self._waiting -= 1
+                written.fail(Unavailable("Too many others are writing for this user; try again."))
+            else:
+                self._waiting -= 1
+                self._submit(lane, written)
+        self.cache.resize(lane, user_log.size_bytes(record))
+
+    async def _load(self, key: UserKey) -> UserRecord:
+        self.loads += 1
+        try:
+            record = await self._store.load(
+                key,
+                window=self._rules.window,
+                open_after_ms=self._clock.now_ms() - self._session_idle_ms,
+                sessions_max=limits.SESSIONS_IN_RECORD_MAX,
+            )
+        except StoreUnavailable:
+            self.degraded = True
+            raise
+        self.degraded = False
+        return user_log.loaded(record, self._rules)
+
+    def _keep_only_acknowledged(self, lane: Lane, error: Unavailable) -> None:
+        again, lane.again = lane.again, []
+        for written in again:
+            if written.acknowledged:
+                lane.again.append(written)
+            else:
+                self._waiting -= 1
+                written.fail(error)
+
+    def _submit(self, lane: Lane, written: Written) -> None:
+        """Apply an operation to the newest record and hand what it changes to the store."""
+        assert lane.latest is not None
+        if self._early and self._waiting >= limits.COMMITS_QUEUED_MAX and not written.acknowledged:
+            written.fail(Unavailable("Too much is waiting to be written; try again soon."))
+            return
+        try:
+            applied = user_log.apply(lane.latest, written.operation, self._rules)
+        except SamvadError as error:
+            if not lane.pending or written.acknowledged:
+                written.fail(error)
+            else:  # said of a record that is not written yet: true only once it is
+                self._after_pending(lane, written, error)
+            return
+        if not applied.changes and not lane.pending:
+            if not written.waiter.done():
+                written.waiter.set_result((applied.outcome, None))
+            return
+        written.applied = applied
+        written.attempts += 1
+        self._waiting += 1
+        commit = Commit(lane.key, lane.latest.version, applied.changes)
+        lane.pending.append(written)
+        lane.latest = applied.record
+        if self._early:
+            self._publish(lane, written)
+            if not written.waiter.done():
+                written.acknowledged = True
+                written.waiter.set_result((applied.outcome, None))
+        answer = asyncio.ensure_future(self._store.commit(commit))
+        answer.add_done_callback(lambda done: self._settle(lane, written, done))
+
+    def _after_pending(self, lane: Lane, written: Written, error: SamvadError) -> None:
+        """Tell an error that rests on a commit under way only once that commit is through, else ask again."""
+        last = lane.pending[-1]
+
+        def tell(done: asyncio.Future[Any]) -> None:
+            if done.cancelled() or done.exception() is None:
+                written.fail(error)
+            elif lane.latest is not None:
+                self._submit(lane, written)
+            else:
+                self._waiting += 1
+                lane.again.append(written)
+                self._reopen(lane)
+
+        last.waiter.add_done_callback(tell)
+
+    def _settle(self, lane: Lane, written: Written, done: asyncio.Future[Committed]) -> None:
+        if lane.pending[0] is written:
+            lane.pending.popleft()
+        else:  # refused out of turn (the queue is full): what follows it will be found stale by the store
+            lane.pending.remove(written)
+        self._waiting -= 1
+        assert written.applied is not None
+        error = SamvadError("The write was cancelled.") if done.cancelled() else done.exception()
+        if error is None:
+            self.degraded = False
+            if not self._early:
+                self._publish(lane, written)
+            if not written.waiter.done():
+                written.waiter.set_result((written.applied.outcome, done.result()))
+        else:
+            lane.latest = None
+            if isinstance(error, MessageExists) and isinstance(written.operation, AppendMessages):
+                known = {**written.operation.known, error.message_id: error.seq}
+                written.operation.known = known
+            if isinstance(error, StaleVersion | MessageExists) or (
+                written.acknowledged and isinstance(error, Unavailable)
+            ):
+                self.retries += 1
+                self._waiting += 1
+                lane.again.append(written)
+            else:
+                if isinstance(error, StoreUnavailable):
+                    self.degraded = True
+                if written.acknowledged:
+                    _log.error("an acknowledged operation was refused", extra={"code": _code(error)})
+                written.fail(error)
+        if not lane.pending and lane.drained is not None:
+            lane.drained.set()
+            lane.drained = None
+        if lane.latest is None and lane.again:
+            self._reopen(lane)
+
+    def _reopen(self, lane: Lane) -> None:
+        if lane.opening is None:
+            lane.opening = asyncio.create_task(self._open(lane))
+            lane.opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def _publish(self, lane: Lane, written: Written) -> None:
+        applied = written.applied
+        assert applied is not None
+        record, before = applied.record, lane.published
+        lane.published = record
+        self.cache.resize(lane, user_log.size_bytes(record))
+        if self.on_published and record is not before:
+            new: tuple[StoredMessage, ...] = ()
+            for change in applied.changes:
+                messages = getattr(change, "messages", None)
+                if messages:
+                    new += messages
+            for listener in self.on_published:
+                listener(lane.key, record, new)
+
+
+def _code(error: BaseException) -> str:
+    return error.code if isinstance(error, SamvadError) else type(error).__name__

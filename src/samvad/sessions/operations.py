@@ -1,0 +1,105 @@
+"""What can happen to a user, as plain records.
+
+An operation says what the caller wants; `user_log.apply` decides what that changes. It holds everything
+that must stay the same when it is applied again to a newer record (ids, times, the receipt's key).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from samvad.records import StoredInterruption, StoredSession
+
+
+class ReceiptKey(msgspec.Struct, frozen=True):
+    """Under which key the answer to this operation is kept, and the fingerprint of the request."""
+
+    key: bytes
+    fingerprint: bytes
+
+
+class Operation(msgspec.Struct, kw_only=True):
+    """Something that is to happen to a user, asked for at `at_ms`."""
+
+    at_ms: int
+    receipt: ReceiptKey | None = None
+
+
+class NewMessage(msgspec.Struct, frozen=True):
+    """A message before it has a place. `fields` is all that the caller gave beside id, role and content.
+
+    `at_ms` is given only where messages are imported with the time at which they were said.
+    """
+
+    id: str
+    id_given: bool
+    role: str
+    content: str
+    fields: dict[str, Any]
+    at_ms: int | None = None
+
+
+class AppendMessages(Operation):
+    """Messages are appended, all or none. `known` are ids found in the store, with their seq."""
+
+    messages: tuple[NewMessage, ...]
+    known: dict[str, int] = {}
+
+
+class SaveState(Operation):
+    """The state is merged with `patch` (RFC 7396), or replaced by it.
+
+    `if_match` are the acceptable ETags (`*`: any that is there); `if_absent` demands that there is none.
+    """
+
+    patch: dict[str, Any]
+    replace: bool = False
+    if_match: tuple[str, ...] | None = None
+    if_absent: bool = False
+
+
+class SavePreferences(Operation):
+    """The preferences are merged with `patch` (RFC 7396)."""
+
+    patch: dict[str, Any]
+
+
+class SaveSession(Operation):
+    """A session is created, or merged with `fields` and opened again. `prior` is what the store has of it."""
+
+    session_id: str
+    user_id: str
+    fields: dict[str, Any]
+    prior: StoredSession | None = None
+
+
+class EndSession(Operation):
+    """A session ends."""
+
+    session_id: str
+    prior: StoredSession | None = None
+
+
+class RemoveSession(Operation):
+    """A session is deleted, with its recorded interruptions."""
+
+    session_id: str
+    prior: StoredSession | None = None
+
+
+class RecordInterruption(Operation):
+    """An interruption is recorded."""
+
+    interruption: StoredInterruption
+
+
+class ForgetInterruptions(Operation):
+    """The recorded interruptions of a session are removed."""
+
+    session_id: str
+
+
+class EraseUser(Operation):
+    """Everything of the user is removed."""

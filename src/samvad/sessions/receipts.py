@@ -1,0 +1,102 @@
+"""The first answer to a request with an Idempotency-Key is the answer to every repetition of it.
+
+The answer is kept in the same atomic write as what the request changed, so that no crash can come between
+the two. Repetitions that come while the first is still under way wait for it. An answer is kept for 24 h;
+refusals that rest on what was there (404, 409, 412) are kept as well, malformed requests are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from samvad import errors, limits
+from samvad.clock import Clock
+from samvad.errors import IdempotencyKeyReused, InvalidRequest, SamvadError, UserErased
+from samvad.records import Commit, ReceiptKept, StoredReceipt, UserKey, Version
+from samvad.sessions.operations import ReceiptKey
+from samvad.stores.base import Store
+
+_T = TypeVar("_T")
+_KEPT_REFUSALS = {
+    kind.code: kind
+    for kind in (errors.NotFound, errors.Conflict, errors.SessionTaken, errors.PreconditionFailed)
+}
+
+
+class Refusal(msgspec.Struct, tag_field="refused", tag="error"):
+    """An answer that was an error."""
+
+    code: str
+    message: str
+
+
+class Receipts:
+    """Looks up and keeps the answers to requests with a key."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._under_way: dict[bytes, tuple[bytes, asyncio.Future[None]]] = {}
+        self.replays = 0
+
+    def key(self, tenant: str, caller: str, key: str, part: str = "") -> bytes:
+        """The name under which an answer is kept; InvalidRequest if the key cannot be one."""
+        if not 1 <= len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX or not key.isprintable():
+            raise InvalidRequest(
+                f"Idempotency-Key must be 1 to {limits.IDEMPOTENCY_KEY_CHARS_MAX} printable characters."
+            )
+        return hashlib.sha256("\0".join((tenant, caller, key, part)).encode()).digest()
+
+    async def once(
+        self,
+        user: UserKey,
+        key: bytes,
+        fingerprint: bytes,
+        answer_type: type[_T],
+        act: Callable[[ReceiptKey], Awaitable[_T]],
+    ) -> _T:
+        """Run `act` unless it was run under this key before; then give the answer it gave.
+
+        Raises IdempotencyKeyReused where the key belongs to another request, and UserErased where what
+        the request did has been erased since.
+        """
+        while (under_way := self._under_way.get(key)) is not None:
+            if under_way[0] != fingerprint:
+                raise IdempotencyKeyReused
+            await asyncio.wait([under_way[1]])
+        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._under_way[key] = (fingerprint, gate)
+        try:
+            kept = await self._store.receipt(key)
+            if kept is not None and kept.at_ms > self._clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000:
+                return self._replay(kept, fingerprint, answer_type)
+            try:
+                return await act(ReceiptKey(key, fingerprint))
+            except SamvadError as error:
+                if error.code in _KEPT_REFUSALS:
+                    await self._keep_refusal(user, key, fingerprint, error)
+                raise
+        finally:
+            del self._under_way[key]
+            gate.set_result(None)
+
+    def _replay(self, kept: StoredReceipt, fingerprint: bytes, answer_type: type[_T]) -> _T:
+        if kept.fingerprint != fingerprint:
+            raise IdempotencyKeyReused
+        if kept.answer is None:
+            raise UserErased
+        self.replays += 1
+        if kept.answer.startswith(b'{"refused":'):
+            refusal = msgspec.json.decode(kept.answer, type=Refusal)
+            raise _KEPT_REFUSALS[refusal.code](refusal.message)
+        return msgspec.json.decode(kept.answer, type=answer_type)
+
+    async def _keep_refusal(self, user: UserKey, key: bytes, fingerprint: bytes, error: SamvadError) -> None:
+        answer: Any = msgspec.json.encode(Refusal(error.code, error.message))
+        receipt = StoredReceipt(key, fingerprint, self._clock.now_ms(), answer)
+        await self._store.commit(Commit(user, Version(0, 0), (ReceiptKept(receipt),)))

@@ -1,0 +1,342 @@
+"""The rules of a user's record, as pure functions: one operation applied to one record gives the next record.
+
+The cap of the window, order, ids, versions and merging are decided here and nowhere else. Nothing here
+reads a clock, a disk or a network, so that an operation applied twice to the same record gives the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from samvad import limits
+from samvad.clock import rfc3339
+from samvad.errors import NotFound, PreconditionFailed, TooLarge
+from samvad.records import (
+    Change,
+    Erased,
+    InterruptionAdded,
+    InterruptionsRemoved,
+    MessagesAdded,
+    ProfileSet,
+    ReceiptKept,
+    SessionRemoved,
+    SessionSet,
+    SessionTouched,
+    StateSet,
+    StoredMessage,
+    StoredProfile,
+    StoredReceipt,
+    StoredSession,
+    StoredState,
+    UserRecord,
+    Version,
+)
+from samvad.sessions.operations import (
+    AppendMessages,
+    EndSession,
+    EraseUser,
+    ForgetInterruptions,
+    Operation,
+    RecordInterruption,
+    RemoveSession,
+    SavePreferences,
+    SaveSession,
+    SaveState,
+)
+from samvad.types import Appended, Durability, StateSaved
+
+_encode = msgspec.json.encode
+_decode = msgspec.json.decode
+
+# What the server says of a state, a message or a session; in a body they are ignored.
+STATE_FIELDS = frozenset({"userId", "updatedAt", "isActive", "version"})
+MESSAGE_FIELDS = frozenset({"id", "seq", "role", "content", "timestamp"})
+SESSION_FIELDS = frozenset({"id", "sessionId", "userId", "isActive", "createdAt", "lastActivity", "endedAt"})
+
+_MESSAGE_OVERHEAD_BYTES = 300  # of the Python objects around a message's bytes
+_RECORD_OVERHEAD_BYTES = 1_500
+_SESSION_OVERHEAD_BYTES = 500
+
+
+class Rules(NamedTuple):
+    """The settings that applying depends on."""
+
+    window: int = limits.WINDOW_MESSAGES
+    language: str = "en"
+    durability: Durability = "stored"
+
+
+class Applied(NamedTuple):
+    """What an operation comes to: the next record, what a store must write for it, and what to answer."""
+
+    record: UserRecord
+    changes: tuple[Change, ...]
+    outcome: Any
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """JSON Merge Patch (RFC 7396): objects merge deeply, null removes a member, all else replaces."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+def etag(epoch: int, version: int) -> str:
+    """The strong entity tag (RFC 9110, section 8.8.3) of a state."""
+    return f'"{epoch}-{version}"'
+
+
+def trim(window: tuple[StoredMessage, ...], cap: int) -> tuple[StoredMessage, ...]:
+    """The last `cap` messages, less the tool results at its start whose call has fallen off."""
+    if len(window) > cap:
+        window = window[-cap:]
+    start = 0
+    if window and window[0].seq > 1:
+        while start < len(window) and window[start].answers is not None:
+            start += 1
+    return window[start:] if start else window
+
+
+def size_bytes(record: UserRecord) -> int:
+    """About how much memory a record takes."""
+    size = _RECORD_OVERHEAD_BYTES + record.window_bytes
+    if record.state is not None:
+        size += len(record.state.body)
+    if record.profile is not None:
+        size += len(record.profile.preferences)
+    if record.sessions:
+        size += sum(len(s.body) + _SESSION_OVERHEAD_BYTES for s in record.sessions.values())
+    return size
+
+
+def window_bytes(window: tuple[StoredMessage, ...]) -> int:
+    """About how much memory a window takes."""
+    return sum(len(m.body) for m in window) + _MESSAGE_OVERHEAD_BYTES * len(window)
+
+
+def encode_message(seq: int, message_id: str, role: str, content: str, at_ms: int, fields: dict[str, Any]) -> bytes:
+    """A message as the JSON object that callers read."""
+    return _encode(
+        {"seq": seq, "id": message_id, "role": role, "content": content, "timestamp": rfc3339(at_ms), **fields}
+    )
+
+
+def loaded(record: UserRecord, rules: Rules) -> UserRecord:
+    """A record as a store hands it over, with its window trimmed and measured."""
+    window = trim(record.window, rules.window)
+    return msgspec.structs.replace(record, window=window, window_bytes=window_bytes(window))
+
+
+def apply(record: UserRecord, operation: Operation, rules: Rules) -> Applied:
+    """Apply one operation; raises what the caller is to be told (NotFound, PreconditionFailed, TooLarge)."""
+    applied = _RULES[type(operation)](record, operation, rules)
+    receipt = operation.receipt
+    if applied.changes:
+        version = applied.record.version
+        if version.epoch == record.version.epoch:
+            version = Version(version.epoch, record.version.revision + 1)
+            applied = applied._replace(record=msgspec.structs.replace(applied.record, version=version))
+    if receipt is not None:
+        answer = b"" if applied.outcome is None else _encode(applied.outcome)
+        kept = StoredReceipt(receipt.key, receipt.fingerprint, operation.at_ms, answer)
+        applied = applied._replace(changes=(*applied.changes, ReceiptKept(kept)))
+    return applied
+
+
+def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
+    seq = record.seq
+    floor_ms = record.profile.updated_ms if record.profile is not None else 0
+    added: list[StoredMessage] = []
+    unproven: list[str] = []
+    outcomes: list[Appended] = []
+    touched: dict[str, int] = {}
+    seen: dict[str, int] | None = None
+    for message in op.messages:
+        if message.id_given:
+            if seen is None:
+                seen = {m.id: m.seq for m in record.window}
+                seen.update(op.known)
+            there = seen.get(message.id)
+            if there is not None:
+                outcomes.append(
+                    Appended(message_id=message.id, seq=there, durability=rules.durability, duplicate=True)
+                )
+                continue
+            if record.seq > len(record.window):
+                unproven.append(message.id)
+        seq += 1
+        at_ms = message.at_ms if message.at_ms is not None else max(op.at_ms, floor_ms)
+        floor_ms = max(floor_ms, at_ms)
+        fields = message.fields
+        body = encode_message(seq, message.id, message.role, message.content, at_ms, fields)
+        calls: tuple[str, ...] = ()
+        answers: str | None = None
+        if fields:
+            if fields.get("toolCalls"):
+                calls = tuple(call["id"] for call in fields["toolCalls"])
+            answers = fields.get("toolCallId")
+            session_id = fields.get("sessionId")
+            if session_id is not None and message.at_ms is None:
+                touched[session_id] = at_ms
+        added.append(StoredMessage(seq, message.id, message.role, at_ms, body, calls, answers))
+        if seen is not None:
+            seen[message.id] = seq
+        outcomes.append(Appended(message_id=message.id, seq=seq, durability=rules.durability))
+    if not added:
+        return Applied(record, (), outcomes)
+    changes: list[Change] = [MessagesAdded(tuple(added), tuple(unproven))]
+    if record.profile is None:
+        profile = StoredProfile(_default_preferences(rules), floor_ms, floor_ms)
+        changes.insert(0, ProfileSet(profile))
+    else:
+        profile = StoredProfile(record.profile.preferences, record.profile.created_ms, floor_ms)
+    sessions = record.sessions
+    for session_id, active_ms in touched.items():
+        session = sessions.get(session_id)
+        if session is not None and session.ended_ms is None and active_ms > session.active_ms:
+            if sessions is record.sessions:
+                sessions = dict(sessions)
+            sessions[session_id] = msgspec.structs.replace(session, active_ms=active_ms)
+            changes.append(SessionTouched(session_id, active_ms))
+    window = trim(record.window + tuple(added), rules.window)
+    if len(window) == len(record.window) and len(added) == 1:
+        size = record.window_bytes + len(added[0].body) - len(record.window[0].body)
+    else:
+        size = window_bytes(window)
+    return Applied(
+        UserRecord(
+            record.version, seq, record.state, profile, window, sessions, record.sessions_complete, size
+        ),
+        tuple(changes),
+        outcomes,
+    )
+
+
+def _default_preferences(rules: Rules) -> bytes:
+    return _encode(default_preferences(rules))
+
+
+def default_preferences(rules: Rules) -> dict[str, Any]:
+    """The preferences of a user who has not chosen any."""
+    return {"language": rules.language, "voiceSpeed": 1.0}
+
+
+def _save_state(record: UserRecord, op: SaveState, rules: Rules) -> Applied:
+    state = record.state
+    if op.if_absent and state is not None:
+        raise PreconditionFailed("There is a state already, and the request demands that there is none.")
+    if op.if_match is not None:
+        current = etag(record.version.epoch, state.version) if state is not None else None
+        if current is None or ("*" not in op.if_match and current not in op.if_match):
+            raise PreconditionFailed(etag=current)
+    patch = {name: value for name, value in op.patch.items() if name not in STATE_FIELDS}
+    if op.replace or state is None:
+        merged = patch if op.replace else merge_patch({}, patch)
+    else:
+        merged = merge_patch(_decode(state.body), patch)
+    body = _bounded(_encode(merged), limits.STATE_BYTES_MAX, "A user's state")
+    updated_ms = max(op.at_ms, state.updated_ms if state is not None else 0)
+    saved = StoredState(body, updated_ms, state.version + 1 if state is not None else 1)
+    outcome = StateSaved(
+        etag=etag(record.version.epoch, saved.version), version=saved.version, durability=rules.durability
+    )
+    return Applied(msgspec.structs.replace(record, state=saved), (StateSet(saved),), outcome)
+
+
+def _save_preferences(record: UserRecord, op: SavePreferences, rules: Rules) -> Applied:
+    profile = record.profile
+    current = default_preferences(rules) if profile is None else _decode(profile.preferences)
+    body = _bounded(_encode(merge_patch(current, op.patch)), limits.PREFERENCES_BYTES_MAX, "A user's preferences")
+    updated_ms = max(op.at_ms, profile.updated_ms if profile is not None else 0)
+    saved = StoredProfile(body, profile.created_ms if profile is not None else updated_ms, updated_ms)
+    return Applied(msgspec.structs.replace(record, profile=saved), (ProfileSet(saved),), True)
+
+
+def _session(record: UserRecord, session_id: str, prior: StoredSession | None) -> StoredSession | None:
+    return record.sessions.get(session_id, prior)
+
+
+def _with_session(record: UserRecord, session: StoredSession) -> UserRecord:
+    sessions = {**record.sessions, session.id: session}
+    complete = record.sessions_complete
+    while len(sessions) > limits.SESSIONS_IN_RECORD_MAX:
+        oldest = min(sessions.values(), key=lambda s: (s.ended_ms is None, s.active_ms))
+        complete = complete and oldest.ended_ms is not None
+        del sessions[oldest.id]
+    return msgspec.structs.replace(record, sessions=sessions, sessions_complete=complete)
+
+
+def _save_session(record: UserRecord, op: SaveSession, rules: Rules) -> Applied:
+    session = _session(record, op.session_id, op.prior)
+    fields = {name: value for name, value in op.fields.items() if name not in SESSION_FIELDS}
+    merged = merge_patch({} if session is None else _decode(session.body), fields)
+    merged.setdefault("language", rules.language)
+    body = _bounded(_encode(merged), limits.SESSION_BYTES_MAX, "A session")
+    created_ms = op.at_ms if session is None else session.created_ms
+    active_ms = op.at_ms if session is None else max(op.at_ms, session.active_ms)
+    user_id = op.user_id if session is None else session.user_id
+    saved = StoredSession(op.session_id, user_id, body, created_ms, active_ms)
+    return Applied(_with_session(record, saved), (SessionSet(saved),), True)
+
+
+def _end_session(record: UserRecord, op: EndSession, rules: Rules) -> Applied:
+    session = _session(record, op.session_id, op.prior)
+    if session is None:
+        raise NotFound(f"There is no session {op.session_id!r}.")
+    if session.ended_ms is not None:
+        return Applied(record, (), True)
+    ended = msgspec.structs.replace(session, ended_ms=max(op.at_ms, session.active_ms))
+    return Applied(_with_session(record, ended), (SessionSet(ended),), True)
+
+
+def _remove_session(record: UserRecord, op: RemoveSession, rules: Rules) -> Applied:
+    if _session(record, op.session_id, op.prior) is None:
+        raise NotFound(f"There is no session {op.session_id!r}.")
+    sessions = {name: session for name, session in record.sessions.items() if name != op.session_id}
+    removed = msgspec.structs.replace(record, sessions=sessions)
+    return Applied(removed, (SessionRemoved(op.session_id),), None)
+
+
+def _record_interruption(record: UserRecord, op: RecordInterruption, rules: Rules) -> Applied:
+    return Applied(record, (InterruptionAdded(op.interruption),), True)
+
+
+def _forget_interruptions(record: UserRecord, op: ForgetInterruptions, rules: Rules) -> Applied:
+    return Applied(record, (InterruptionsRemoved(op.session_id),), None)
+
+
+def _erase(record: UserRecord, op: EraseUser, rules: Rules) -> Applied:
+    if record.version.revision == 0:
+        return Applied(record, (), None)
+    return Applied(UserRecord(Version(record.version.epoch + 1, 0)), (Erased(op.at_ms),), None)
+
+
+def _bounded(body: bytes, bytes_max: int, what: str) -> bytes:
+    if len(body) > bytes_max:
+        raise TooLarge(f"{what} may take {bytes_max} bytes at most; this one would take {len(body)}.")
+    return body
+
+
+
+_Rule = Callable[[UserRecord, Any, Rules], Applied]
+
+_RULES: dict[type[Operation], _Rule] = {
+    AppendMessages: _append,
+    SaveState: _save_state,
+    SavePreferences: _save_preferences,
+    SaveSession: _save_session,
+    EndSession: _end_session,
+    RemoveSession: _remove_session,
+    RecordInterruption: _record_interruption,
+    ForgetInterruptions: _forget_interruptions,
+    EraseUser: _erase,
+}

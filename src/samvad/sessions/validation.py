@@ -1,0 +1,145 @@
+"""What callers may name and say: ids, roles, messages, JSON objects. Every refusal says what to do."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from samvad import limits
+from samvad.clock import uuid7
+from samvad.errors import InvalidId, InvalidRequest, MissingFields, TooLarge
+from samvad.sessions.operations import NewMessage
+from samvad.sessions.user_log import MESSAGE_FIELDS
+from samvad.types import ROLES
+
+_CONTROL = frozenset(chr(c) for c in range(0x110000) if c < 0xA0 and unicodedata.category(chr(c)) == "Cc")
+
+
+def check_id(value: object, what: str) -> str:
+    """The id itself if it may be one (CONTRACT section 1, Ids); InvalidId otherwise."""
+    if not isinstance(value, str):
+        raise InvalidId(f"{what} must be a string.")
+    if value.isascii() and value.isalnum():  # nearly all ids
+        plain = 0 < len(value) <= limits.ID_BYTES_MAX
+    else:
+        plain = False
+    if not plain:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidId(f"{what} is not valid Unicode.") from None
+        if not 1 <= size <= limits.ID_BYTES_MAX:
+            raise InvalidId(f"{what} must be 1 to {limits.ID_BYTES_MAX} bytes of UTF-8; this one has {size}.")
+        if "/" in value or not _CONTROL.isdisjoint(value) or value.strip() != value or value in (".", ".."):
+            raise InvalidId(
+                f"{what} may not hold '/' or control characters, start or end with white space, or be '.' or '..'."
+            )
+    if value in limits.RESERVED_IDS:
+        raise InvalidId(f"{what} may not be {value!r}: the word is reserved.")
+    return value
+
+
+def check_object(value: object, what: str) -> dict[str, Any]:
+    """The JSON object itself, if it is one and not nested too deeply."""
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{what} must be a JSON object.")
+    check_json(value, what, limits.JSON_DEPTH_MAX)
+    return dict(value)
+
+
+def check_json(value: object, what: str, depth: int) -> None:
+    """InvalidRequest if a value cannot be JSON (RFC 8259), or is nested more deeply than `depth`."""
+    if depth < 0:
+        raise InvalidRequest(f"{what} is nested more deeply than {limits.JSON_DEPTH_MAX} levels.")
+    if isinstance(value, Mapping):
+        for name, member in value.items():
+            if not isinstance(name, str):
+                raise InvalidRequest(f"{what} has a member whose name is not a string: {name!r}.")
+            check_json(name, what, depth)
+            check_json(member, what, depth - 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_json(item, what, depth - 1)
+    elif isinstance(value, str):
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise InvalidRequest(f"{what} holds text that is not valid Unicode.") from None
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidRequest(f"{what} holds a number that JSON cannot write ({value}).")
+    elif value is not None and not isinstance(value, bool | int):
+        raise InvalidRequest(f"{what} holds a {type(value).__name__}, which JSON cannot write.")
+
+
+def new_message(message: Mapping[str, Any], now_ms: int, *, at_ms: int | None = None) -> NewMessage:
+    """A message as a caller gave it (field names as on the wire), checked; a missing id is made.
+
+    Raises MissingFields, InvalidRequest, InvalidId or TooLarge.
+    """
+    role = message.get("role")
+    content = message.get("content")
+    if role is None or content is None:
+        raise MissingFields(*(name for name in ("role", "content") if message.get(name) is None))
+    if not isinstance(role, str) or role not in ROLES:
+        raise InvalidRequest("role must be one of 'user', 'assistant', 'system' and 'tool'.")
+    if not isinstance(content, str):
+        raise InvalidRequest("content must be a string.")
+    if not content:
+        raise InvalidRequest("content must not be empty.")
+    if not content.isascii() or len(content) > limits.CONTENT_BYTES_MAX:
+        try:
+            size = len(content.encode())
+        except UnicodeEncodeError:
+            raise InvalidRequest("content is not valid Unicode.") from None
+        if size > limits.CONTENT_BYTES_MAX:
+            raise TooLarge(f"content may take {limits.CONTENT_BYTES_MAX} bytes of UTF-8; this one has {size}.")
+    message_id = message.get("id")
+    fields: dict[str, Any] = {}
+    if len(message) > (2 if message_id is None else 3):
+        fields = {name: v for name, v in message.items() if name not in MESSAGE_FIELDS and v is not None}
+        if fields:
+            _check_fields(fields, role)
+    if message_id is None:
+        return NewMessage(uuid7(now_ms), False, role, content, fields, at_ms)
+    return NewMessage(check_id(message_id, "id"), True, role, content, fields, at_ms)
+
+
+def _check_fields(fields: dict[str, Any], role: str) -> None:
+    check_json(fields, "The message", limits.JSON_DEPTH_MAX)
+    if "sessionId" in fields:
+        check_id(fields["sessionId"], "sessionId")
+    if not isinstance(fields.get("name", ""), str):
+        raise InvalidRequest("name must be a string.")
+    if not isinstance(fields.get("metadata", {}), dict):
+        raise InvalidRequest("metadata must be a JSON object.")
+    calls = fields.get("toolCalls")
+    if calls is not None:
+        if role != "assistant":
+            raise InvalidRequest("toolCalls belongs in an assistant message.")
+        if not isinstance(calls, list) or not all(
+            isinstance(call, dict)
+            and isinstance(call.get("id"), str)
+            and isinstance(call.get("name"), str)
+            and call["id"]
+            and call["name"]
+            for call in calls
+        ):
+            raise InvalidRequest("toolCalls must be a list of {id, name, arguments}, id and name being strings.")
+    answers = fields.get("toolCallId")
+    if answers is not None:
+        if role != "tool":
+            raise InvalidRequest("toolCallId belongs in a tool message.")
+        if not isinstance(answers, str) or not answers:
+            raise InvalidRequest("toolCallId must be a string.")
+    size = len(msgspec.json.encode(fields))
+    if size > limits.MESSAGE_FIELDS_BYTES_MAX:
+        raise TooLarge(
+            f"All fields beside content may take {limits.MESSAGE_FIELDS_BYTES_MAX} bytes; these take {size}."
+        )
+

@@ -1,0 +1,1 @@
+"""Where conversations are kept: one module an engine, all behind the `Store` protocol of `base`."""

@@ -1,0 +1,449 @@
+"""The embedded store: one SQLite file, one writer thread that commits in groups, readers beside it.
+
+What `commit` acknowledges is on the disk (WAL with synchronous=FULL: SQLite fsyncs the log before COMMIT
+returns; https://sqlite.org/pragma.html#pragma_synchronous). Groups form by themselves: what waits while
+one group is being synced becomes the next, so one caller has the latency of one commit and a hundred
+callers share one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar
+
+import apsw
+
+from samvad import limits
+from samvad.clock import Clock, SystemClock
+from samvad.errors import Overloaded, SamvadError, SetupError, ShuttingDown, StoreLocked, StoreUnavailable
+from samvad.records import (
+    Commit,
+    Committed,
+    MessagesAdded,
+    StateSet,
+    Stats,
+    StoredInterruption,
+    StoredMessage,
+    StoredReceipt,
+    StoredSession,
+    UserKey,
+    UserRecord,
+)
+from samvad.stores import sqlite_reads as reads
+from samvad.stores.base import Capabilities, HealthReport
+from samvad.stores.sqlite_writes import GroupWriter
+
+APPLICATION_ID: Final = 0x53_4D_56_44  # "SMVD", in the file's header
+_READERS: Final = 2
+_BUSY_MS: Final = 5_000
+_PROBE_AFTER_S: Final = 5.0
+_CACHE_KIB: Final = 16 * 1024
+_READER_CACHE_KIB: Final = 4 * 1024
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_Job = tuple[Commit, "asyncio.Future[Committed]"] | Callable[[apsw.Connection], Any]
+
+
+def _migrations() -> list[str]:
+    folder = resources.files("samvad.stores.sqlite_migrations")
+    scripts = sorted((f for f in folder.iterdir() if re.match(r"\d{4}_.*\.sql$", f.name)), key=lambda f: f.name)
+    return [script.read_text() for script in scripts]
+
+
+class SQLiteStore:
+    """Conversations in one SQLite file.
+
+    `vfs` names an apsw VFS (for tests of disk faults); `wal_pages_max` is the number of 4 KiB pages after
+    which the log is folded into the database; `readonly` opens beside a running server, for looking only.
+    """
+
+    name = "sqlite"
+    capabilities = Capabilities(durable=True, shared=False)
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        clock: Clock | None = None,
+        vfs: str | None = None,
+        wal_pages_max: int = 4_000,
+        synchronous: str = "FULL",
+        readonly: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self._clock = clock or SystemClock()
+        self._vfs = vfs
+        self._wal_pages_max = wal_pages_max
+        self._synchronous = synchronous
+        self._readonly = readonly
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._gathered: list[_Job] = []
+        self._queued = 0
+        self._queued_bytes = 0
+        self._writer: threading.Thread | None = None
+        self._readers: ThreadPoolExecutor | None = None
+        self._local = threading.local()
+        self._reader_connections: list[apsw.Connection] = []
+        self._lock_file: IO[str] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = False
+        self._fault: tuple[str, int] | None = None
+        self._written_s = float("-inf")
+        self.groups_written = 0
+        self.commits_written = 0
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._closing = False
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="samvad-sqlite-read")
+        try:
+            if self._readonly:
+                if not self.path.exists():
+                    raise SetupError(f"There is no database at {self.path}.")
+                await self._read(lambda connection: self._check_ours(connection))
+                return
+            connection = await self._loop.run_in_executor(self._readers, self._open_writer)
+        except BaseException:
+            await self.close()
+            raise
+        self._writer = threading.Thread(
+            target=self._write_until_stopped, args=(connection,), name="samvad-sqlite-write", daemon=True
+        )
+        self._writer.start()
+
+    async def close(self) -> None:
+        self._closing = True
+        loop = asyncio.get_running_loop()
+        if self._writer is not None:
+            self._hand_over()
+            self._queue.put(None)
+            await loop.run_in_executor(None, self._writer.join)
+            self._writer = None
+            await asyncio.sleep(0)  # the last group's answers were handed to the loop: let them arrive
+        if self._readers is not None:
+            await loop.run_in_executor(None, self._readers.shutdown)
+            self._readers = None
+        for connection in self._reader_connections:
+            connection.close()
+        self._reader_connections.clear()
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+
+    def _lock(self) -> None:
+        """Hold `PATH.lock` for as long as the store is open; the kernel lets go of it however the process ends."""
+        path = self.path.with_name(self.path.name + ".lock")
+        lock_file = path.open("a+")
+        try:
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock_file.seek(0)
+            holder = lock_file.read(32).strip() or "unknown"
+            lock_file.close()
+            raise StoreLocked(
+                f"The database {self.path} is in use by process {holder}; stop it, or choose another --store."
+            ) from None
+        lock_file.truncate(0)
+        lock_file.write(f"{os.getpid()}\n")
+        lock_file.flush()
+        self._lock_file = lock_file
+
+    def _open_writer(self) -> apsw.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock()
+        except OSError as error:
+            raise SetupError(f"Cannot open the database {self.path}: {error.strerror or error}.") from error
+        connection = None
+        try:
+            connection = self._connect(_CACHE_KIB)
+            self._check_ours(connection)
+            connection.pragma("journal_mode", "wal")
+            connection.pragma("synchronous", self._synchronous)
+            connection.pragma("secure_delete", True)  # what is erased leaves no bytes behind
+            connection.pragma("foreign_keys", False)
+            connection.pragma("journal_size_limit", 16 * 1024 * 1024)
+            connection.wal_autocheckpoint(self._wal_pages_max)
+            self._migrate(connection)
+        except BaseException as error:
+            if connection is not None:
+                with contextlib.suppress(apsw.Error):
+                    connection.close()
+            if isinstance(error, apsw.BusyError):
+                raise StoreLocked(
+                    f"The database {self.path} is locked by another program; close it and start again."
+                ) from error
+            if isinstance(error, apsw.Error):
+                raise SetupError(f"Cannot open the database {self.path}: {error}.") from error
+            raise
+        return connection
+
+    def _connect(self, cache_kib: int) -> apsw.Connection:
+        connection = apsw.Connection(str(self.path), vfs=self._vfs)
+        connection.set_busy_timeout(_BUSY_MS)
+        connection.pragma("cache_size", -cache_kib)
+        return connection
+
+    def _check_ours(self, connection: apsw.Connection) -> None:
+        try:
+            application_id = connection.pragma("application_id")
+            tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+            version = connection.pragma("user_version")
+        except apsw.NotADBError as error:
+            raise SetupError(f"{self.path} is not a SQLite database; choose another --store.") from error
+        if tables and application_id != APPLICATION_ID:
+            raise SetupError(f"{self.path} is a database of another program; choose another --store.")
+        if version > len(_migrations()):
+            raise SetupError(f"{self.path} was written by a newer Samvad (schema {version}); update this one.")
+
+    def _migrate(self, connection: apsw.Connection) -> None:
+        scripts = _migrations()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            done = connection.pragma("user_version")
+            for script in scripts[done:]:
+                connection.execute(script)
+            if done < len(scripts):
+                connection.pragma("application_id", APPLICATION_ID)
+                connection.pragma("user_version", len(scripts))
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(apsw.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+    # --- writing ---------------------------------------------------------------------------------------
+
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        assert self._loop is not None, "open the store first"
+        future: asyncio.Future[Committed] = self._loop.create_future()
+        if self._closing or self._writer is None:
+            future.set_exception(ShuttingDown())
+            return future
+        size = _size_bytes(commit)
+        if self._queued >= limits.COMMITS_QUEUED_MAX or (
+            self._queued and self._queued_bytes + size > limits.COMMIT_BYTES_QUEUED_MAX
+        ):
+            future.set_exception(Overloaded())
+            return future
+        self._queued += 1
+        self._queued_bytes += size
+        self._gather((commit, future))
+        return future
+
+    def _gather(self, job: _Job) -> None:
+        """Hand over to the writer all that one turn of the event loop brings as one piece: one wake-up, one group."""
+        if not self._gathered:
+            assert self._loop is not None
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append(job)
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            self._queue.put(self._gathered)
+            self._gathered = []
+
+    @property
+    def commits_queued(self) -> int:
+        """How many commits wait for the disk."""
+        return self._queued
+
+    def _write_until_stopped(self, connection: apsw.Connection) -> None:
+        writer = GroupWriter(connection)
+        stopping = False
+        while not stopping:
+            handed = self._queue.get()
+            jobs: list[_Job] = []
+            while handed is not None:
+                jobs += handed
+                if len(jobs) >= limits.COMMITS_PER_GROUP_MAX:
+                    break
+                try:
+                    handed = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            stopping = handed is None
+            group = [job for job in jobs if isinstance(job, tuple)]
+            if group:
+                self._write_group(writer, group)
+            for job in jobs:
+                if callable(job):
+                    job(connection)
+        with contextlib.suppress(apsw.Error):
+            connection.close()
+
+    def _write_group(self, writer: GroupWriter, group: list[tuple[Commit, asyncio.Future[Committed]]]) -> None:
+        results: list[Committed | SamvadError]
+        try:
+            results = writer.write([commit for commit, _ in group])
+        except (apsw.Error, MemoryError) as error:
+            fault = StoreUnavailable(f"The database cannot be written ({_reason(error)}); nothing was acknowledged.")
+            results = [fault] * len(group)
+            if self._fault is None:
+                self._fault = (_reason(error), self._clock.now_ms())
+        except Exception as error:  # the top of the thread: a fault of ours must not leave callers waiting
+            _log.exception("the writer failed")
+            results = [SamvadError(f"The writer failed ({type(error).__name__}); please report this.")] * len(group)
+        else:
+            self._fault = None
+            self._written_s = self._clock.monotonic_s()
+            self.groups_written += 1
+            self.commits_written += len(group)
+        self._to_loop(self._answer, group, results)
+
+    def _to_loop(self, function: Callable[..., None], *args: Any) -> None:
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _answer(
+        self, group: list[tuple[Commit, asyncio.Future[Committed]]], results: list[Committed | SamvadError]
+    ) -> None:
+        for (commit, future), result in zip(group, results, strict=True):
+            self._queued -= 1
+            self._queued_bytes -= _size_bytes(commit)
+            if future.done():
+                continue
+            if isinstance(result, SamvadError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    async def _on_writer(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        """Run a piece of work on the writer's connection, between two groups."""
+        assert self._loop is not None
+        if self._closing or self._writer is None:
+            raise ShuttingDown
+        future: asyncio.Future[_T] = self._loop.create_future()
+
+        def settle(result: _T | None, error: apsw.Error | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(StoreUnavailable(f"The database cannot be written ({_reason(error)})."))
+            else:
+                future.set_result(result)  # type: ignore[arg-type]
+
+        def job(connection: apsw.Connection) -> None:
+            try:
+                result = work(connection)
+            except apsw.Error as error:
+                self._to_loop(settle, None, error)
+            else:
+                self._to_loop(settle, result, None)
+
+        self._gather(job)
+        return await future
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    async def _read(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        assert self._loop is not None and self._readers is not None, "open the store first"
+        try:
+            return await self._loop.run_in_executor(self._readers, self._with_reader, work)
+        except apsw.Error as error:
+            raise StoreUnavailable(f"The database cannot be read ({_reason(error)}).") from error
+        except RuntimeError as error:
+            if self._closing:
+                raise ShuttingDown from error
+            raise
+
+    def _with_reader(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        connection: apsw.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._connect(_READER_CACHE_KIB)
+            connection.pragma("query_only", True)
+            self._local.connection = connection
+            self._reader_connections.append(connection)
+        return work(connection)
+
+    async def load(self, user: UserKey, *, window: int, open_after_ms: int, sessions_max: int) -> UserRecord:
+        return await self._read(lambda c: reads.load(c, user, window, open_after_ms, sessions_max))
+
+    async def page(
+        self, user: UserKey, *, after: int | None, before: int | None, limit: int, bytes_max: int
+    ) -> tuple[list[StoredMessage], bool]:
+        return await self._read(lambda c: reads.page(c, user, after, before, limit, bytes_max))
+
+    async def session(self, tenant: str, session_id: str) -> StoredSession | None:
+        return await self._read(lambda c: reads.session(c, tenant, session_id))
+
+    async def sessions(self, user: UserKey, *, open_after_ms: int | None) -> list[StoredSession]:
+        return await self._read(lambda c: reads.sessions(c, user, open_after_ms))
+
+    async def interruptions(self, tenant: str, session_id: str, limit: int) -> list[StoredInterruption]:
+        return await self._read(lambda c: reads.interruptions(c, tenant, session_id, limit))
+
+    async def receipt(self, key: bytes) -> StoredReceipt | None:
+        return await self._read(lambda c: reads.receipt(c, key))
+
+    async def stats(self, tenant: str, *, active_after_ms: int, open_after_ms: int) -> Stats:
+        return await self._read(lambda c: reads.stats(c, tenant, active_after_ms, open_after_ms))
+
+    async def users(self, tenant: str, *, after: str, limit: int) -> list[str]:
+        return await self._read(lambda c: reads.users(c, tenant, after, limit))
+
+    # --- upkeep ----------------------------------------------------------------------------------------
+
+    async def expire(self, *, receipts_before_ms: int) -> int:
+        def work(connection: apsw.Connection) -> int:
+            with connection:
+                connection.execute("DELETE FROM receipts WHERE at_ms < ?", (receipts_before_ms,))
+                return connection.changes()
+
+        return await self._on_writer(work)
+
+    async def fold(self) -> None:
+        """Fold the log into the database and empty it, so that what was erased is in neither."""
+        await self._on_writer(lambda connection: connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE))
+
+    async def check(self) -> HealthReport:
+        now_ms = self._clock.now_ms()
+        if self._fault is not None or self._clock.monotonic_s() - self._written_s > _PROBE_AFTER_S:
+
+            def probe(connection: apsw.Connection) -> None:
+                with connection:
+                    connection.execute("INSERT OR REPLACE INTO probe (id, at_ms) VALUES (1, ?)", (now_ms,))
+
+            try:
+                await self._on_writer(probe)
+            except StoreUnavailable as error:
+                if self._fault is None:
+                    self._fault = (error.message, now_ms)
+            except ShuttingDown:
+                return HealthReport(False, "stopping")
+            else:
+                self._fault = None
+                self._written_s = self._clock.monotonic_s()
+        if self._fault is None:
+            return HealthReport(True)
+        return HealthReport(False, *self._fault)
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__.removesuffix('Error')}: {error}"
+
+
+def _size_bytes(commit: Commit) -> int:
+    size = 0
+    for change in commit.changes:
+        if isinstance(change, MessagesAdded):
+            size += sum(len(message.body) for message in change.messages)
+        elif isinstance(change, StateSet):
+            size += len(change.state.body)
+    return size

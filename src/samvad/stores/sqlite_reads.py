@@ -1,0 +1,176 @@
+"""What the SQLite store reads: plain functions over one connection, each of one consistent snapshot."""
+
+from __future__ import annotations
+
+import apsw
+
+from samvad.records import (
+    Stats,
+    StoredInterruption,
+    StoredMessage,
+    StoredProfile,
+    StoredReceipt,
+    StoredSession,
+    StoredState,
+    UserKey,
+    UserRecord,
+    Version,
+    stored_message,
+    user_hash,
+)
+
+_HEAD = """
+    SELECT user_no, epoch, revision, seq, preferences, profile_created_ms, profile_updated_ms,
+           states.body, states.updated_ms, states.version
+    FROM users LEFT JOIN states USING (user_no) WHERE tenant = ? AND user_id = ?
+"""
+_EPOCH = "SELECT epoch FROM erasures WHERE user_hash = ?"
+_USER_NO = "SELECT user_no FROM users WHERE tenant = ? AND user_id = ?"
+_LAST_MESSAGES = "SELECT seq, id, at_ms, body FROM messages WHERE user_no = ? ORDER BY seq DESC LIMIT ?"
+_MESSAGES_AFTER = """
+    SELECT seq, id, at_ms, body FROM messages WHERE user_no = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?
+"""
+_MESSAGES_BEFORE = """
+    SELECT seq, id, at_ms, body FROM messages WHERE user_no = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?
+"""
+_OPEN_SESSIONS = """
+    SELECT session_id, body, created_ms, active_ms, ended_ms FROM sessions
+    WHERE user_no = ? AND active_ms > ? AND ended_ms IS NULL ORDER BY active_ms DESC, session_id LIMIT ?
+"""
+_ALL_SESSIONS = """
+    SELECT session_id, body, created_ms, active_ms, ended_ms FROM sessions
+    WHERE user_no = ? ORDER BY active_ms DESC, session_id
+"""
+_SESSION = """
+    SELECT users.user_id, body, created_ms, active_ms, ended_ms
+    FROM sessions JOIN users USING (user_no) WHERE sessions.tenant = ? AND session_id = ?
+"""
+_INTERRUPTIONS = """
+    SELECT id, session_id, at_ms, body FROM interruptions
+    WHERE tenant = ? AND session_id = ? ORDER BY at_ms DESC, id DESC LIMIT ?
+"""
+_SEQ_END = 1 << 62
+
+
+def load(
+    connection: apsw.Connection, user: UserKey, window: int, open_after_ms: int, sessions_max: int
+) -> UserRecord:
+    """See Store.load."""
+    with connection:
+        head = connection.execute(_HEAD, user).fetchone()
+        if head is None:
+            epoch = connection.execute(_EPOCH, (user_hash(user),)).get or 0
+            return UserRecord(Version(epoch, 0))
+        user_no, epoch, revision, seq, preferences, created_ms, updated_ms, state, state_ms, state_version = head
+        rows = connection.execute(_LAST_MESSAGES, (user_no, window)).fetchall()
+        sessions = [
+            StoredSession(session_id, user.user_id, body, created, active, ended)
+            for session_id, body, created, active, ended in connection.execute(
+                _OPEN_SESSIONS, (user_no, open_after_ms, sessions_max + 1)
+            )
+        ]
+    return UserRecord(
+        version=Version(epoch, revision),
+        seq=seq,
+        state=None if state is None else StoredState(state, state_ms, state_version),
+        profile=None if created_ms is None else StoredProfile(preferences, created_ms, updated_ms),
+        window=tuple(stored_message(*row) for row in reversed(rows)),
+        sessions={session.id: session for session in sessions[:sessions_max]},
+        sessions_complete=len(sessions) <= sessions_max,
+    )
+
+
+def page(
+    connection: apsw.Connection, user: UserKey, after: int | None, before: int | None, limit: int, bytes_max: int
+) -> tuple[list[StoredMessage], bool]:
+    """See Store.page."""
+    with connection:
+        user_no = connection.execute(_USER_NO, user).get
+        if user_no is None:
+            return [], False
+        sql = _MESSAGES_BEFORE if after is None else _MESSAGES_AFTER
+        low, high = (0 if after is None else after), (_SEQ_END if before is None else before)
+        messages: list[StoredMessage] = []
+        size = 0
+        has_more = False
+        for row in connection.execute(sql, (user_no, low, high, limit + 1)):
+            if len(messages) == limit or (messages and size + len(row[3]) > bytes_max):
+                has_more = True
+                break
+            size += len(row[3])
+            messages.append(stored_message(*row))
+    if after is None:
+        messages.reverse()
+    return messages, has_more
+
+
+def session(connection: apsw.Connection, tenant: str, session_id: str) -> StoredSession | None:
+    """See Store.session."""
+    row = connection.execute(_SESSION, (tenant, session_id)).fetchone()
+    return None if row is None else StoredSession(session_id, *row)
+
+
+def sessions(connection: apsw.Connection, user: UserKey, open_after_ms: int | None) -> list[StoredSession]:
+    """See Store.sessions."""
+    with connection:
+        user_no = connection.execute(_USER_NO, user).get
+        if user_no is None:
+            return []
+        if open_after_ms is None:
+            rows = connection.execute(_ALL_SESSIONS, (user_no,))
+        else:
+            rows = connection.execute(_OPEN_SESSIONS, (user_no, open_after_ms, -1))
+        return [StoredSession(row[0], user.user_id, *row[1:]) for row in rows]
+
+
+def interruptions(
+    connection: apsw.Connection, tenant: str, session_id: str, limit: int
+) -> list[StoredInterruption]:
+    """See Store.interruptions."""
+    rows = connection.execute(_INTERRUPTIONS, (tenant, session_id, limit))
+    return [StoredInterruption(*row) for row in rows]
+
+
+def receipt(connection: apsw.Connection, key: bytes) -> StoredReceipt | None:
+    """See Store.receipt."""
+    row = connection.execute("SELECT fingerprint, at_ms, answer FROM receipts WHERE key = ?", (key,)).fetchone()
+    return None if row is None else StoredReceipt(key, *row)
+
+
+def stats(connection: apsw.Connection, tenant: str, active_after_ms: int, open_after_ms: int) -> Stats:
+    """See Store.stats."""
+    with connection:
+
+        def count(sql: str, *values: object) -> int:
+            return int(connection.execute(sql, values).get)
+
+        return Stats(
+            active_users=count(
+                """SELECT count(*) FROM (
+                       SELECT user_no FROM states WHERE updated_ms > ?
+                       UNION SELECT user_no FROM sessions WHERE ended_ms IS NULL AND active_ms > ?
+                   ) JOIN users USING (user_no) WHERE tenant = ?""",
+                active_after_ms,
+                active_after_ms,
+                tenant,
+            ),
+            active_sessions=count(
+                "SELECT count(*) FROM sessions WHERE ended_ms IS NULL AND active_ms > ? AND tenant = ?",
+                open_after_ms,
+                tenant,
+            ),
+            total_profiles=count(
+                "SELECT count(*) FROM users WHERE tenant = ? AND profile_created_ms IS NOT NULL", tenant
+            ),
+            total_interruptions=count("SELECT count(*) FROM interruptions WHERE tenant = ?", tenant),
+            total_messages=count("SELECT coalesce(sum(seq), 0) FROM users WHERE tenant = ?", tenant),
+            total_users=count("SELECT count(*) FROM users WHERE tenant = ?", tenant),
+        )
+
+
+def users(connection: apsw.Connection, tenant: str, after: str, limit: int) -> list[str]:
+    """See Store.users."""
+    rows = connection.execute(
+        "SELECT user_id FROM users WHERE tenant = ? AND user_id > ? ORDER BY user_id LIMIT ?", (tenant, after, limit)
+    )
+    return [row[0] for row in rows]

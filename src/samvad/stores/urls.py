@@ -1,0 +1,44 @@
+"""Store URLs: which engine, and where. An engine's module is imported only when its store is wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from samvad.clock import Clock
+from samvad.errors import SetupError
+from samvad.stores.base import Store
+
+_FORMS = "sqlite:///PATH, memory:// or firestore://PROJECT_ID[/DATABASE]"
+
+
+def store_from_url(url: str, clock: Clock, **options: Any) -> Store:
+    """The store that a URL names, not yet open; SetupError if it names none.
+
+    `sqlite:///talk.db` is relative to the working directory, `sqlite:////var/lib/talk.db` absolute.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        return _sqlite(url, clock, options)
+    if parts.scheme == "memory":
+        if parts.netloc or parts.path.strip("/"):
+            raise SetupError(f"A memory store has no name: write memory://, not {url!r}.")
+        from samvad.stores.memory import MemoryStore
+
+        return MemoryStore()
+    if parts.scheme == "firestore":
+        raise SetupError("This version has no Firestore store yet; use sqlite:///PATH.")
+    raise SetupError(f"{url!r} is not the URL of a store; write {_FORMS}.")
+
+
+def _sqlite(url: str, clock: Clock, options: dict[str, Any]) -> Store:
+    rest = url.removeprefix("sqlite:")
+    if not rest.startswith("///") or "?" in rest or "#" in rest or len(rest) == 3:
+        raise SetupError(f"{url!r} is not the URL of a SQLite store; write sqlite:///PATH.")
+    path = Path(unquote(rest.removeprefix("///"))).expanduser()
+    if path.is_dir() or str(path).endswith(":memory:"):
+        raise SetupError(f"{url!r} does not name a file; write sqlite:///PATH, or memory:// to keep nothing.")
+    from samvad.stores.sqlite import SQLiteStore
+
+    return SQLiteStore(path, clock=clock, **options)
