@@ -1,0 +1,41 @@
+"""What all tests share: one event loop, no settings from outside, repeatable random inputs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.support import SOAK, under_ci
+
+# Under CI the same inputs each time, so that a red run is red again on any machine; elsewhere new ones are
+# tried, and failures are remembered. Time is no measure of right: the machine may be busy.
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True, derandomize=under_ci())
+hypothesis.settings.register_profile(
+    "soak", deadline=None, print_blob=True, max_examples=5_000, stateful_step_count=200
+)
+hypothesis.settings.load_profile("soak" if SOAK else "default")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """Async tests run on asyncio's own loop: the server's choice of loop must not matter to what is right."""
+    return "asyncio", {"use_uvloop": False}
+
+
+@pytest.fixture(autouse=True)
+def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the settings, credentials or emulator of the developer who runs it."""
+    for name in list(os.environ):
+        if name.startswith("SAMVAD_") and name != "SAMVAD_SOAK":
+            monkeypatch.delenv(name)
+    for name in ("FIRESTORE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS", "PROJECT_ID", "LOCATION"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def database_path(tmp_path: Path) -> Path:
+    """Where a test may make its SQLite database; there is nothing yet."""
+    return tmp_path / "samvad.db"
