@@ -84,6 +84,8 @@ class Samvad(SessionPersistenceService):
             session_idle_s=self.options.session_idle_s,
             active_window_s=self.options.active_window_s,
             owners=OrderedDict(),
+            on_erased=[self._forget_user],
+            on_session_removed=[self._forget_session],
         )
         super().__init__(core, LOCAL)
         self.store = store
@@ -123,7 +125,10 @@ class Samvad(SessionPersistenceService):
             except Unavailable as error:
                 _log.warning("old receipts could not be removed: %s", error.code)
 
-    def forget_user(self, key: UserKey) -> None:
+    def _forget_session(self, tenant: str, session_id: str) -> None:
+        self.interruptions.clear(session_id, tenant=tenant)
+
+    def _forget_user(self, key: UserKey) -> None:
         """Drop what memory beside the cache holds of an erased user."""
         self.interruptions.clear_user(key.user_id, tenant=key.tenant)
         for place in [place for place, owner in self.core.owners.items() if owner == key]:

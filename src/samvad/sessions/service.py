@@ -7,7 +7,7 @@ verb checks names first, then who asks, then what is asked.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -73,6 +73,9 @@ class SessionCore(NamedTuple):
     session_idle_s: float
     active_window_s: float
     owners: OrderedDict[tuple[str, str], UserKey]
+    # Called at once when a user was erased, or a session (tenant, id) removed: who holds something of them drops it.
+    on_erased: list[Callable[[UserKey], None]]
+    on_session_removed: list[Callable[[str, str], None]]
 
 
 class SessionPersistenceService:
@@ -261,9 +264,15 @@ class SessionPersistenceService:
 
         `fields` are `language`, `metadata` and whatever else to keep. SessionTaken if the id is another user's.
         """
+        await self.save_session_fields(session_id, user_id, _wire_names(fields), receipt=receipt)
+
+    async def save_session_fields(
+        self, session_id: str, user_id: str, fields: Mapping[str, Any], *, receipt: ReceiptKey | None = None
+    ) -> None:
+        """As `save_session`, the fields named as on the wire."""
         check_id(session_id, "sessionId")
         key = self._user(user_id)
-        fields = check_object(_wire_names(fields), "The session")
+        fields = check_object(fields, "The session")
         if not isinstance(fields.get("language") or "", str):
             raise InvalidRequest("language must be a string.")
         if not isinstance(fields.get("metadata") or {}, dict):
@@ -321,12 +330,26 @@ class SessionPersistenceService:
         operation = RemoveSession(at_ms=self.core.clock.now_ms(), session_id=session_id, prior=session)
         _, committed = await self.core.lanes.write(key, operation)
         self.core.owners.pop((key.tenant, session_id), None)
+        for listener in self.core.on_session_removed:
+            listener(key.tenant, session_id)
         removed = _removed(committed)
         if committed is not None and not removed.sessions:
             raise NotFound(f"There is no session {session_id!r}.")
         return ClearedSession(session=True, interruptions=removed.interruptions)
 
     # --- interruptions, as far as they are recorded -----------------------------------------------------
+
+    async def session_owner(self, session_id: str) -> str:
+        """The id of the user whose session it is. NotFound if there is none that the principal may see."""
+        key, _ = await self._need_session(session_id)
+        return key.user_id
+
+    async def recorded_interruptions(self, session_id: str) -> list[StoredInterruption]:
+        """The recorded interruptions of a session, newest first, at most 3. NotFound if there is no session."""
+        key, _ = await self._need_session(session_id)
+        return await self.core.store.interruptions(
+            key.tenant, session_id, limits.INTERRUPTIONS_PER_SESSION_MAX
+        )
 
     async def record_interruption(self, session_id: str, interruption_id: str, at_ms: int, body: bytes) -> None:
         """Record an interruption (`body`: its JSON object) with its session. NotFound if there is none."""
@@ -348,6 +371,8 @@ class SessionPersistenceService:
         key = self._user(user_id)
         operation = EraseUser(at_ms=self.core.clock.now_ms(), receipt=receipt)
         _, committed = await self.core.lanes.write(key, operation)
+        for listener in self.core.on_erased:
+            listener(key)
         return cleared(_removed(committed))
 
     async def get_stats(self) -> SessionStats:

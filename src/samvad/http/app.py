@@ -1,0 +1,132 @@
+"""The ASGI application: one request to one handler, every error to a problem document.
+
+It runs under `samvad serve`, and can be mounted into another ASGI application whose lifespan opens the
+service: `app.mount("/assistant", create_app(samvad))`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from samvad.errors import SamvadError
+from samvad.http.call import Call, Disconnected, Reply
+from samvad.http.metrics import CONTENT_TYPE, Metrics
+from samvad.http.problems import problem_reply
+from samvad.http.resources import batch, docs, health, interruptions, sessions, users
+from samvad.http.routing import Route, Router, own_path
+from samvad.sessions.service import SessionPersistenceService
+
+if TYPE_CHECKING:
+    from samvad.runtime import Samvad
+
+_log = logging.getLogger(__name__)
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+# Headers of every answer (OWASP: an API's answers are data, never to be sniffed or framed).
+_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+
+
+def routes() -> tuple[Route, ...]:
+    """All routes of the API; the OpenAPI document and the tests are made from this table."""
+    modules: Iterable[Any] = (users, sessions, batch, interruptions, health, docs)
+    found = tuple(route for module in modules for route in module.ROUTES)
+    return (*found, Route("GET", "/metrics", _metrics, "metrics"))
+
+
+async def _metrics(call: Call) -> Reply:
+    """What Prometheus reads."""
+    metrics: Metrics = call.scope["samvad.metrics"]
+    return Reply(metrics.render(), media_type=CONTENT_TYPE)
+
+
+class SamvadApp:
+    """The service as an ASGI application. `samvad` is open, or is opened by the application's lifespan."""
+
+    def __init__(self, samvad: Samvad) -> None:
+        self.samvad = samvad
+        self.router = Router(routes())
+        self.metrics = Metrics(samvad)
+        self._instance = os.urandom(4).hex()
+        self._numbers = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection's request (ASGI 3)."""
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(receive, send)
+        elif kind == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "There is no socket here yet."})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_s = time.perf_counter()
+        request_id = f"{self._instance}-{next(self._numbers)}"
+        name = "none"
+        try:
+            path = own_path(scope)
+            try:
+                route, params = self.router.find(scope["method"], path)
+                name = route.name
+                if name == "metrics":
+                    scope["samvad.metrics"] = self.metrics
+                call = Call(scope, receive, path, params, self.samvad, self._service(scope))
+                reply = await route.handler(call)
+            except SamvadError as error:
+                if error.status >= 500:
+                    _log.warning("request failed", extra={"route": name, "code": error.code, "id": request_id})
+                reply = problem_reply(error, request_id)
+        except Disconnected:
+            return
+        except Exception:  # the top of the request: a fault of ours is logged, and told without its insides
+            _log.exception("a handler failed", extra={"route": name, "id": request_id})
+            reply = problem_reply(SamvadError("Something went wrong; the log has the rest."), request_id)
+        self.metrics.observe(name, reply.status, time.perf_counter() - started_s)
+        body = reply.body
+        headers = [
+            (b"content-type", reply.media_type),
+            (b"content-length", str(len(body)).encode()),
+            *_ALWAYS,
+            (b"x-request-id", request_id.encode()),
+            *reply.headers,
+        ]
+        if reply.status == 304:
+            del headers[:2]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _service(self, scope: Scope) -> SessionPersistenceService:
+        """The service for who is asking: without credentials, the trusted local principal."""
+        return self.samvad
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.samvad.open()
+                except SamvadError as error:
+                    await send({"type": "lifespan.startup.failed", "message": error.message})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.samvad.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def create_app(samvad: Samvad) -> SamvadApp:
+    """The ASGI application over a service, which its lifespan opens if it is not open yet."""
+    return SamvadApp(samvad)
+
+
+__all__ = ["SamvadApp", "create_app", "routes"]

@@ -1,0 +1,178 @@
+"""One request and its answer, as handlers see them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from samvad import limits
+from samvad.errors import InvalidJson, InvalidRequest, TooLarge, UnsupportedMediaType
+from samvad.records import UserKey
+from samvad.sessions.operations import ReceiptKey
+from samvad.sessions.service import SessionPersistenceService
+
+if TYPE_CHECKING:
+    from samvad.runtime import Samvad
+
+_T = TypeVar("_T")
+_json = msgspec.json.Decoder()
+encode = msgspec.json.encode
+
+JSON = b"application/json"
+Headers = list[tuple[bytes, bytes]]
+
+
+class Disconnected(Exception):
+    """The client went away before its request was complete; there is nobody to answer."""
+
+
+class Reply(NamedTuple):
+    """An answer: status, body, media type and further headers."""
+
+    body: bytes
+    status: int = 200
+    media_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Call:
+    """One request. `params` are the path's parameters in order; `service` acts for who is asking."""
+
+    __slots__ = ("_body", "_receive", "params", "path", "samvad", "scope", "service")
+
+    def __init__(
+        self,
+        scope: dict[str, Any],
+        receive: Callable[[], Awaitable[dict[str, Any]]],
+        path: bytes,
+        params: list[str],
+        samvad: Samvad,
+        service: SessionPersistenceService,
+    ) -> None:
+        self.scope = scope
+        self.path = path
+        self.params = params
+        self.samvad = samvad
+        self.service = service
+        self._receive = receive
+        self._body: bytes | None = None
+
+    def header(self, name: bytes) -> str | None:
+        """A request header by its lower-case name; values of a repeated one are joined with commas."""
+        values = [value for key, value in self.scope["headers"] if key == name]
+        if not values:
+            return None
+        return b",".join(values).decode("latin-1")
+
+    def query(self, *known: str) -> dict[str, str]:
+        """The query's parameters; InvalidRequest if one is not known or stands there twice."""
+        raw: bytes = self.scope.get("query_string", b"")
+        if not raw:
+            return {}
+        try:
+            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32)
+        except ValueError:
+            raise InvalidRequest("The query of the URL is not well formed.") from None
+        found: dict[str, str] = {}
+        for name, value in pairs:
+            if name not in known:
+                raise InvalidRequest(f"Unknown query parameter {name!r}; there are: {', '.join(known) or 'none'}.")
+            if name in found:
+                raise InvalidRequest(f"The query parameter {name!r} is given twice.")
+            found[name] = value
+        return found
+
+    def query_int(self, found: dict[str, str], name: str, low: int, high: int) -> int | None:
+        """A whole number among the query's parameters, within its bounds."""
+        value = found.get(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdigit() and len(value) < 20 and low <= int(value) <= high):
+            raise InvalidRequest(f"{name} must be a whole number from {low} to {high}.")
+        return int(value)
+
+    async def body(self) -> bytes:
+        """The whole body; TooLarge past 8 MiB."""
+        if self._body is not None:
+            return self._body
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        if len(body) > limits.BODY_BYTES_MAX:
+            raise _too_large()
+        if message.get("more_body"):
+            chunks, size = [body], len(body)
+            while message.get("more_body"):
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limits.BODY_BYTES_MAX:
+                    raise _too_large()
+                chunks.append(chunk)
+            body = b"".join(chunks)
+        self._body = body
+        return body
+
+    async def object(self) -> dict[str, Any]:
+        """The body as a JSON object."""
+        for name, value in self.scope["headers"]:
+            if name == b"content-type":
+                if value != JSON:
+                    _check_media_type(value)
+            elif name == b"content-length" and len(value) > 6 and int(value) > limits.BODY_BYTES_MAX:
+                raise _too_large()
+        body = await self.body()
+        if not body:
+            raise InvalidJson("The request needs a JSON object as its body.")
+        try:
+            value = _json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidJson(f"The body is not valid JSON: {_safe(error)}.") from None
+        if not isinstance(value, dict):
+            raise InvalidRequest("The body must be a JSON object.")
+        return value
+
+    async def once(
+        self,
+        user_id: object,
+        answer_type: type[_T],
+        act: Callable[[ReceiptKey | None], Awaitable[_T]],
+        part: str = "",
+    ) -> _T:
+        """Run `act`, or with an Idempotency-Key that was used before give the answer of then."""
+        key = self.header(b"idempotency-key")
+        if key is None:
+            return await act(None)
+        receipts = self.service.core.receipts
+        tenant, user, _ = self.service.principal
+        name = receipts.key(tenant, user or "", key, part)
+        digest = hashlib.sha256(self.scope["method"].encode() + b"\0" + self.path + b"\0")
+        digest.update(self.scope.get("query_string", b"") + b"\0" + await self.body())
+        owner = UserKey(tenant, user_id if isinstance(user_id, str) else "")
+        return await receipts.once(owner, name, digest.digest(), answer_type, act)
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"The body may take {limits.BODY_BYTES_MAX} bytes at most.")
+
+
+def _check_media_type(value: bytes) -> None:
+    media_type = value.split(b";", 1)[0].strip().lower()
+    if media_type != JSON and not (media_type.startswith(b"application/") and media_type.endswith(b"+json")):
+        raise UnsupportedMediaType
+
+
+def _safe(error: BaseException) -> str:
+    """A decoder's message, without what the caller sent."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return str(error).split(":", 1)[0]

@@ -1,0 +1,38 @@
+"""Errors as application/problem+json (RFC 9457), with the members that readers of the old shape look for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from samvad.errors import MethodNotAllowed, SamvadError, TooManyRequests, Unavailable
+from samvad.http.call import Reply, encode
+
+PROBLEM_JSON = b"application/problem+json"
+TYPE_PREFIX = "urn:samvad:problem:"
+
+
+def problem(error: SamvadError) -> dict[str, Any]:
+    """The members of a problem, without the request's id."""
+    return {
+        "success": False,
+        "error": error.message,
+        "code": error.code,
+        "status": error.status,
+        "type": TYPE_PREFIX + error.code,
+        "title": error.title,
+        "detail": error.message,
+    }
+
+
+def problem_reply(error: SamvadError, request_id: str) -> Reply:
+    """The answer that tells an error."""
+    headers: list[tuple[bytes, bytes]] = []
+    if isinstance(error, Unavailable):
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    elif isinstance(error, TooManyRequests):
+        headers.append((b"retry-after", str(error.details.get("retry_after_s", 1)).encode()))
+    elif isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.details.get("allow", ())).encode()))
+    body = problem(error)
+    body["requestId"] = request_id
+    return Reply(encode(body), error.status, PROBLEM_JSON, tuple(headers))

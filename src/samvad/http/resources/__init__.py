@@ -1,0 +1,1 @@
+"""One module a resource: its routes and the handlers behind them."""

@@ -1,0 +1,151 @@
+"""Many operations over any users in one request, a result for each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from samvad import limits
+from samvad.errors import InvalidRequest, MissingFields, SamvadError
+from samvad.http.call import Call, Reply, encode
+from samvad.http.problems import problem
+from samvad.http.resources.sessions import created_answer, session_fields
+from samvad.http.resources.users import appended_answer, check_messages
+from samvad.http.routing import Route
+from samvad.sessions.operations import ReceiptKey
+from samvad.types import Appended, StateSaved
+
+Result = dict[str, Any]
+
+
+async def batch(call: Call) -> Reply:
+    """Run up to 500 operations; those of one user in the order given, those of different users side by side."""
+    body = await call.object()
+    operations = body.get("operations")
+    if operations is None:
+        raise MissingFields("operations")
+    if not isinstance(operations, list) or not 1 <= len(operations) <= limits.OPERATIONS_PER_BATCH_MAX:
+        raise InvalidRequest(f"operations must be a list of 1 to {limits.OPERATIONS_PER_BATCH_MAX} operations.")
+    before: dict[Any, list[asyncio.Task[Result]]] = {}
+    tasks: list[asyncio.Task[Result]] = []
+    for index, operation in enumerate(operations):
+        user_id = operation.get("userId") if isinstance(operation, dict) else None
+        mine = before.setdefault(user_id if isinstance(user_id, str) else None, [])
+        # An append or a state takes its place in the user's lane as soon as it starts, so they may start
+        # together; a session first looks up who has its id, and waits for what stands before it.
+        waits_for = list(mine) if isinstance(operation, dict) and operation.get("op") in _IN_TURN else []
+        task = asyncio.create_task(_run(call, index, operation, waits_for))
+        mine.append(task)
+        tasks.append(task)
+    results = await asyncio.gather(*tasks)
+    answer = {
+        "success": all(result["success"] for result in results),
+        "count": len(results),
+        "failed": sum(not result["success"] for result in results),
+        "results": results,
+    }
+    return Reply(encode(answer))
+
+
+async def _run(call: Call, index: int, operation: object, waits_for: list[asyncio.Task[Result]]) -> Result:
+    if waits_for:
+        await asyncio.wait(waits_for)
+    try:
+        if not isinstance(operation, dict):
+            raise InvalidRequest("An operation must be a JSON object.")
+        act = _OPERATIONS.get(operation.get("op", ""))
+        if act is None:
+            raise InvalidRequest(f"op must be one of {', '.join(_OPERATIONS)}.")
+        return await act(call, str(index), operation)
+    except SamvadError as error:
+        return problem(error)
+
+
+def _need(operation: dict[str, Any], *names: str) -> list[Any]:
+    missing = [name for name in names if operation.get(name) is None]
+    if missing:
+        raise MissingFields(*missing)
+    return [operation[name] for name in names]
+
+
+async def _append(call: Call, part: str, operation: dict[str, Any]) -> Result:
+    (user_id,) = _need(operation, "userId")
+    many = "messages" in operation
+    one = {name: value for name, value in operation.items() if name not in ("op", "userId")}
+    messages: Any = operation["messages"] if many else [one]
+    check_messages(messages)
+    appended = await call.once(
+        user_id,
+        list[Appended],
+        lambda receipt: call.service.append_many(user_id, messages, receipt=receipt),
+        part,
+    )
+    return appended_answer(user_id, appended, many)
+
+
+async def _state(call: Call, part: str, operation: dict[str, Any]) -> Result:
+    user_id, state = _need(operation, "userId", "state")
+    replace = operation["op"] == "replaceState"
+    verb = call.service.replace_user_state if replace else call.service.save_user_state
+    saved = await call.once(user_id, StateSaved, lambda receipt: verb(user_id, state, receipt=receipt), part)
+    return {
+        "success": True,
+        "message": "User state saved successfully",
+        "userId": user_id,
+        "version": saved.version,
+        "etag": saved.etag,
+        "durability": saved.durability,
+    }
+
+
+async def _preferences(call: Call, part: str, operation: dict[str, Any]) -> Result:
+    user_id, preferences = _need(operation, "userId", "preferences")
+
+    async def act(receipt: ReceiptKey | None) -> bool:
+        await call.service.save_user_profile(user_id, preferences, receipt=receipt)
+        return True
+
+    await call.once(user_id, bool, act, part)
+    return {
+        "success": True,
+        "message": "User profile saved successfully",
+        "userId": user_id,
+        "durability": call.service.core.rules.durability,
+    }
+
+
+async def _session(call: Call, part: str, operation: dict[str, Any]) -> Result:
+    body = {name: value for name, value in operation.items() if name != "op"}
+    session_id, user_id, fields = session_fields(body)
+
+    async def act(receipt: ReceiptKey | None) -> bool:
+        await call.service.save_session_fields(session_id, user_id, fields, receipt=receipt)
+        return True
+
+    await call.once(user_id, bool, act, part)
+    return created_answer(call, session_id, user_id)
+
+
+async def _end_session(call: Call, part: str, operation: dict[str, Any]) -> Result:
+    (session_id,) = _need(operation, "sessionId")
+    await call.service.end_session(session_id)
+    return {
+        "success": True,
+        "message": "Session ended successfully",
+        "sessionId": session_id,
+        "durability": call.service.core.rules.durability,
+    }
+
+
+_OPERATIONS: dict[str, Callable[[Call, str, dict[str, Any]], Awaitable[Result]]] = {
+    "append": _append,
+    "state": _state,
+    "replaceState": _state,
+    "preferences": _preferences,
+    "session": _session,
+    "endSession": _end_session,
+}
+_IN_TURN = frozenset({"session", "endSession"})
+
+ROUTES = (Route("POST", "/api/session/batch", batch, "batch"),)

@@ -1,0 +1,38 @@
+"""Is it alive, is it ready, and how is it doing."""
+
+from __future__ import annotations
+
+from samvad import __version__
+from samvad.http.call import Call, Reply, encode
+from samvad.http.routing import Route
+
+
+async def healthz(call: Call) -> Reply:
+    """The process lives."""
+    return Reply(encode({"status": "alive", "version": __version__}))
+
+
+async def readyz(call: Call) -> Reply:
+    """200 where a write would be acknowledged as durably as promised, else 503."""
+    core = call.service.core
+    health = await core.store.check()
+    body = {
+        "status": "ready" if health.up else "unavailable",
+        "store": "up" if health.up else "down",
+        "engine": core.store.name,
+        "durability": core.rules.durability,
+        "operationsWaiting": core.lanes.operations_waiting,
+    }
+    if health.fault is not None:
+        body["fault"] = health.fault
+    if health.up:
+        core.lanes.degraded = False
+        return Reply(encode(body))
+    core.lanes.degraded = True
+    return Reply(encode(body), 503, headers=((b"retry-after", b"1"),))
+
+
+ROUTES = (
+    Route("GET", "/healthz", healthz, "healthz"),
+    Route("GET", "/readyz", readyz, "readyz"),
+)

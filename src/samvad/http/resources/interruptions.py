@@ -1,0 +1,99 @@
+"""Where the assistant was cut off: the last three interruptions of a session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from samvad.clock import parse_rfc3339
+from samvad.errors import MissingFields, NotFound
+from samvad.http.call import Call, Reply, encode
+from samvad.http.routing import Route
+from samvad.types import Interruption
+
+_FIELDS = {
+    "type": "type",
+    "fullText": "full_text",
+    "heardText": "heard_text",
+    "turnId": "turn_id",
+    "progress": "progress",
+    "playedMs": "played_ms",
+    "generatedMs": "generated_ms",
+    "userUtterance": "user_utterance",
+    "language": "language",
+    "topic": "topic",
+    "heardSource": "heard_source",
+}
+
+
+async def list_interruptions(call: Call) -> Reply:
+    """The session's interruptions, newest first, at most 3."""
+    session_id = call.params[0]
+    await call.service.session_owner(session_id)
+    held: list[Any] = list(call.samvad.interruptions.list(session_id, tenant=call.service.principal.tenant))
+    if not held and call.samvad.options.record_interruptions:
+        held = [msgspec.Raw(kept.body) for kept in await call.service.recorded_interruptions(session_id)]
+    return Reply(encode({"success": True, "sessionId": session_id, "interruptions": held}))
+
+
+async def push(call: Call) -> Reply:
+    """Keep an interruption."""
+    session_id = call.params[0]
+    body = await call.object()
+    missing = [name for name in ("type", "fullText", "heardText") if body.get(name) is None]
+    if missing:
+        raise MissingFields(*missing)
+    user_id = await call.service.session_owner(session_id)
+    given = {ours: body[wire] for wire, ours in _FIELDS.items() if body.get(wire) is not None}
+
+    async def act(receipt: object) -> Interruption:
+        tenant = call.service.principal.tenant
+        interruption = call.samvad.interruptions.push(session_id, user_id, tenant=tenant, **given)
+        if call.samvad.options.record_interruptions:
+            at_ms = parse_rfc3339(interruption.at)
+            await call.service.record_interruption(session_id, interruption.id, at_ms, encode(interruption))
+        return interruption
+
+    interruption = await call.once(user_id, Interruption, act)
+    return Reply(encode({"success": True, "interruption": interruption}))
+
+
+async def resume(call: Call) -> Reply:
+    """Take up the newest interruption that can be resumed."""
+    session_id = call.params[0]
+    await call.body()
+    await call.service.session_owner(session_id)
+    tenant = call.service.principal.tenant
+    interruption = call.samvad.interruptions.resume(session_id, tenant=tenant)
+    if interruption is None:
+        raise NotFound(f"Session {session_id!r} has no interruption that could be resumed.")
+    phrase = call.samvad.interruptions.resume_phrase(
+        interruption.language, interruption.topic, session_id=session_id, tenant=tenant
+    )
+    answer = {
+        "success": True,
+        "sessionId": session_id,
+        "interruption": interruption,
+        "unheardText": interruption.unheard_text,
+        "resumePhrase": phrase,
+    }
+    return Reply(encode(answer))
+
+
+async def clear(call: Call) -> Reply:
+    """Forget the session's interruptions."""
+    session_id = call.params[0]
+    await call.service.session_owner(session_id)
+    held = call.samvad.interruptions.clear(session_id, tenant=call.service.principal.tenant)
+    recorded = await call.service.forget_interruptions(session_id)
+    return Reply(encode({"success": True, "sessionId": session_id, "cleared": max(held, recorded)}))
+
+
+_PATH = "/api/session/{sessionId}/interruptions"
+ROUTES = (
+    Route("GET", _PATH, list_interruptions, "listInterruptions"),
+    Route("POST", _PATH, push, "pushInterruption"),
+    Route("POST", _PATH + "/resume", resume, "resumeInterruption"),
+    Route("DELETE", _PATH, clear, "clearInterruptions"),
+)
