@@ -8,6 +8,7 @@ joining 100 fragments. Times are integers, milliseconds since 1970 UTC.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,7 +31,10 @@ class Version(NamedTuple):
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One message of a user's history. `body` is its whole JSON object as callers read it, `seq` included."""
+    """One message of a user's history. `body` is its whole JSON object as callers read it, `seq` included.
+
+    `given` tells an id that the caller gave from one that was made here (see `made_id`).
+    """
 
     seq: int
     id: str
@@ -39,9 +43,11 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False, array_like=True):
     body: bytes
     calls: tuple[str, ...] = ()  # ids of the tool calls that this assistant message makes
     answers: str | None = None  # id of the call that this tool message answers
+    given: bool = False
 
 
 class _ToolFields(msgspec.Struct, rename="camel", gc=False):
+    id: str
     role: str
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
@@ -50,11 +56,25 @@ class _ToolFields(msgspec.Struct, rename="camel", gc=False):
 _tool_fields = msgspec.json.Decoder(_ToolFields)
 
 
-def stored_message(seq: int, message_id: str, at_ms: int, body: bytes) -> StoredMessage:
-    """A message from its stored parts; its role and tool ids are read from its body."""
+def stored_message(seq: int, at_ms: int, given: bool, body: bytes) -> StoredMessage:
+    """A message from its stored parts; its id, role and tool ids are read from its body."""
     fields = _tool_fields.decode(body)
     calls = tuple(call["id"] for call in fields.tool_calls) if fields.tool_calls else ()
-    return StoredMessage(seq, message_id, fields.role, at_ms, body, calls, fields.tool_call_id)
+    return StoredMessage(seq, fields.id, fields.role, at_ms, body, calls, fields.tool_call_id, given)
+
+
+_MADE_ID = re.compile(r"m([1-9][0-9]{0,17})-[0-9a-f]{20}")
+
+
+def made_id(seq: int, random: str) -> str:
+    """The id of a message that came without one: its seq, and 20 hexadecimal digits of randomness."""
+    return f"m{seq}-{random}"
+
+
+def seq_of_made_id(message_id: str) -> int | None:
+    """Where a message of this id stands, if the id was made here; None if it cannot have been."""
+    found = _MADE_ID.fullmatch(message_id)
+    return int(found[1]) if found else None
 
 
 def user_hash(user: UserKey) -> bytes:

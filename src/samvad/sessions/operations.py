@@ -30,11 +30,12 @@ class Operation(msgspec.Struct, kw_only=True):
 class NewMessage(msgspec.Struct, frozen=True):
     """A message before it has a place. `fields` is all that the caller gave beside id, role and content.
 
-    `at_ms` is given only where messages are imported with the time at which they were said.
+    Without an `id`, `random` (20 hexadecimal digits) goes into the one that is made. `at_ms` is given only
+    where messages are imported with the time at which they were said.
     """
 
-    id: str
-    id_given: bool
+    id: str | None
+    random: str
     role: str
     content: str
     fields: dict[str, Any]

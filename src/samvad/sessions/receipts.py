@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -79,7 +79,7 @@ class Receipts:
                 return await act(ReceiptKey(key, fingerprint))
             except SamvadError as error:
                 if error.code in _KEPT_REFUSALS:
-                    await self._keep_refusal(user, key, fingerprint, error)
+                    await self.keep(user, ReceiptKey(key, fingerprint), Refusal(error.code, error.message))
                 raise
         finally:
             del self._under_way[key]
@@ -96,7 +96,9 @@ class Receipts:
             raise _KEPT_REFUSALS[refusal.code](refusal.message)
         return msgspec.json.decode(kept.answer, type=answer_type)
 
-    async def _keep_refusal(self, user: UserKey, key: bytes, fingerprint: bytes, error: SamvadError) -> None:
-        answer: Any = msgspec.json.encode(Refusal(error.code, error.message))
-        receipt = StoredReceipt(key, fingerprint, self._clock.now_ms(), answer)
-        await self._store.commit(Commit(user, Version(0, 0), (ReceiptKept(receipt),)))
+    async def keep(self, user: UserKey, receipt: ReceiptKey, answer: object) -> None:
+        """Keep an answer by itself: of what happened in memory alone, or was a refusal."""
+        kept = StoredReceipt(
+            receipt.key, receipt.fingerprint, self._clock.now_ms(), msgspec.json.encode(answer)
+        )
+        await self._store.commit(Commit(user, Version(0, 0), (ReceiptKept(kept),)))

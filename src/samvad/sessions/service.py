@@ -208,7 +208,7 @@ class SessionPersistenceService:
         if not 1 <= len(messages) <= limits.MESSAGES_PER_APPEND_MAX:
             raise InvalidRequest(f"messages must hold 1 to {limits.MESSAGES_PER_APPEND_MAX} messages.")
         operation = AppendMessages(
-            at_ms=now_ms, receipt=receipt, messages=tuple(new_message(message, now_ms) for message in messages)
+            at_ms=now_ms, receipt=receipt, messages=tuple([new_message(message) for message in messages])
         )
         appended: list[Appended]
         appended, _ = await self.core.lanes.write(key, operation)
@@ -224,7 +224,7 @@ class SessionPersistenceService:
                 at_ms = parse_rfc3339(message["timestamp"]) if message.get("timestamp") else None
             except (ValueError, TypeError):
                 raise InvalidRequest(f"{message.get('timestamp')!r} is not an RFC 3339 timestamp.") from None
-            taken.append(new_message(message, now_ms, at_ms=at_ms))
+            taken.append(new_message(message, at_ms=at_ms))
         appended: list[Appended]
         appended, _ = await self.core.lanes.write(key, AppendMessages(at_ms=now_ms, messages=tuple(taken)))
         return appended

@@ -6,7 +6,7 @@ reads a clock, a disk or a network, so that an operation applied twice to the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,6 +33,7 @@ from samvad.records import (
     StoredState,
     UserRecord,
     Version,
+    made_id,
 )
 from samvad.sessions.operations import (
     AppendMessages,
@@ -118,9 +119,12 @@ def size_bytes(record: UserRecord) -> int:
     return size
 
 
-def window_bytes(window: tuple[StoredMessage, ...]) -> int:
-    """About how much memory a window takes."""
-    return sum(len(m.body) for m in window) + _MESSAGE_OVERHEAD_BYTES * len(window)
+def window_bytes(messages: Sequence[StoredMessage]) -> int:
+    """About how much memory some messages take."""
+    size = _MESSAGE_OVERHEAD_BYTES * len(messages)
+    for message in messages:
+        size += len(message.body)
+    return size
 
 
 def encode_message(seq: int, message_id: str, role: str, content: str, at_ms: int, fields: dict[str, Any]) -> bytes:
@@ -140,16 +144,21 @@ def apply(record: UserRecord, operation: Operation, rules: Rules) -> Applied:
     """Apply one operation; raises what the caller is to be told (NotFound, PreconditionFailed, TooLarge)."""
     applied = _RULES[type(operation)](record, operation, rules)
     receipt = operation.receipt
-    if applied.changes:
-        version = applied.record.version
-        if version.epoch == record.version.epoch:
-            version = Version(version.epoch, record.version.revision + 1)
-            applied = applied._replace(record=msgspec.structs.replace(applied.record, version=version))
     if receipt is not None:
         answer = b"" if applied.outcome is None else _encode(applied.outcome)
         kept = StoredReceipt(receipt.key, receipt.fingerprint, operation.at_ms, answer)
         applied = applied._replace(changes=(*applied.changes, ReceiptKept(kept)))
     return applied
+
+
+def _next(record: UserRecord) -> Version:
+    """The version after one more commit."""
+    epoch, revision = record.version
+    return Version(epoch, revision + 1)
+
+
+def _changed(record: UserRecord, **fields: Any) -> UserRecord:
+    return msgspec.structs.replace(record, version=_next(record), **fields)
 
 
 def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
@@ -161,23 +170,27 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
     touched: dict[str, int] = {}
     seen: dict[str, int] | None = None
     for message in op.messages:
-        if message.id_given:
+        message_id = message.id
+        if message_id is not None:
             if seen is None:
                 seen = {m.id: m.seq for m in record.window}
                 seen.update(op.known)
-            there = seen.get(message.id)
+            there = seen.get(message_id)
             if there is not None:
                 outcomes.append(
-                    Appended(message_id=message.id, seq=there, durability=rules.durability, duplicate=True)
+                    Appended(message_id=message_id, seq=there, durability=rules.durability, duplicate=True)
                 )
                 continue
             if record.seq > len(record.window):
-                unproven.append(message.id)
+                unproven.append(message_id)
         seq += 1
+        given = message_id is not None
+        if message_id is None:
+            message_id = made_id(seq, message.random)
         at_ms = message.at_ms if message.at_ms is not None else max(op.at_ms, floor_ms)
         floor_ms = max(floor_ms, at_ms)
         fields = message.fields
-        body = encode_message(seq, message.id, message.role, message.content, at_ms, fields)
+        body = encode_message(seq, message_id, message.role, message.content, at_ms, fields)
         calls: tuple[str, ...] = ()
         answers: str | None = None
         if fields:
@@ -187,10 +200,10 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
             session_id = fields.get("sessionId")
             if session_id is not None and message.at_ms is None:
                 touched[session_id] = at_ms
-        added.append(StoredMessage(seq, message.id, message.role, at_ms, body, calls, answers))
+        added.append(StoredMessage(seq, message_id, message.role, at_ms, body, calls, answers, given))
         if seen is not None:
-            seen[message.id] = seq
-        outcomes.append(Appended(message_id=message.id, seq=seq, durability=rules.durability))
+            seen[message_id] = seq
+        outcomes.append(Appended(message_id=message_id, seq=seq, durability=rules.durability))
     if not added:
         return Applied(record, (), outcomes)
     changes: list[Change] = [MessagesAdded(tuple(added), tuple(unproven))]
@@ -208,13 +221,15 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
             sessions[session_id] = msgspec.structs.replace(session, active_ms=active_ms)
             changes.append(SessionTouched(session_id, active_ms))
     window = trim(record.window + tuple(added), rules.window)
-    if len(window) == len(record.window) and len(added) == 1:
-        size = record.window_bytes + len(added[0].body) - len(record.window[0].body)
-    else:
-        size = window_bytes(window)
+    fallen = len(record.window) + len(added) - len(window)
+    size = (
+        record.window_bytes + window_bytes(added) - window_bytes(record.window[:fallen])
+        if fallen <= len(record.window)
+        else window_bytes(window)
+    )
     return Applied(
         UserRecord(
-            record.version, seq, record.state, profile, window, sessions, record.sessions_complete, size
+            _next(record), seq, record.state, profile, window, sessions, record.sessions_complete, size
         ),
         tuple(changes),
         outcomes,
@@ -249,7 +264,7 @@ def _save_state(record: UserRecord, op: SaveState, rules: Rules) -> Applied:
     outcome = StateSaved(
         etag=etag(record.version.epoch, saved.version), version=saved.version, durability=rules.durability
     )
-    return Applied(msgspec.structs.replace(record, state=saved), (StateSet(saved),), outcome)
+    return Applied(_changed(record, state=saved), (StateSet(saved),), outcome)
 
 
 def _save_preferences(record: UserRecord, op: SavePreferences, rules: Rules) -> Applied:
@@ -258,7 +273,7 @@ def _save_preferences(record: UserRecord, op: SavePreferences, rules: Rules) -> 
     body = _bounded(_encode(merge_patch(current, op.patch)), limits.PREFERENCES_BYTES_MAX, "A user's preferences")
     updated_ms = max(op.at_ms, profile.updated_ms if profile is not None else 0)
     saved = StoredProfile(body, profile.created_ms if profile is not None else updated_ms, updated_ms)
-    return Applied(msgspec.structs.replace(record, profile=saved), (ProfileSet(saved),), True)
+    return Applied(_changed(record, profile=saved), (ProfileSet(saved),), True)
 
 
 def _session(record: UserRecord, session_id: str, prior: StoredSession | None) -> StoredSession | None:
@@ -272,7 +287,7 @@ def _with_session(record: UserRecord, session: StoredSession) -> UserRecord:
         oldest = min(sessions.values(), key=lambda s: (s.ended_ms is None, s.active_ms))
         complete = complete and oldest.ended_ms is not None
         del sessions[oldest.id]
-    return msgspec.structs.replace(record, sessions=sessions, sessions_complete=complete)
+    return _changed(record, sessions=sessions, sessions_complete=complete)
 
 
 def _save_session(record: UserRecord, op: SaveSession, rules: Rules) -> Applied:
@@ -302,16 +317,16 @@ def _remove_session(record: UserRecord, op: RemoveSession, rules: Rules) -> Appl
     if _session(record, op.session_id, op.prior) is None:
         raise NotFound(f"There is no session {op.session_id!r}.")
     sessions = {name: session for name, session in record.sessions.items() if name != op.session_id}
-    removed = msgspec.structs.replace(record, sessions=sessions)
+    removed = _changed(record, sessions=sessions)
     return Applied(removed, (SessionRemoved(op.session_id),), None)
 
 
 def _record_interruption(record: UserRecord, op: RecordInterruption, rules: Rules) -> Applied:
-    return Applied(record, (InterruptionAdded(op.interruption),), True)
+    return Applied(_changed(record), (InterruptionAdded(op.interruption),), True)
 
 
 def _forget_interruptions(record: UserRecord, op: ForgetInterruptions, rules: Rules) -> Applied:
-    return Applied(record, (InterruptionsRemoved(op.session_id),), None)
+    return Applied(_changed(record), (InterruptionsRemoved(op.session_id),), None)
 
 
 def _erase(record: UserRecord, op: EraseUser, rules: Rules) -> Applied:

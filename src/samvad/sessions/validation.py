@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from samvad import limits
-from samvad.clock import uuid7
+from samvad.clock import random_hex
 from samvad.errors import InvalidId, InvalidRequest, MissingFields, TooLarge
 from samvad.sessions.operations import NewMessage
 from samvad.sessions.user_log import MESSAGE_FIELDS
@@ -77,7 +77,7 @@ def check_json(value: object, what: str, depth: int) -> None:
         raise InvalidRequest(f"{what} holds a {type(value).__name__}, which JSON cannot write.")
 
 
-def new_message(message: Mapping[str, Any], now_ms: int, *, at_ms: int | None = None) -> NewMessage:
+def new_message(message: Mapping[str, Any], *, at_ms: int | None = None) -> NewMessage:
     """A message as a caller gave it (field names as on the wire), checked; a missing id is made.
 
     Raises MissingFields, InvalidRequest, InvalidId or TooLarge.
@@ -101,13 +101,13 @@ def new_message(message: Mapping[str, Any], now_ms: int, *, at_ms: int | None = 
             raise TooLarge(f"content may take {limits.CONTENT_BYTES_MAX} bytes of UTF-8; this one has {size}.")
     message_id = message.get("id")
     fields: dict[str, Any] = {}
-    if len(message) > (2 if message_id is None else 3):
+    if len(message) > 2:
         fields = {name: v for name, v in message.items() if name not in MESSAGE_FIELDS and v is not None}
         if fields:
             _check_fields(fields, role)
     if message_id is None:
-        return NewMessage(uuid7(now_ms), False, role, content, fields, at_ms)
-    return NewMessage(check_id(message_id, "id"), True, role, content, fields, at_ms)
+        return NewMessage(None, random_hex(), role, content, fields, at_ms)
+    return NewMessage(check_id(message_id, "id"), "", role, content, fields, at_ms)
 
 
 def _check_fields(fields: dict[str, Any], role: str) -> None:

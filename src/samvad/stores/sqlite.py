@@ -16,6 +16,7 @@ import os
 import queue
 import re
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -54,7 +55,8 @@ _READER_CACHE_KIB: Final = 4 * 1024
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_Job = tuple[Commit, "asyncio.Future[Committed]"] | Callable[[apsw.Connection], Any]
+Done = Callable[[Committed | SamvadError], None]
+_Job = tuple[Commit, Done, int] | Callable[[apsw.Connection], Any]
 
 
 def _migrations() -> list[str]:
@@ -232,19 +234,32 @@ class SQLiteStore:
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         assert self._loop is not None, "open the store first"
         future: asyncio.Future[Committed] = self._loop.create_future()
-        if self._closing or self._writer is None:
-            future.set_exception(ShuttingDown())
-            return future
+
+        def done(result: Committed | SamvadError) -> None:
+            if future.done():
+                return
+            if isinstance(result, SamvadError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        self.submit(commit, done)
+        return future
+
+    def submit(self, commit: Commit, done: Done) -> None:
+        """As `commit`, without a future: `done` is called on the event loop, in a later turn of it."""
+        assert self._loop is not None, "open the store first"
         size = _size_bytes(commit)
-        if self._queued >= limits.COMMITS_QUEUED_MAX or (
+        if self._closing or self._writer is None:
+            self._loop.call_soon(done, ShuttingDown())
+        elif self._queued >= limits.COMMITS_QUEUED_MAX or (
             self._queued and self._queued_bytes + size > limits.COMMIT_BYTES_QUEUED_MAX
         ):
-            future.set_exception(Overloaded())
-            return future
-        self._queued += 1
-        self._queued_bytes += size
-        self._gather((commit, future))
-        return future
+            self._loop.call_soon(done, Overloaded())
+        else:
+            self._queued += 1
+            self._queued_bytes += size
+            self._gather((commit, done, size))
 
     def _gather(self, job: _Job) -> None:
         """Hand over to the writer all that one turn of the event loop brings as one piece: one wake-up, one group."""
@@ -265,19 +280,19 @@ class SQLiteStore:
 
     def _write_until_stopped(self, connection: apsw.Connection) -> None:
         writer = GroupWriter(connection)
+        waiting: deque[_Job] = deque()
         stopping = False
-        while not stopping:
-            handed = self._queue.get()
-            jobs: list[_Job] = []
-            while handed is not None:
-                jobs += handed
-                if len(jobs) >= limits.COMMITS_PER_GROUP_MAX:
-                    break
+        while waiting or not stopping:
+            while not stopping:
                 try:
-                    handed = self._queue.get_nowait()
+                    handed = self._queue.get(block=not waiting)
                 except queue.Empty:
                     break
-            stopping = handed is None
+                if handed is None:
+                    stopping = True
+                else:
+                    waiting.extend(handed)
+            jobs = [waiting.popleft() for _ in range(min(limits.COMMITS_PER_GROUP_MAX, len(waiting)))]
             group = [job for job in jobs if isinstance(job, tuple)]
             if group:
                 self._write_group(writer, group)
@@ -287,10 +302,10 @@ class SQLiteStore:
         with contextlib.suppress(apsw.Error):
             connection.close()
 
-    def _write_group(self, writer: GroupWriter, group: list[tuple[Commit, asyncio.Future[Committed]]]) -> None:
+    def _write_group(self, writer: GroupWriter, group: list[tuple[Commit, Done, int]]) -> None:
         results: list[Committed | SamvadError]
         try:
-            results = writer.write([commit for commit, _ in group])
+            results = writer.write([commit for commit, _, _ in group])
         except (apsw.Error, MemoryError) as error:
             fault = StoreUnavailable(f"The database cannot be written ({_reason(error)}); nothing was acknowledged.")
             results = [fault] * len(group)
@@ -311,18 +326,11 @@ class SQLiteStore:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more
             self._loop.call_soon_threadsafe(function, *args)
 
-    def _answer(
-        self, group: list[tuple[Commit, asyncio.Future[Committed]]], results: list[Committed | SamvadError]
-    ) -> None:
-        for (commit, future), result in zip(group, results, strict=True):
+    def _answer(self, group: list[tuple[Commit, Done, int]], results: list[Committed | SamvadError]) -> None:
+        for (_, done, size), result in zip(group, results, strict=True):
             self._queued -= 1
-            self._queued_bytes -= _size_bytes(commit)
-            if future.done():
-                continue
-            if isinstance(result, SamvadError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+            self._queued_bytes -= size
+            done(result)
 
     async def _on_writer(self, work: Callable[[apsw.Connection], _T]) -> _T:
         """Run a piece of work on the writer's connection, between two groups."""

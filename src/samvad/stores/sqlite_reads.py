@@ -26,12 +26,14 @@ _HEAD = """
 """
 _EPOCH = "SELECT epoch FROM erasures WHERE user_hash = ?"
 _USER_NO = "SELECT user_no FROM users WHERE tenant = ? AND user_id = ?"
-_LAST_MESSAGES = "SELECT seq, id, at_ms, body FROM messages WHERE user_no = ? ORDER BY seq DESC LIMIT ?"
+_LAST_MESSAGES = "SELECT seq, at_ms, given_id IS NOT NULL, body FROM messages WHERE user_no = ? ORDER BY seq DESC LIMIT ?"
 _MESSAGES_AFTER = """
-    SELECT seq, id, at_ms, body FROM messages WHERE user_no = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?
+    SELECT seq, at_ms, given_id IS NOT NULL, body FROM messages
+    WHERE user_no = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?
 """
 _MESSAGES_BEFORE = """
-    SELECT seq, id, at_ms, body FROM messages WHERE user_no = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?
+    SELECT seq, at_ms, given_id IS NOT NULL, body FROM messages
+    WHERE user_no = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?
 """
 _OPEN_SESSIONS = """
     SELECT session_id, body, created_ms, active_ms, ended_ms FROM sessions
@@ -50,6 +52,10 @@ _INTERRUPTIONS = """
     WHERE tenant = ? AND session_id = ? ORDER BY at_ms DESC, id DESC LIMIT ?
 """
 _SEQ_END = 1 << 62
+
+
+def _message(seq: int, at_ms: int, given: int, body: bytes) -> StoredMessage:
+    return stored_message(seq, at_ms, bool(given), body)
 
 
 def load(
@@ -74,7 +80,7 @@ def load(
         seq=seq,
         state=None if state is None else StoredState(state, state_ms, state_version),
         profile=None if created_ms is None else StoredProfile(preferences, created_ms, updated_ms),
-        window=tuple(stored_message(*row) for row in reversed(rows)),
+        window=tuple(_message(*row) for row in reversed(rows)),
         sessions={session.id: session for session in sessions[:sessions_max]},
         sessions_complete=len(sessions) <= sessions_max,
     )
@@ -98,7 +104,7 @@ def page(
                 has_more = True
                 break
             size += len(row[3])
-            messages.append(stored_message(*row))
+            messages.append(_message(*row))
     if after is None:
         messages.reverse()
     return messages, has_more

@@ -32,15 +32,18 @@ from samvad.records import (
     Version,
     only_receipts,
     removed_answer,
+    seq_of_made_id,
+    stored_message,
     user_hash,
 )
 
 _HEADS_MAX: Final = 50_000
 
-_INSERT_MESSAGE = "INSERT INTO messages (user_no, seq, id, at_ms, body) VALUES (?, ?, ?, ?, ?)"
+_INSERT_MESSAGE = "INSERT INTO messages (user_no, seq, at_ms, given_id, body) VALUES (?, ?, ?, ?, ?)"
 _INSERT_USER = "INSERT INTO users (tenant, user_id, epoch, revision, seq) VALUES (?, ?, ?, 0, 0) RETURNING user_no"
-_UPDATE_HEAD = "UPDATE users SET revision = ?, seq = ? WHERE user_no = ?"
-_UPDATE_HEAD_TIME = "UPDATE users SET revision = ?, seq = ?, profile_updated_ms = ? WHERE user_no = ?"
+_UPDATE_HEAD = """
+    UPDATE users SET revision = ?, seq = ?, profile_updated_ms = coalesce(?, profile_updated_ms) WHERE user_no = ?
+"""
 _SET_PROFILE = "UPDATE users SET preferences = ?, profile_created_ms = ?, profile_updated_ms = ? WHERE user_no = ?"
 _SET_STATE = "INSERT OR REPLACE INTO states (user_no, body, updated_ms, version) VALUES (?, ?, ?, ?)"
 _SET_SESSION = """
@@ -75,14 +78,15 @@ class GroupWriter:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._heads: OrderedDict[UserKey, _Head] = OrderedDict()
-        self._messages: list[tuple[int, int, str, int, bytes]] = []
+        self._messages: list[tuple[int, int, int, str | None, bytes]] = []
         self._moved: list[_Head] = []
+        self._erased = False
 
     def write(self, commits: list[Commit]) -> list[Committed | SamvadError]:
         """One transaction; an answer for each commit. An apsw.Error means that none of them was written."""
         connection = self._connection
         results: list[Committed | SamvadError] = []
-        fold = False
+        self._erased = False
         try:
             connection.execute("BEGIN IMMEDIATE")
             for commit in commits:
@@ -90,7 +94,6 @@ class GroupWriter:
                     results.append(self._one(commit))
                 except (StaleVersion, MessageExists, SessionTaken) as refusal:
                     results.append(refusal)
-                fold = fold or any(isinstance(change, Erased) for change in commit.changes)
             self._flush()
             connection.execute("COMMIT")
         except BaseException:
@@ -101,7 +104,7 @@ class GroupWriter:
             raise
         while len(self._heads) > _HEADS_MAX:
             self._heads.popitem(last=False)
-        if fold:
+        if self._erased:
             # The pages that held what was erased are zeroed in the log; folding it empties the older copies.
             with contextlib.suppress(apsw.Error):
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -118,13 +121,13 @@ class GroupWriter:
         if self._messages:
             connection.executemany(_INSERT_MESSAGE, self._messages)
             self._messages.clear()
-        for head in self._moved:
-            if head.updated_ms is None:
-                connection.execute(_UPDATE_HEAD, (head.revision, head.seq, head.user_no))
-            else:
-                connection.execute(_UPDATE_HEAD_TIME, (head.revision, head.seq, head.updated_ms, head.user_no))
-            head.moved = False
-        self._moved.clear()
+        if self._moved:
+            connection.executemany(
+                _UPDATE_HEAD, [(head.revision, head.seq, head.updated_ms, head.user_no) for head in self._moved]
+            )
+            for head in self._moved:
+                head.moved = False
+            self._moved.clear()
 
     def _head(self, user: UserKey) -> _Head:
         head = self._heads.get(user)
@@ -168,7 +171,9 @@ class GroupWriter:
                 head.user_no = self._connection.execute(_INSERT_USER, (*user, head.epoch)).get
             if isinstance(change, MessagesAdded):
                 user_no = head.user_no
-                self._messages.extend([(user_no, m.seq, m.id, m.at_ms, m.body) for m in change.messages])
+                self._messages += [
+                    (user_no, m.seq, m.at_ms, m.id if m.given else None, m.body) for m in change.messages
+                ]
                 last = change.messages[-1]
                 head.seq = last.seq
                 head.updated_ms = last.at_ms if head.updated_ms is None else max(head.updated_ms, last.at_ms)
@@ -193,9 +198,7 @@ class GroupWriter:
                     if self._messages:
                         self._flush()
                     for message_id in change.unproven:
-                        seq = self._connection.execute(
-                            "SELECT seq FROM messages WHERE user_no = ? AND id = ?", (head.user_no, message_id)
-                        ).get
+                        seq = self._seq_of(head, message_id)
                         if seq is not None:
                             raise MessageExists(message_id, seq)
             elif isinstance(change, SessionSet):
@@ -205,6 +208,19 @@ class GroupWriter:
                 ).get
                 if owner is not None and owner != head.user_no:
                     raise SessionTaken
+
+    def _seq_of(self, head: _Head, message_id: str) -> int | None:
+        """Where a message of this id stands in the user's history, if it does."""
+        given: int | None = self._connection.execute(
+            "SELECT seq FROM messages WHERE user_no = ? AND given_id = ?", (head.user_no, message_id)
+        ).get
+        seq = seq_of_made_id(message_id)
+        if given is not None or seq is None:
+            return given
+        body = self._connection.execute(
+            "SELECT body FROM messages WHERE user_no = ? AND seq = ? AND given_id IS NULL", (head.user_no, seq)
+        ).get
+        return seq if body is not None and stored_message(seq, 0, False, body).id == message_id else None
 
     def _write(self, user: UserKey, head: _Head, change: Change, removed: Removed) -> Removed:
         execute = self._connection.execute
@@ -257,6 +273,7 @@ class GroupWriter:
 
     def _erase(self, user: UserKey, head: _Head, change: Erased) -> Removed:
         self._flush()  # what was appended in this group goes too
+        self._erased = True
 
         def delete(sql: str, value: Any) -> int:
             self._connection.execute(sql, (value,))

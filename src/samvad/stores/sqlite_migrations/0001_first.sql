@@ -24,15 +24,16 @@ CREATE TABLE states (
 CREATE INDEX states_by_update ON states (updated_ms);
 
 CREATE TABLE messages (
-    user_no INTEGER NOT NULL,
-    seq     INTEGER NOT NULL,
-    id      TEXT NOT NULL,
-    at_ms   INTEGER NOT NULL,
-    body    BLOB NOT NULL,
+    user_no  INTEGER NOT NULL,
+    seq      INTEGER NOT NULL,
+    at_ms    INTEGER NOT NULL,
+    given_id TEXT,
+    body     BLOB NOT NULL,
     PRIMARY KEY (user_no, seq)
 ) WITHOUT ROWID;
 
-CREATE UNIQUE INDEX messages_by_id ON messages (user_no, id);
+-- Only ids that callers gave need to be found: one that the server made names its seq.
+CREATE UNIQUE INDEX messages_by_given_id ON messages (user_no, given_id) WHERE given_id IS NOT NULL;
 
 CREATE TABLE sessions (
     tenant     TEXT NOT NULL,

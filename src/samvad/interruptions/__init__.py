@@ -1,0 +1,17 @@
+"""Where the assistant was cut off: the last interruptions of each session, in memory."""
+
+from __future__ import annotations
+
+from samvad.interruptions.manager import InterruptionContextManager
+from samvad.interruptions.patterns import InterruptionPatterns
+from samvad.interruptions.phrases import languages, resume_phrase
+from samvad.interruptions.rules import HEARD_SOURCES, INTERRUPTION_TYPES
+
+__all__ = [
+    "HEARD_SOURCES",
+    "INTERRUPTION_TYPES",
+    "InterruptionContextManager",
+    "InterruptionPatterns",
+    "languages",
+    "resume_phrase",
+]
