@@ -193,7 +193,7 @@ class SessionRemoved(msgspec.Struct, frozen=True, tag="session_removed", gc=Fals
 
 
 class InterruptionAdded(msgspec.Struct, frozen=True, tag="interruption", gc=False):
-    """An interruption was recorded."""
+    """An interruption was recorded. Where the session is not the user's (any more), there is nothing to record."""
 
     interruption: StoredInterruption
 
@@ -237,18 +237,27 @@ class Origin(NamedTuple):
     number: int
 
 
+ANY_VERSION = Version(-1, -1)
+"""Expected by a commit that keeps receipts and was made against no record."""
+
+
 class Commit(msgspec.Struct, frozen=True, gc=False):
-    """All that one atomic write does for one user."""
+    """All that one atomic write does for one user.
+
+    `operation` is what was asked for, where a journal may have to apply it again to a newer record; a store
+    does not look at it.
+    """
 
     user: UserKey
     expected: Version
     changes: tuple[Change, ...]
     origin: Origin | None = None
+    operation: Any = None
 
 
 def only_receipts(commit: Commit) -> bool:
-    """Whether a commit keeps receipts and nothing else: then it changes no record, and no version speaks against it."""
-    return bool(commit.changes) and all(isinstance(change, ReceiptKept) for change in commit.changes)
+    """Whether a commit keeps receipts and nothing else, made against no record: no version speaks against it."""
+    return commit.expected == ANY_VERSION and all(isinstance(change, ReceiptKept) for change in commit.changes)
 
 
 class Removed(NamedTuple):

@@ -179,7 +179,11 @@ class SyncSamvad:
 
 
 def open_samvad(
-    url: str = "sqlite:///samvad.db", *, clock: Clock | None = None, store: Store | None = None, **settings: Any
+    url: str = "sqlite:///samvad.db",
+    *,
+    clock: Clock | None = None,
+    store: Store | None = None,
+    **settings: Any,
 ) -> Samvad:
     """The service over the store that `url` names (or over `store`), to be entered with `async with` or `with`.
 

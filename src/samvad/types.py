@@ -48,7 +48,9 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     arguments: Any = None
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class Message(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True
+):
     """One message of a user's history; `timestamp` is RFC 3339 UTC, set by the server."""
 
     seq: int

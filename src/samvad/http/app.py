@@ -83,7 +83,9 @@ class SamvadApp:
                 reply = await route.handler(call)
             except SamvadError as error:
                 if error.status >= 500:
-                    _log.warning("request failed", extra={"route": name, "code": error.code, "id": request_id})
+                    _log.warning(
+                        "request failed", extra={"route": name, "code": error.code, "id": request_id}
+                    )
                 reply = problem_reply(error, request_id)
         except Disconnected:
             return

@@ -42,7 +42,7 @@ class Reply(NamedTuple):
 class Call:
     """One request. `params` are the path's parameters in order; `service` acts for who is asking."""
 
-    __slots__ = ("_body", "_receive", "params", "path", "samvad", "scope", "service")
+    __slots__ = ("_body", "_fingerprint", "_receive", "params", "path", "samvad", "scope", "service")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Call:
         self.service = service
         self._receive = receive
         self._body: bytes | None = None
+        self._fingerprint: bytes | None = None
 
     def header(self, name: bytes) -> str | None:
         """A request header by its lower-case name; values of a repeated one are joined with commas."""
@@ -80,7 +81,9 @@ class Call:
         found: dict[str, str] = {}
         for name, value in pairs:
             if name not in known:
-                raise InvalidRequest(f"Unknown query parameter {name!r}; there are: {', '.join(known) or 'none'}.")
+                raise InvalidRequest(
+                    f"Unknown query parameter {name!r}; there are: {', '.join(known) or 'none'}."
+                )
             if name in found:
                 raise InvalidRequest(f"The query parameter {name!r} is given twice.")
             found[name] = value
@@ -126,8 +129,11 @@ class Call:
             if name == b"content-type":
                 if value != JSON:
                     _check_media_type(value)
-            elif name == b"content-length" and len(value) > 6 and int(value) > limits.BODY_BYTES_MAX:
-                raise _too_large()
+            elif name == b"content-length" and len(value) > 6:
+                if not value.isdigit():
+                    raise InvalidRequest("Content-Length must be a whole number of bytes.")
+                if len(value) > 15 or int(value) > limits.BODY_BYTES_MAX:
+                    raise _too_large()
         body = await self.body()
         if not body:
             raise InvalidJson("The request needs a JSON object as its body.")
@@ -141,22 +147,41 @@ class Call:
 
     async def once(
         self,
-        user_id: object,
+        user_id: Any,
         answer_type: type[_T],
         act: Callable[[ReceiptKey | None], Awaitable[_T]],
         part: str = "",
+        *,
+        keep: bool = False,
     ) -> _T:
-        """Run `act`, or with an Idempotency-Key that was used before give the answer of then."""
+        """Run `act`, or with an Idempotency-Key that was used before give the answer of then.
+
+        `act` keeps its answer in the write that it makes; with `keep` it makes none that could, and its
+        answer is kept afterwards.
+        """
         key = self.header(b"idempotency-key")
         if key is None:
             return await act(None)
         receipts = self.service.core.receipts
         tenant, user, _ = self.service.principal
         name = receipts.key(tenant, user or "", key, part)
-        digest = hashlib.sha256(self.scope["method"].encode() + b"\0" + self.path + b"\0")
-        digest.update(self.scope.get("query_string", b"") + b"\0" + await self.body())
+        fingerprint = await self._fingerprinted()
         owner = UserKey(tenant, user_id if isinstance(user_id, str) else "")
-        return await receipts.once(owner, name, digest.digest(), answer_type, act)
+
+        async def act_and_keep(receipt: ReceiptKey) -> _T:
+            answer = await act(receipt)
+            await receipts.keep(owner, receipt, answer)
+            return answer
+
+        return await receipts.once(owner, name, fingerprint, answer_type, act_and_keep if keep else act)
+
+    async def _fingerprinted(self) -> bytes:
+        """A SHA-256 over what makes the request the same request; made once for all parts of a batch."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(self.scope["method"].encode() + b"\0" + self.path + b"\0")
+            digest.update(self.scope.get("query_string", b"") + b"\0" + await self.body())
+            self._fingerprint = digest.digest()
+        return self._fingerprint
 
 
 def _too_large() -> TooLarge:

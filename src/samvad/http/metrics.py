@@ -65,8 +65,12 @@ class Metrics(Collector):
         yield _counter("samvad_cache_evictions", "Records dropped from memory.", cache.evictions)
         yield _counter("samvad_loads", "Records read from the store.", lanes.loads)
         yield _counter("samvad_retries", "Operations applied again after a refused commit.", lanes.retries)
-        yield _gauge("samvad_operations_waiting", "Operations not in the store yet.", lanes.operations_waiting)
-        yield _gauge("samvad_store_up", "1 where the last thing asked of the store worked.", not lanes.degraded)
+        yield _gauge(
+            "samvad_operations_waiting", "Operations not in the store yet.", lanes.operations_waiting
+        )
+        yield _gauge(
+            "samvad_store_up", "1 where the last thing asked of the store worked.", not lanes.degraded
+        )
         yield _counter(
             "samvad_idempotent_replays", "Requests answered from a receipt.", samvad.core.receipts.replays
         )
@@ -76,7 +80,10 @@ class Metrics(Collector):
             samvad.interruptions.session_count,
         )
         store = samvad.store
-        for name, text in (("commits_written", "Commits on the disk."), ("groups_written", "Groups of them.")):
+        for name, text in (
+            ("commits_written", "Commits on the disk."),
+            ("groups_written", "Groups of them."),
+        ):
             value = getattr(store, name, None)
             if value is not None:
                 yield _counter(f"samvad_store_{name}", text, value)

@@ -105,7 +105,8 @@ def own_path(scope: dict[str, Any]) -> bytes:
     raw: bytes | None = scope.get("raw_path")
     path: bytes = raw.split(b"?", 1)[0] if raw else quote(scope["path"]).encode()
     root = scope.get("root_path", "").strip("/")
-    if root:
+    # A server may hand over the path with or without the root before it.
+    if root and f"{scope['path']}/".startswith(f"/{root}/"):
         segments = path.split(b"/")
         path = b"/" + b"/".join(segments[1 + root.count("/") + 1 :])
     return path

@@ -91,11 +91,16 @@ class RecordCache(Generic[_E]):
         return len(gone)
 
     def _make_room(self, keep: _E) -> None:
-        for key, entry in list(self._entries.items()):
-            if self.bytes_held <= self._bytes_max:
-                return
+        excess = self.bytes_held - self._bytes_max
+        doomed: list[tuple[UserKey, _E]] = []
+        for key, entry in self._entries.items():
+            if excess <= 0:
+                break
             if entry is not keep and not entry.busy:
-                self._drop(key, entry)
+                doomed.append((key, entry))
+                excess -= entry.size_bytes
+        for key, entry in doomed:
+            self._drop(key, entry)
 
     def _drop(self, key: UserKey, entry: _E) -> None:
         del self._entries[key]

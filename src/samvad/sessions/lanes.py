@@ -15,7 +15,14 @@ from typing import Any
 
 from samvad import limits
 from samvad.clock import Clock
-from samvad.errors import MessageExists, SamvadError, ShuttingDown, StaleVersion, StoreUnavailable, Unavailable
+from samvad.errors import (
+    MessageExists,
+    SamvadError,
+    ShuttingDown,
+    StaleVersion,
+    StoreUnavailable,
+    Unavailable,
+)
 from samvad.records import Commit, Committed, StoredMessage, UserKey, UserRecord
 from samvad.sessions import user_log
 from samvad.sessions.cache import RecordCache
@@ -48,7 +55,18 @@ class Written:
 class Lane:
     """One user's records and what is under way for them."""
 
-    __slots__ = ("again", "drained", "key", "latest", "opening", "pending", "published", "size_bytes", "used_s")
+    __slots__ = (
+        "again",
+        "drained",
+        "key",
+        "latest",
+        "opening",
+        "pending",
+        "published",
+        "size_bytes",
+        "used_s",
+        "waiters",
+    )
 
     def __init__(self, key: UserKey) -> None:
         self.key = key
@@ -60,10 +78,11 @@ class Lane:
         self.drained: asyncio.Event | None = None
         self.size_bytes = 500
         self.used_s = 0.0
+        self.waiters = 0  # who holds this lane across an await: no other may be made for the user meanwhile
 
     @property
     def busy(self) -> bool:
-        return bool(self.pending or self.again or self.opening is not None)
+        return bool(self.pending or self.again or self.waiters or self.opening is not None)
 
 
 class Lanes:
@@ -97,7 +116,13 @@ class Lanes:
         self.on_published: list[Published] = []
         self.loads = 0
         self.retries = 0
-        self.degraded = False
+        self.reads_fail = False
+        self.writes_fail = False
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the store refused the last read or write: answers are then what this process knows."""
+        return self.reads_fail or self.writes_fail
 
     @property
     def operations_waiting(self) -> int:
@@ -110,6 +135,28 @@ class Lanes:
         while lane.published is None:
             await self._opened(lane)
         return lane.published
+
+    async def newest(self, key: UserKey) -> UserRecord:
+        """The record on which the next operation is applied: what is still on its way is in it."""
+        lane = self._lane(key)
+        while lane.latest is None:
+            await self._opened(lane)
+        return lane.latest
+
+    async def settled(self, key: UserKey) -> UserRecord:
+        """The newest record, as soon as nothing is on its way: the store has all of it."""
+        lane = self._lane(key)
+        lane.waiters += 1
+        try:
+            while lane.pending or lane.latest is None:
+                if lane.pending:
+                    lane.drained = lane.drained or asyncio.Event()
+                    await lane.drained.wait()
+                else:
+                    await self._opened(lane)
+        finally:
+            lane.waiters -= 1
+        return lane.latest
 
     def peek(self, key: UserKey) -> UserRecord | None:
         """The user's record if it is in memory."""
@@ -127,6 +174,8 @@ class Lanes:
         lane = self._lane(key)
         while lane.latest is None:
             await self._opened(lane)
+        if self._closing:
+            raise ShuttingDown
         written = Written(operation, asyncio.get_running_loop().create_future())
         self._submit(lane, written)
         return await written.waiter
@@ -143,6 +192,8 @@ class Lanes:
                             await lane.drained.wait()
                         elif lane.opening is not None:
                             await asyncio.wait([lane.opening])
+                        else:  # somebody has what they waited for, and is about to go on
+                            await asyncio.sleep(0)
         except TimeoutError:
             _log.warning("not everything could be written before the time was up")
         left = 0
@@ -164,7 +215,11 @@ class Lanes:
     async def _opened(self, lane: Lane) -> None:
         self._reopen(lane)
         assert lane.opening is not None
-        await asyncio.shield(lane.opening)
+        lane.waiters += 1
+        try:
+            await asyncio.shield(lane.opening)
+        finally:
+            lane.waiters -= 1
 
     async def _open(self, lane: Lane) -> None:
         """Load the user's record, and apply again what an earlier failure left over."""
@@ -211,9 +266,9 @@ class Lanes:
                 sessions_max=limits.SESSIONS_IN_RECORD_MAX,
             )
         except StoreUnavailable:
-            self.degraded = True
+            self.reads_fail = True
             raise
-        self.degraded = False
+        self.reads_fail = False
         return user_log.loaded(record, self._rules)
 
     def _keep_only_acknowledged(self, lane: Lane, error: Unavailable) -> None:
@@ -246,10 +301,11 @@ class Lanes:
         written.applied = applied
         written.attempts += 1
         self._waiting += 1
-        commit = Commit(lane.key, lane.latest.version, applied.changes)
+        commit = Commit(lane.key, lane.latest.version, applied.changes, None, written.operation)
+        early = self._early and _is_certain(applied) and all(before.acknowledged for before in lane.pending)
         lane.pending.append(written)
         lane.latest = applied.record
-        if self._early:
+        if early:
             self._publish(lane, written)
             if not written.waiter.done():
                 written.acknowledged = True
@@ -264,7 +320,10 @@ class Lanes:
         """Tell an error that rests on a commit under way only once that commit is through, else ask again."""
         last = lane.pending[-1]
 
+        lane.waiters += 1
+
         def tell(done: asyncio.Future[Any]) -> None:
+            lane.waiters -= 1
             if done.cancelled() or done.exception() is None:
                 written.fail(error)
             elif lane.latest is not None:
@@ -285,8 +344,8 @@ class Lanes:
         assert written.applied is not None
         error = result if isinstance(result, SamvadError) else None
         if isinstance(result, Committed):
-            self.degraded = False
-            if not self._early:
+            self.writes_fail = False
+            if not written.acknowledged:
                 self._publish(lane, written)
             if not written.waiter.done():
                 written.waiter.set_result((written.applied.outcome, result))
@@ -295,6 +354,7 @@ class Lanes:
             if isinstance(error, MessageExists) and isinstance(written.operation, AppendMessages):
                 known = {**written.operation.known, error.message_id: error.seq}
                 written.operation.known = known
+                written.attempts -= 1  # each refusal teaches one id: a batch is through after as many
             assert error is not None
             if isinstance(error, StaleVersion | MessageExists) or (
                 written.acknowledged and isinstance(error, Unavailable)
@@ -304,7 +364,7 @@ class Lanes:
                 lane.again.append(written)
             else:
                 if isinstance(error, StoreUnavailable):
-                    self.degraded = True
+                    self.writes_fail = True
                 if written.acknowledged:
                     _log.error("an acknowledged operation was refused", extra={"code": _code(error)})
                 written.fail(error)
@@ -346,3 +406,8 @@ def _result(done: asyncio.Future[Committed]) -> Committed | SamvadError:
 
 def _code(error: BaseException) -> str:
     return error.code if isinstance(error, SamvadError) else type(error).__name__
+
+
+def _is_certain(applied: Applied) -> bool:
+    """Whether the store can only say yes: it counts nothing for the answer, and need not look for an older message."""
+    return applied.outcome is not None and not any(getattr(c, "unproven", ()) for c in applied.changes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -41,7 +41,7 @@ class Receipts:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._under_way: dict[bytes, tuple[bytes, asyncio.Future[None]]] = {}
+        self._under_way: dict[bytes, tuple[bytes, asyncio.Future[Any]]] = {}
         self.replays = 0
 
     def key(self, tenant: str, caller: str, key: str, part: str = "") -> bytes:
@@ -69,21 +69,33 @@ class Receipts:
             if under_way[0] != fingerprint:
                 raise IdempotencyKeyReused
             await asyncio.wait([under_way[1]])
-        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._under_way[key] = (fingerprint, gate)
+        acting = asyncio.ensure_future(self._once(user, key, fingerprint, answer_type, act))
+        self._under_way[key] = (fingerprint, acting)
+        acting.add_done_callback(lambda done: self._done(key, done))
+        return await asyncio.shield(acting)  # the caller may give up; a repetition still waits for this one
+
+    def _done(self, key: bytes, done: asyncio.Future[Any]) -> None:
+        del self._under_way[key]
+        if not done.cancelled():
+            done.exception()  # the caller was told, if there still is one
+
+    async def _once(
+        self,
+        user: UserKey,
+        key: bytes,
+        fingerprint: bytes,
+        answer_type: type[_T],
+        act: Callable[[ReceiptKey], Awaitable[_T]],
+    ) -> _T:
+        kept = await self._store.receipt(key)
+        if kept is not None and kept.at_ms > self._clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000:
+            return self._replay(kept, fingerprint, answer_type)
         try:
-            kept = await self._store.receipt(key)
-            if kept is not None and kept.at_ms > self._clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000:
-                return self._replay(kept, fingerprint, answer_type)
-            try:
-                return await act(ReceiptKey(key, fingerprint))
-            except SamvadError as error:
-                if error.code in _KEPT_REFUSALS:
-                    await self.keep(user, ReceiptKey(key, fingerprint), Refusal(error.code, error.message))
-                raise
-        finally:
-            del self._under_way[key]
-            gate.set_result(None)
+            return await act(ReceiptKey(key, fingerprint))
+        except SamvadError as error:
+            if error.code in _KEPT_REFUSALS:
+                await self.keep(user, ReceiptKey(key, fingerprint), Refusal(error.code, error.message))
+            raise
 
     def _replay(self, kept: StoredReceipt, fingerprint: bytes, answer_type: type[_T]) -> _T:
         if kept.fingerprint != fingerprint:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from samvad import limits
-from samvad.clock import Clock, parse_rfc3339, rfc3339
-from samvad.errors import Forbidden, InvalidRequest, NotFound, SessionTaken
+from samvad.clock import Clock, parse_rfc3339
+from samvad.errors import Forbidden, InvalidRequest, NotFound, SessionTaken, Unavailable
 from samvad.records import (
     Committed,
     Removed,
@@ -26,7 +26,7 @@ from samvad.records import (
     UserRecord,
     cleared,
 )
-from samvad.sessions import user_log
+from samvad.sessions import user_log, views
 from samvad.sessions.lanes import Lanes
 from samvad.sessions.operations import (
     AppendMessages,
@@ -49,8 +49,6 @@ from samvad.types import (
     Cleared,
     ClearedSession,
     HistoryPage,
-    Message,
-    Position,
     Principal,
     Profile,
     Session,
@@ -150,17 +148,7 @@ class SessionPersistenceService:
     async def get_user_state(self, user_id: str) -> UserState | None:
         """The user's state, or None if none was ever saved."""
         record = await self.read_user(user_id)
-        state = record.state
-        if state is None:
-            return None
-        return UserState(
-            user_id=user_id,
-            state=_decode(state.body),
-            updated_at=rfc3339(state.updated_ms),
-            is_active=self.is_active(record),
-            version=state.version,
-            etag=user_log.etag(record.version.epoch, state.version),
-        )
+        return views.state_of(user_id, record, self.is_active(record))
 
     # --- profile and history ---------------------------------------------------------------------------
 
@@ -175,17 +163,7 @@ class SessionPersistenceService:
 
     async def get_user_profile(self, user_id: str) -> Profile:
         """The last messages and the preferences; of an unknown user an empty history and the defaults."""
-        record = await self.read_user(user_id)
-        profile = record.profile
-        return Profile(
-            user_id=user_id,
-            conversation_history=[message_of(message) for message in record.window],
-            preferences=_decode(self.preferences(record)),
-            history_length=len(record.window),
-            created_at=None if profile is None else rfc3339(profile.created_ms),
-            last_updated=None if profile is None else rfc3339(profile.updated_ms),
-            position=Position(record.version.epoch, record.seq),
-        )
+        return views.profile_of(user_id, await self.read_user(user_id), self.core.rules)
 
     async def append_to_user_history(
         self, user_id: str, role: str, content: str, *, receipt: ReceiptKey | None = None, **fields: Any
@@ -230,14 +208,26 @@ class SessionPersistenceService:
         return appended
 
     async def page_history(
-        self, user_id: str, *, limit: int = limits.PAGE_MESSAGES, before: int | None = None, after: int | None = None
+        self,
+        user_id: str,
+        *,
+        limit: int = limits.PAGE_MESSAGES,
+        before: int | None = None,
+        after: int | None = None,
     ) -> HistoryPage:
         """Messages in the order of `seq`: the first ones behind `after`, else the last ones ahead of `before`."""
         messages, has_more = await self.page_stored(user_id, limit=limit, before=before, after=after)
-        return HistoryPage(user_id=user_id, messages=[message_of(m) for m in messages], has_more=has_more)
+        return HistoryPage(
+            user_id=user_id, messages=[views.message_of(m) for m in messages], has_more=has_more
+        )
 
     async def page_stored(
-        self, user_id: str, *, limit: int = limits.PAGE_MESSAGES, before: int | None = None, after: int | None = None
+        self,
+        user_id: str,
+        *,
+        limit: int = limits.PAGE_MESSAGES,
+        before: int | None = None,
+        after: int | None = None,
     ) -> tuple[Sequence[StoredMessage], bool]:
         """As `page_history`, the messages as they are kept; from memory where the window holds them."""
         key = self._user(user_id)
@@ -273,16 +263,13 @@ class SessionPersistenceService:
         check_id(session_id, "sessionId")
         key = self._user(user_id)
         fields = check_object(fields, "The session")
-        if not isinstance(fields.get("language") or "", str):
+        if not isinstance(fields.get("language"), str | None):
             raise InvalidRequest("language must be a string.")
-        if not isinstance(fields.get("metadata") or {}, dict):
+        if not isinstance(fields.get("metadata"), dict | None):
             raise InvalidRequest("metadata must be a JSON object.")
-        record = await self.core.lanes.read(key)
-        prior = None
-        if session_id not in record.sessions:
-            prior = await self.core.store.session(key.tenant, session_id)
-            if prior is not None and prior.user_id != user_id:
-                raise SessionTaken
+        prior = await self._prior(key, session_id)
+        if prior is not None and prior.user_id != user_id:
+            raise SessionTaken
         operation = SaveSession(
             at_ms=self.core.clock.now_ms(),
             receipt=receipt,
@@ -301,8 +288,11 @@ class SessionPersistenceService:
 
     async def end_session(self, session_id: str) -> None:
         """End a session; ending it again is fine. NotFound if there is none."""
-        key, session = await self._need_session(session_id)
-        operation = EndSession(at_ms=self.core.clock.now_ms(), session_id=session_id, prior=session)
+        key, _ = await self._need_session(session_id)
+        prior = await self._prior(key, session_id)
+        if prior is not None and prior.user_id != key.user_id:
+            raise NotFound(f"There is no session {session_id!r}.")
+        operation = EndSession(at_ms=self.core.clock.now_ms(), session_id=session_id, prior=prior)
         await self.core.lanes.write(key, operation)
 
     async def get_user_active_sessions(self, user_id: str) -> list[Session]:
@@ -326,8 +316,11 @@ class SessionPersistenceService:
 
     async def clear_session(self, session_id: str) -> ClearedSession:
         """Delete a session and its interruptions. NotFound if there is none."""
-        key, session = await self._need_session(session_id)
-        operation = RemoveSession(at_ms=self.core.clock.now_ms(), session_id=session_id, prior=session)
+        key, _ = await self._need_session(session_id)
+        prior = await self._prior(key, session_id)
+        if prior is not None and prior.user_id != key.user_id:
+            raise NotFound(f"There is no session {session_id!r}.")
+        operation = RemoveSession(at_ms=self.core.clock.now_ms(), session_id=session_id, prior=prior)
         _, committed = await self.core.lanes.write(key, operation)
         self.core.owners.pop((key.tenant, session_id), None)
         for listener in self.core.on_session_removed:
@@ -344,6 +337,11 @@ class SessionPersistenceService:
         key, _ = await self._need_session(session_id)
         return key.user_id
 
+    async def find_session_owner(self, session_id: str) -> str | None:
+        """As `session_owner`; None where it would raise NotFound."""
+        found = await self._find_session(session_id)
+        return None if found is None else found[0].user_id
+
     async def recorded_interruptions(self, session_id: str) -> list[StoredInterruption]:
         """The recorded interruptions of a session, newest first, at most 3. NotFound if there is no session."""
         key, _ = await self._need_session(session_id)
@@ -351,7 +349,9 @@ class SessionPersistenceService:
             key.tenant, session_id, limits.INTERRUPTIONS_PER_SESSION_MAX
         )
 
-    async def record_interruption(self, session_id: str, interruption_id: str, at_ms: int, body: bytes) -> None:
+    async def record_interruption(
+        self, session_id: str, interruption_id: str, at_ms: int, body: bytes
+    ) -> None:
         """Record an interruption (`body`: its JSON object) with its session. NotFound if there is none."""
         key, _ = await self._need_session(session_id)
         kept = StoredInterruption(interruption_id, session_id, at_ms, body)
@@ -410,32 +410,15 @@ class SessionPersistenceService:
 
     def preferences(self, record: UserRecord) -> bytes:
         """The preferences of a record as JSON, or the defaults."""
-        if record.profile is None:
-            return msgspec.json.encode(user_log.default_preferences(self.core.rules))
-        return record.profile.preferences
+        return views.preferences(record, self.core.rules)
 
     def is_active(self, record: UserRecord) -> bool:
         """Whether the user's state or an open session was touched within the last 30 minutes."""
-        after_ms = self.core.clock.now_ms() - round(self.core.active_window_s * 1000)
-        if record.state is not None and record.state.updated_ms > after_ms:
-            return True
-        return any(s.ended_ms is None and s.active_ms > after_ms for s in record.sessions.values())
+        return views.is_active(record, self.core.clock.now_ms() - round(self.core.active_window_s * 1000))
 
     def session_of(self, stored: StoredSession) -> Session:
         """A session as callers see it; one that has been idle for too long counts as ended."""
-        fields = _decode(stored.body)
-        is_open = stored.ended_ms is None and stored.active_ms > self._open_after_ms()
-        return Session(
-            id=stored.id,
-            user_id=stored.user_id,
-            language=fields.pop("language", self.core.rules.language),
-            is_active=is_open,
-            created_at=rfc3339(stored.created_ms),
-            last_activity=rfc3339(stored.active_ms),
-            ended_at=None if stored.ended_ms is None else rfc3339(stored.ended_ms),
-            metadata=fields.pop("metadata", None),
-            extra=fields,
-        )
+        return views.session_of(stored, self.core.rules, self._open_after_ms())
 
     # --- inside ----------------------------------------------------------------------------------------
 
@@ -474,6 +457,22 @@ class SessionPersistenceService:
         self._remember_owner(key, session_id)
         return key, session
 
+    async def _prior(self, key: UserKey, session_id: str) -> StoredSession | None:
+        """What only the store has of a session, for an operation that is submitted at once; None if the record has it.
+
+        While something of the user is on its way, the store may still have what has been removed.
+        """
+        for _ in range(limits.COMMIT_RETRIES_MAX):
+            if session_id in (await self.core.lanes.newest(key)).sessions:
+                return None
+            record = await self.core.lanes.settled(key)
+            if session_id in record.sessions:
+                return None
+            stored = await self.core.store.session(key.tenant, session_id)
+            if await self.core.lanes.newest(key) is record:
+                return stored
+        raise Unavailable("Too many others are writing for this user; try again.")
+
     async def _need_session(self, session_id: str) -> tuple[UserKey, StoredSession]:
         found = await self._find_session(session_id)
         if found is None:
@@ -481,16 +480,6 @@ class SessionPersistenceService:
         return found
 
 
-def message_of(stored: StoredMessage) -> Message:
-    """A message as callers see it."""
-    fields = _decode(stored.body)
-    known = {name: fields.pop(name) for name in _MESSAGE_WIRE_NAMES if name in fields}
-    return msgspec.convert({**known, "extra": fields}, Message)
-
-
-_MESSAGE_WIRE_NAMES = tuple(
-    field.encode_name for field in msgspec.structs.fields(Message) if field.name != "extra"
-)
 _WIRE_NAMES = {"session_id": "sessionId", "tool_calls": "toolCalls", "tool_call_id": "toolCallId"}
 
 
@@ -500,4 +489,3 @@ def _wire_names(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _removed(committed: Committed | None) -> Removed:
     return Removed() if committed is None else committed.removed
-

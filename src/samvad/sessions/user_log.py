@@ -127,10 +127,19 @@ def window_bytes(messages: Sequence[StoredMessage]) -> int:
     return size
 
 
-def encode_message(seq: int, message_id: str, role: str, content: str, at_ms: int, fields: dict[str, Any]) -> bytes:
+def encode_message(
+    seq: int, message_id: str, role: str, content: str, at_ms: int, fields: dict[str, Any]
+) -> bytes:
     """A message as the JSON object that callers read."""
     return _encode(
-        {"seq": seq, "id": message_id, "role": role, "content": content, "timestamp": rfc3339(at_ms), **fields}
+        {
+            "seq": seq,
+            "id": message_id,
+            "role": role,
+            "content": content,
+            "timestamp": rfc3339(at_ms),
+            **fields,
+        }
     )
 
 
@@ -270,7 +279,9 @@ def _save_state(record: UserRecord, op: SaveState, rules: Rules) -> Applied:
 def _save_preferences(record: UserRecord, op: SavePreferences, rules: Rules) -> Applied:
     profile = record.profile
     current = default_preferences(rules) if profile is None else _decode(profile.preferences)
-    body = _bounded(_encode(merge_patch(current, op.patch)), limits.PREFERENCES_BYTES_MAX, "A user's preferences")
+    body = _bounded(
+        _encode(merge_patch(current, op.patch)), limits.PREFERENCES_BYTES_MAX, "A user's preferences"
+    )
     updated_ms = max(op.at_ms, profile.updated_ms if profile is not None else 0)
     saved = StoredProfile(body, profile.created_ms if profile is not None else updated_ms, updated_ms)
     return Applied(_changed(record, profile=saved), (ProfileSet(saved),), True)
@@ -339,7 +350,6 @@ def _bounded(body: bytes, bytes_max: int, what: str) -> bytes:
     if len(body) > bytes_max:
         raise TooLarge(f"{what} may take {bytes_max} bytes at most; this one would take {len(body)}.")
     return body
-
 
 
 _Rule = Callable[[UserRecord, Any, Rules], Applied]

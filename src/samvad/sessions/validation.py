@@ -16,7 +16,7 @@ from samvad.sessions.operations import NewMessage
 from samvad.sessions.user_log import MESSAGE_FIELDS
 from samvad.types import ROLES
 
-_CONTROL = frozenset(chr(c) for c in range(0x110000) if c < 0xA0 and unicodedata.category(chr(c)) == "Cc")
+_CONTROL = frozenset(chr(c) for c in range(0xA0) if unicodedata.category(chr(c)) == "Cc")
 
 
 def check_id(value: object, what: str) -> str:
@@ -98,16 +98,22 @@ def new_message(message: Mapping[str, Any], *, at_ms: int | None = None) -> NewM
         except UnicodeEncodeError:
             raise InvalidRequest("content is not valid Unicode.") from None
         if size > limits.CONTENT_BYTES_MAX:
-            raise TooLarge(f"content may take {limits.CONTENT_BYTES_MAX} bytes of UTF-8; this one has {size}.")
+            raise TooLarge(
+                f"content may take {limits.CONTENT_BYTES_MAX} bytes of UTF-8; this one has {size}."
+            )
     message_id = message.get("id")
     fields: dict[str, Any] = {}
     if len(message) > 2:
-        fields = {name: v for name, v in message.items() if name not in MESSAGE_FIELDS and v is not None}
+        not_given = MESSAGE_FIELDS | {name for name in _OPTIONAL if message.get(name) is None}
+        fields = {name: v for name, v in message.items() if name not in not_given}
         if fields:
             _check_fields(fields, role)
     if message_id is None:
         return NewMessage(None, random_hex(), role, content, fields, at_ms)
     return NewMessage(check_id(message_id, "id"), "", role, content, fields, at_ms)
+
+
+_OPTIONAL = frozenset({"sessionId", "name", "metadata", "toolCalls", "toolCallId"})  # null: not given
 
 
 def _check_fields(fields: dict[str, Any], role: str) -> None:
@@ -130,7 +136,9 @@ def _check_fields(fields: dict[str, Any], role: str) -> None:
             and call["name"]
             for call in calls
         ):
-            raise InvalidRequest("toolCalls must be a list of {id, name, arguments}, id and name being strings.")
+            raise InvalidRequest(
+                "toolCalls must be a list of {id, name, arguments}, id and name being strings."
+            )
     answers = fields.get("toolCallId")
     if answers is not None:
         if role != "tool":
@@ -142,4 +150,3 @@ def _check_fields(fields: dict[str, Any], role: str) -> None:
         raise TooLarge(
             f"All fields beside content may take {limits.MESSAGE_FIELDS_BYTES_MAX} bytes; these take {size}."
         )
-

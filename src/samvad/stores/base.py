@@ -13,8 +13,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
-from samvad.records import Commit, Committed, Stats, StoredInterruption, StoredMessage, StoredReceipt
-from samvad.records import StoredSession, UserKey, UserRecord
+from samvad.records import (
+    Commit,
+    Committed,
+    Stats,
+    StoredInterruption,
+    StoredMessage,
+    StoredReceipt,
+    StoredSession,
+    UserKey,
+    UserRecord,
+)
 
 
 class Capabilities(NamedTuple):
@@ -60,7 +69,7 @@ class Store(Protocol):
     async def page(
         self, user: UserKey, *, after: int | None, before: int | None, limit: int, bytes_max: int
     ) -> tuple[list[StoredMessage], bool]:
-        """Messages with after < seq < before in order, at most `limit` of them and about `bytes_max`; and if more follow.
+        """Messages with after < seq < before, in order, at most `limit` and about `bytes_max`; and if more follow.
 
         With `after`, the first ones behind it; without, the last ones ahead of `before` (or of the end).
         """

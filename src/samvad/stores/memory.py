@@ -135,7 +135,7 @@ class MemoryStore:
             user.messages.extend(change.messages)
             user.seq_by_id.update((message.id, message.seq) for message in change.messages)
             if user.profile is not None:
-                updated_ms = max(user.profile.updated_ms, change.messages[-1].at_ms)
+                updated_ms = max(user.profile.updated_ms, *(m.at_ms for m in change.messages))
                 user.profile = msgspec.structs.replace(user.profile, updated_ms=updated_ms)
         elif isinstance(change, StateSet):
             user.state = change.state
@@ -158,10 +158,14 @@ class MemoryStore:
                 )
         elif isinstance(change, InterruptionAdded):
             kept = change.interruption
-            self._interruptions.setdefault((key.tenant, kept.session_id), {})[kept.id] = kept
+            session = self._sessions.get((key.tenant, kept.session_id))
+            if session is not None and session.user_id == key.user_id:
+                self._interruptions.setdefault((key.tenant, kept.session_id), {})[kept.id] = kept
         elif isinstance(change, InterruptionsRemoved):
-            gone = self._interruptions.pop((key.tenant, change.session_id), {})
-            removed = removed._replace(interruptions=removed.interruptions + len(gone))
+            session = self._sessions.get((key.tenant, change.session_id))
+            if session is not None and session.user_id == key.user_id:
+                gone = self._interruptions.pop((key.tenant, change.session_id), {})
+                removed = removed._replace(interruptions=removed.interruptions + len(gone))
         return removed
 
     def _erase(self, key: UserKey, user: _User) -> Removed:

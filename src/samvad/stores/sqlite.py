@@ -11,28 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import logging
 import os
-import queue
 import re
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Final, TypeVar
 
 import apsw
 
-from samvad import limits
 from samvad.clock import Clock, SystemClock
-from samvad.errors import Overloaded, SamvadError, SetupError, ShuttingDown, StoreLocked, StoreUnavailable
+from samvad.errors import SamvadError, SetupError, ShuttingDown, StoreLocked, StoreUnavailable
 from samvad.records import (
     Commit,
     Committed,
-    MessagesAdded,
-    StateSet,
     Stats,
     StoredInterruption,
     StoredMessage,
@@ -43,7 +37,7 @@ from samvad.records import (
 )
 from samvad.stores import sqlite_reads as reads
 from samvad.stores.base import Capabilities, HealthReport
-from samvad.stores.sqlite_writes import GroupWriter
+from samvad.stores.sqlite_thread import Done, WriterThread, reason
 
 APPLICATION_ID: Final = 0x53_4D_56_44  # "SMVD", in the file's header
 _READERS: Final = 2
@@ -52,16 +46,14 @@ _PROBE_AFTER_S: Final = 5.0
 _CACHE_KIB: Final = 16 * 1024
 _READER_CACHE_KIB: Final = 4 * 1024
 
-_log = logging.getLogger(__name__)
-
 _T = TypeVar("_T")
-Done = Callable[[Committed | SamvadError], None]
-_Job = tuple[Commit, Done, int] | Callable[[apsw.Connection], Any]
 
 
 def _migrations() -> list[str]:
     folder = resources.files("samvad.stores.sqlite_migrations")
-    scripts = sorted((f for f in folder.iterdir() if re.match(r"\d{4}_.*\.sql$", f.name)), key=lambda f: f.name)
+    scripts = sorted(
+        (f for f in folder.iterdir() if re.match(r"\d{4}_.*\.sql$", f.name)), key=lambda f: f.name
+    )
     return [script.read_text() for script in scripts]
 
 
@@ -91,21 +83,13 @@ class SQLiteStore:
         self._wal_pages_max = wal_pages_max
         self._synchronous = synchronous
         self._readonly = readonly
-        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
-        self._gathered: list[_Job] = []
-        self._queued = 0
-        self._queued_bytes = 0
-        self._writer: threading.Thread | None = None
+        self._writer: WriterThread | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._local = threading.local()
         self._reader_connections: list[apsw.Connection] = []
         self._lock_file: IO[str] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
-        self._fault: tuple[str, int] | None = None
-        self._written_s = float("-inf")
-        self.groups_written = 0
-        self.commits_written = 0
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -117,26 +101,20 @@ class SQLiteStore:
             if self._readonly:
                 if not self.path.exists():
                     raise SetupError(f"There is no database at {self.path}.")
-                await self._read(lambda connection: self._check_ours(connection))
+                await self._read(self._check_ours)
                 return
             connection = await self._loop.run_in_executor(self._readers, self._open_writer)
         except BaseException:
             await self.close()
             raise
-        self._writer = threading.Thread(
-            target=self._write_until_stopped, args=(connection,), name="samvad-sqlite-write", daemon=True
-        )
-        self._writer.start()
+        self._writer = WriterThread(connection, self._clock)
 
     async def close(self) -> None:
         self._closing = True
         loop = asyncio.get_running_loop()
         if self._writer is not None:
-            self._hand_over()
-            self._queue.put(None)
-            await loop.run_in_executor(None, self._writer.join)
-            self._writer = None
-            await asyncio.sleep(0)  # the last group's answers were handed to the loop: let them arrive
+            writer, self._writer = self._writer, None
+            await writer.stop()
         if self._readers is not None:
             await loop.run_in_executor(None, self._readers.shutdown)
             self._readers = None
@@ -149,7 +127,8 @@ class SQLiteStore:
 
     def _lock(self) -> None:
         """Hold `PATH.lock` for as long as the store is open; the kernel lets go of it however the process ends."""
-        path = self.path.with_name(self.path.name + ".lock")
+        real = self.path.resolve()  # whichever link it was reached by
+        path = real.with_name(real.name + ".lock")
         lock_file = path.open("a+")
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,7 +190,9 @@ class SQLiteStore:
         if tables and application_id != APPLICATION_ID:
             raise SetupError(f"{self.path} is a database of another program; choose another --store.")
         if version > len(_migrations()):
-            raise SetupError(f"{self.path} was written by a newer Samvad (schema {version}); update this one.")
+            raise SetupError(
+                f"{self.path} was written by a newer Samvad (schema {version}); update this one."
+            )
 
     def _migrate(self, connection: apsw.Connection) -> None:
         scripts = _migrations()
@@ -249,114 +230,30 @@ class SQLiteStore:
     def submit(self, commit: Commit, done: Done) -> None:
         """As `commit`, without a future: `done` is called on the event loop, in a later turn of it."""
         assert self._loop is not None, "open the store first"
-        size = _size_bytes(commit)
-        if self._closing or self._writer is None:
+        if self._writer is None:
             self._loop.call_soon(done, ShuttingDown())
-        elif self._queued >= limits.COMMITS_QUEUED_MAX or (
-            self._queued and self._queued_bytes + size > limits.COMMIT_BYTES_QUEUED_MAX
-        ):
-            self._loop.call_soon(done, Overloaded())
         else:
-            self._queued += 1
-            self._queued_bytes += size
-            self._gather((commit, done, size))
-
-    def _gather(self, job: _Job) -> None:
-        """Hand over to the writer all that one turn of the event loop brings as one piece: one wake-up, one group."""
-        if not self._gathered:
-            assert self._loop is not None
-            self._loop.call_soon(self._hand_over)
-        self._gathered.append(job)
-
-    def _hand_over(self) -> None:
-        if self._gathered:
-            self._queue.put(self._gathered)
-            self._gathered = []
+            self._writer.submit(commit, done)
 
     @property
     def commits_queued(self) -> int:
         """How many commits wait for the disk."""
-        return self._queued
+        return self._writer.queued if self._writer is not None else 0
 
-    def _write_until_stopped(self, connection: apsw.Connection) -> None:
-        writer = GroupWriter(connection)
-        waiting: deque[_Job] = deque()
-        stopping = False
-        while waiting or not stopping:
-            while not stopping:
-                try:
-                    handed = self._queue.get(block=not waiting)
-                except queue.Empty:
-                    break
-                if handed is None:
-                    stopping = True
-                else:
-                    waiting.extend(handed)
-            jobs = [waiting.popleft() for _ in range(min(limits.COMMITS_PER_GROUP_MAX, len(waiting)))]
-            group = [job for job in jobs if isinstance(job, tuple)]
-            if group:
-                self._write_group(writer, group)
-            for job in jobs:
-                if callable(job):
-                    job(connection)
-        with contextlib.suppress(apsw.Error):
-            connection.close()
+    @property
+    def commits_written(self) -> int:
+        """How many commits have been written since the store was opened."""
+        return self._writer.commits_written if self._writer is not None else 0
 
-    def _write_group(self, writer: GroupWriter, group: list[tuple[Commit, Done, int]]) -> None:
-        results: list[Committed | SamvadError]
-        try:
-            results = writer.write([commit for commit, _, _ in group])
-        except (apsw.Error, MemoryError) as error:
-            fault = StoreUnavailable(f"The database cannot be written ({_reason(error)}); nothing was acknowledged.")
-            results = [fault] * len(group)
-            if self._fault is None:
-                self._fault = (_reason(error), self._clock.now_ms())
-        except Exception as error:  # the top of the thread: a fault of ours must not leave callers waiting
-            _log.exception("the writer failed")
-            results = [SamvadError(f"The writer failed ({type(error).__name__}); please report this.")] * len(group)
-        else:
-            self._fault = None
-            self._written_s = self._clock.monotonic_s()
-            self.groups_written += 1
-            self.commits_written += len(group)
-        self._to_loop(self._answer, group, results)
-
-    def _to_loop(self, function: Callable[..., None], *args: Any) -> None:
-        assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more
-            self._loop.call_soon_threadsafe(function, *args)
-
-    def _answer(self, group: list[tuple[Commit, Done, int]], results: list[Committed | SamvadError]) -> None:
-        for (_, done, size), result in zip(group, results, strict=True):
-            self._queued -= 1
-            self._queued_bytes -= size
-            done(result)
+    @property
+    def groups_written(self) -> int:
+        """How many transactions they took."""
+        return self._writer.groups_written if self._writer is not None else 0
 
     async def _on_writer(self, work: Callable[[apsw.Connection], _T]) -> _T:
-        """Run a piece of work on the writer's connection, between two groups."""
-        assert self._loop is not None
-        if self._closing or self._writer is None:
+        if self._writer is None:
             raise ShuttingDown
-        future: asyncio.Future[_T] = self._loop.create_future()
-
-        def settle(result: _T | None, error: apsw.Error | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(StoreUnavailable(f"The database cannot be written ({_reason(error)})."))
-            else:
-                future.set_result(result)  # type: ignore[arg-type]
-
-        def job(connection: apsw.Connection) -> None:
-            try:
-                result = work(connection)
-            except apsw.Error as error:
-                self._to_loop(settle, None, error)
-            else:
-                self._to_loop(settle, result, None)
-
-        self._gather(job)
-        return await future
+        return await self._writer.run(work)
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -365,7 +262,7 @@ class SQLiteStore:
         try:
             return await self._loop.run_in_executor(self._readers, self._with_reader, work)
         except apsw.Error as error:
-            raise StoreUnavailable(f"The database cannot be read ({_reason(error)}).") from error
+            raise StoreUnavailable(f"The database cannot be read ({reason(error)}).") from error
         except RuntimeError as error:
             if self._closing:
                 raise ShuttingDown from error
@@ -410,48 +307,32 @@ class SQLiteStore:
 
     async def expire(self, *, receipts_before_ms: int) -> int:
         def work(connection: apsw.Connection) -> int:
-            with connection:
-                connection.execute("DELETE FROM receipts WHERE at_ms < ?", (receipts_before_ms,))
-                return connection.changes()
+            connection.execute("DELETE FROM receipts WHERE at_ms < ?", (receipts_before_ms,))
+            return connection.changes()
 
         return await self._on_writer(work)
 
     async def fold(self) -> None:
         """Fold the log into the database and empty it, so that what was erased is in neither."""
-        await self._on_writer(lambda connection: connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE))
+        await self._on_writer(
+            lambda connection: connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        )
 
     async def check(self) -> HealthReport:
-        now_ms = self._clock.now_ms()
-        if self._fault is not None or self._clock.monotonic_s() - self._written_s > _PROBE_AFTER_S:
-
-            def probe(connection: apsw.Connection) -> None:
-                with connection:
-                    connection.execute("INSERT OR REPLACE INTO probe (id, at_ms) VALUES (1, ?)", (now_ms,))
-
+        writer = self._writer
+        if writer is None:
+            return HealthReport(False, "closed")
+        if writer.fault is not None or self._clock.monotonic_s() - writer.written_s > _PROBE_AFTER_S:
+            now_ms = self._clock.now_ms()
             try:
-                await self._on_writer(probe)
+                await writer.run(
+                    lambda c: c.execute("INSERT OR REPLACE INTO probe (id, at_ms) VALUES (1, ?)", (now_ms,))
+                )
             except StoreUnavailable as error:
-                if self._fault is None:
-                    self._fault = (error.message, now_ms)
+                writer.fault = writer.fault or (error.message, now_ms)
             except ShuttingDown:
-                return HealthReport(False, "stopping")
+                return HealthReport(False, "closed")
             else:
-                self._fault = None
-                self._written_s = self._clock.monotonic_s()
-        if self._fault is None:
-            return HealthReport(True)
-        return HealthReport(False, *self._fault)
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__.removesuffix('Error')}: {error}"
-
-
-def _size_bytes(commit: Commit) -> int:
-    size = 0
-    for change in commit.changes:
-        if isinstance(change, MessagesAdded):
-            size += sum(len(message.body) for message in change.messages)
-        elif isinstance(change, StateSet):
-            size += len(change.state.body)
-    return size
+                writer.fault = None
+                writer.written_s = self._clock.monotonic_s()
+        return HealthReport(True) if writer.fault is None else HealthReport(False, *writer.fault)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import apsw
 
 from samvad.records import (
@@ -26,7 +29,9 @@ _HEAD = """
 """
 _EPOCH = "SELECT epoch FROM erasures WHERE user_hash = ?"
 _USER_NO = "SELECT user_no FROM users WHERE tenant = ? AND user_id = ?"
-_LAST_MESSAGES = "SELECT seq, at_ms, given_id IS NOT NULL, body FROM messages WHERE user_no = ? ORDER BY seq DESC LIMIT ?"
+_LAST_MESSAGES = (
+    "SELECT seq, at_ms, given_id IS NOT NULL, body FROM messages WHERE user_no = ? ORDER BY seq DESC LIMIT ?"
+)
 _MESSAGES_AFTER = """
     SELECT seq, at_ms, given_id IS NOT NULL, body FROM messages
     WHERE user_no = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?
@@ -54,6 +59,12 @@ _INTERRUPTIONS = """
 _SEQ_END = 1 << 62
 
 
+@contextmanager
+def _snapshot(connection: apsw.Connection) -> Iterator[None]:
+    with connection:
+        yield
+
+
 def _message(seq: int, at_ms: int, given: int, body: bytes) -> StoredMessage:
     return stored_message(seq, at_ms, bool(given), body)
 
@@ -62,12 +73,14 @@ def load(
     connection: apsw.Connection, user: UserKey, window: int, open_after_ms: int, sessions_max: int
 ) -> UserRecord:
     """See Store.load."""
-    with connection:
+    with _snapshot(connection):
         head = connection.execute(_HEAD, user).fetchone()
         if head is None:
             epoch = connection.execute(_EPOCH, (user_hash(user),)).get or 0
             return UserRecord(Version(epoch, 0))
-        user_no, epoch, revision, seq, preferences, created_ms, updated_ms, state, state_ms, state_version = head
+        user_no, epoch, revision, seq, preferences, created_ms, updated_ms, state, state_ms, state_version = (
+            head
+        )
         rows = connection.execute(_LAST_MESSAGES, (user_no, window)).fetchall()
         sessions = [
             StoredSession(session_id, user.user_id, body, created, active, ended)
@@ -87,10 +100,15 @@ def load(
 
 
 def page(
-    connection: apsw.Connection, user: UserKey, after: int | None, before: int | None, limit: int, bytes_max: int
+    connection: apsw.Connection,
+    user: UserKey,
+    after: int | None,
+    before: int | None,
+    limit: int,
+    bytes_max: int,
 ) -> tuple[list[StoredMessage], bool]:
     """See Store.page."""
-    with connection:
+    with _snapshot(connection):
         user_no = connection.execute(_USER_NO, user).get
         if user_no is None:
             return [], False
@@ -118,7 +136,7 @@ def session(connection: apsw.Connection, tenant: str, session_id: str) -> Stored
 
 def sessions(connection: apsw.Connection, user: UserKey, open_after_ms: int | None) -> list[StoredSession]:
     """See Store.sessions."""
-    with connection:
+    with _snapshot(connection):
         user_no = connection.execute(_USER_NO, user).get
         if user_no is None:
             return []
@@ -139,13 +157,15 @@ def interruptions(
 
 def receipt(connection: apsw.Connection, key: bytes) -> StoredReceipt | None:
     """See Store.receipt."""
-    row = connection.execute("SELECT fingerprint, at_ms, answer FROM receipts WHERE key = ?", (key,)).fetchone()
+    row = connection.execute(
+        "SELECT fingerprint, at_ms, answer FROM receipts WHERE key = ?", (key,)
+    ).fetchone()
     return None if row is None else StoredReceipt(key, *row)
 
 
 def stats(connection: apsw.Connection, tenant: str, active_after_ms: int, open_after_ms: int) -> Stats:
     """See Store.stats."""
-    with connection:
+    with _snapshot(connection):
 
         def count(sql: str, *values: object) -> int:
             return int(connection.execute(sql, values).get)
@@ -177,6 +197,7 @@ def stats(connection: apsw.Connection, tenant: str, active_after_ms: int, open_a
 def users(connection: apsw.Connection, tenant: str, after: str, limit: int) -> list[str]:
     """See Store.users."""
     rows = connection.execute(
-        "SELECT user_id FROM users WHERE tenant = ? AND user_id > ? ORDER BY user_id LIMIT ?", (tenant, after, limit)
+        "SELECT user_id FROM users WHERE tenant = ? AND user_id > ? ORDER BY user_id LIMIT ?",
+        (tenant, after, limit),
     )
     return [row[0] for row in rows]

@@ -40,19 +40,27 @@ from samvad.records import (
 _HEADS_MAX: Final = 50_000
 
 _INSERT_MESSAGE = "INSERT INTO messages (user_no, seq, at_ms, given_id, body) VALUES (?, ?, ?, ?, ?)"
-_INSERT_USER = "INSERT INTO users (tenant, user_id, epoch, revision, seq) VALUES (?, ?, ?, 0, 0) RETURNING user_no"
+_INSERT_USER = (
+    "INSERT INTO users (tenant, user_id, epoch, revision, seq) VALUES (?, ?, ?, 0, 0) RETURNING user_no"
+)
 _UPDATE_HEAD = """
-    UPDATE users SET revision = ?, seq = ?, profile_updated_ms = coalesce(?, profile_updated_ms) WHERE user_no = ?
+    UPDATE users SET revision = ?, seq = ?,
+        profile_updated_ms = max(profile_updated_ms, coalesce(?, profile_updated_ms)) WHERE user_no = ?
 """
-_SET_PROFILE = "UPDATE users SET preferences = ?, profile_created_ms = ?, profile_updated_ms = ? WHERE user_no = ?"
+_SET_PROFILE = (
+    "UPDATE users SET preferences = ?, profile_created_ms = ?, profile_updated_ms = ? WHERE user_no = ?"
+)
 _SET_STATE = "INSERT OR REPLACE INTO states (user_no, body, updated_ms, version) VALUES (?, ?, ?, ?)"
 _SET_SESSION = """
     INSERT OR REPLACE INTO sessions (tenant, session_id, user_no, created_ms, active_ms, ended_ms, body)
     VALUES (?, ?, ?, ?, ?, ?, ?)
 """
-_SET_RECEIPT = "INSERT OR REPLACE INTO receipts (key, fingerprint, at_ms, user_hash, answer) VALUES (?, ?, ?, ?, ?)"
+_SET_RECEIPT = (
+    "INSERT OR REPLACE INTO receipts (key, fingerprint, at_ms, user_hash, answer) VALUES (?, ?, ?, ?, ?)"
+)
 _SET_INTERRUPTION = """
-    INSERT OR REPLACE INTO interruptions (user_no, tenant, session_id, id, at_ms, body) VALUES (?, ?, ?, ?, ?, ?)
+    INSERT OR REPLACE INTO interruptions (user_no, tenant, session_id, id, at_ms, body)
+    SELECT user_no, tenant, session_id, ?, ?, ? FROM sessions WHERE tenant = ? AND session_id = ? AND user_no = ?
 """
 _SET_ERASURE = "INSERT OR REPLACE INTO erasures (user_hash, epoch, erased_ms) VALUES (?, ?, ?)"
 _SET_APPLIED = "INSERT OR REPLACE INTO applied (user_no, replica, number) VALUES (?, ?, ?)"
@@ -123,7 +131,8 @@ class GroupWriter:
             self._messages.clear()
         if self._moved:
             connection.executemany(
-                _UPDATE_HEAD, [(head.revision, head.seq, head.updated_ms, head.user_no) for head in self._moved]
+                _UPDATE_HEAD,
+                [(head.revision, head.seq, head.updated_ms, head.user_no) for head in self._moved],
             )
             for head in self._moved:
                 head.moved = False
@@ -174,9 +183,8 @@ class GroupWriter:
                 self._messages += [
                     (user_no, m.seq, m.at_ms, m.id if m.given else None, m.body) for m in change.messages
                 ]
-                last = change.messages[-1]
-                head.seq = last.seq
-                head.updated_ms = last.at_ms if head.updated_ms is None else max(head.updated_ms, last.at_ms)
+                head.seq = change.messages[-1].seq
+                head.updated_ms = max(head.updated_ms or 0, *(m.at_ms for m in change.messages))
             else:
                 removed = self._write(user, head, change, removed)
         if moves:
@@ -218,7 +226,8 @@ class GroupWriter:
         if given is not None or seq is None:
             return given
         body = self._connection.execute(
-            "SELECT body FROM messages WHERE user_no = ? AND seq = ? AND given_id IS NULL", (head.user_no, seq)
+            "SELECT body FROM messages WHERE user_no = ? AND seq = ? AND given_id IS NULL",
+            (head.user_no, seq),
         ).get
         return seq if body is not None and stored_message(seq, 0, False, body).id == message_id else None
 
@@ -233,7 +242,9 @@ class GroupWriter:
             head.updated_ms = profile.updated_ms
         elif isinstance(change, SessionSet):
             s = change.session
-            execute(_SET_SESSION, (user.tenant, s.id, head.user_no, s.created_ms, s.active_ms, s.ended_ms, s.body))
+            execute(
+                _SET_SESSION, (user.tenant, s.id, head.user_no, s.created_ms, s.active_ms, s.ended_ms, s.body)
+            )
         elif isinstance(change, SessionTouched):
             execute(
                 "UPDATE sessions SET active_ms = ? WHERE tenant = ? AND session_id = ? AND user_no = ?",
@@ -251,7 +262,7 @@ class GroupWriter:
             kept = change.interruption
             execute(
                 _SET_INTERRUPTION,
-                (head.user_no, user.tenant, kept.session_id, kept.id, kept.at_ms, kept.body),
+                (kept.id, kept.at_ms, kept.body, user.tenant, kept.session_id, head.user_no),
             )
         elif isinstance(change, InterruptionsRemoved):
             removed = self._forget_interruptions(user, head, change.session_id, removed)

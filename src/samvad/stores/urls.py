@@ -18,7 +18,10 @@ def store_from_url(url: str, clock: Clock, **options: Any) -> Store:
 
     `sqlite:///talk.db` is relative to the working directory, `sqlite:////var/lib/talk.db` absolute.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise SetupError(f"{url!r} is not the URL of a store; write {_FORMS}.") from None
     if parts.scheme == "sqlite":
         return _sqlite(url, clock, options)
     if parts.scheme == "memory":
@@ -34,7 +37,7 @@ def store_from_url(url: str, clock: Clock, **options: Any) -> Store:
 
 def _sqlite(url: str, clock: Clock, options: dict[str, Any]) -> Store:
     rest = url.removeprefix("sqlite:")
-    if not rest.startswith("///") or "?" in rest or "#" in rest or len(rest) == 3:
+    if not rest.startswith("///") or "?" in rest or "#" in rest or "%00" in rest or len(rest) == 3:
         raise SetupError(f"{url!r} is not the URL of a SQLite store; write sqlite:///PATH.")
     path = Path(unquote(rest.removeprefix("///"))).expanduser()
     if path.is_dir() or str(path).endswith(":memory:"):

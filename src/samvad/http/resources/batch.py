@@ -26,17 +26,28 @@ async def batch(call: Call) -> Reply:
     if operations is None:
         raise MissingFields("operations")
     if not isinstance(operations, list) or not 1 <= len(operations) <= limits.OPERATIONS_PER_BATCH_MAX:
-        raise InvalidRequest(f"operations must be a list of 1 to {limits.OPERATIONS_PER_BATCH_MAX} operations.")
-    before: dict[Any, list[asyncio.Task[Result]]] = {}
+        raise InvalidRequest(
+            f"operations must be a list of 1 to {limits.OPERATIONS_PER_BATCH_MAX} operations."
+        )
+    keyed = call.header(b"idempotency-key") is not None
+    if keyed:  # the key is of the whole request: with another body not one of its operations is run
+        await call.once("", bool, _nothing, keep=True)
+    before: dict[tuple[str, str], list[asyncio.Task[Result]]] = {}
     tasks: list[asyncio.Task[Result]] = []
     for index, operation in enumerate(operations):
-        user_id = operation.get("userId") if isinstance(operation, dict) else None
-        mine = before.setdefault(user_id if isinstance(user_id, str) else None, [])
         # An append or a state takes its place in the user's lane as soon as it starts, so they may start
-        # together; a session first looks up who has its id, and waits for what stands before it.
-        waits_for = list(mine) if isinstance(operation, dict) and operation.get("op") in _IN_TURN else []
+        # together. A session first looks up who has its id, and with a key each operation looks up whether
+        # it was run before: they wait for what stands before them.
+        in_turn = keyed or (isinstance(operation, dict) and operation.get("op") in _IN_TURN)
+        waits_for: list[asyncio.Task[Result]] = []
+        queues = [before.setdefault(name, []) for name in _concerns(operation)]
+        for queue in queues:
+            if in_turn:
+                waits_for += queue
+                queue.clear()
         task = asyncio.create_task(_run(call, index, operation, waits_for))
-        mine.append(task)
+        for queue in queues:
+            queue.append(task)
         tasks.append(task)
     results = await asyncio.gather(*tasks)
     answer = {
@@ -48,13 +59,26 @@ async def batch(call: Call) -> Reply:
     return Reply(encode(answer))
 
 
+async def _nothing(receipt: ReceiptKey | None) -> bool:
+    return True
+
+
+def _concerns(operation: object) -> list[tuple[str, str]]:
+    """Whose order an operation must keep: its user's and its session's."""
+    if not isinstance(operation, dict):
+        return []
+    named = [(kind, operation.get(kind)) for kind in ("userId", "sessionId")]
+    return [(kind, name) for kind, name in named if isinstance(name, str)]
+
+
 async def _run(call: Call, index: int, operation: object, waits_for: list[asyncio.Task[Result]]) -> Result:
     if waits_for:
         await asyncio.wait(waits_for)
     try:
         if not isinstance(operation, dict):
             raise InvalidRequest("An operation must be a JSON object.")
-        act = _OPERATIONS.get(operation.get("op", ""))
+        op = operation.get("op")
+        act = _OPERATIONS.get(op) if isinstance(op, str) else None
         if act is None:
             raise InvalidRequest(f"op must be one of {', '.join(_OPERATIONS)}.")
         return await act(call, str(index), operation)
@@ -129,7 +153,13 @@ async def _session(call: Call, part: str, operation: dict[str, Any]) -> Result:
 
 async def _end_session(call: Call, part: str, operation: dict[str, Any]) -> Result:
     (session_id,) = _need(operation, "sessionId")
-    await call.service.end_session(session_id)
+    owner = await call.service.find_session_owner(session_id)
+
+    async def act(receipt: ReceiptKey | None) -> bool:
+        await call.service.end_session(session_id)
+        return True
+
+    await call.once(owner, bool, act, part, keep=True)
     return {
         "success": True,
         "message": "Session ended successfully",
@@ -146,6 +176,6 @@ _OPERATIONS: dict[str, Callable[[Call, str, dict[str, Any]], Awaitable[Result]]]
     "session": _session,
     "endSession": _end_session,
 }
-_IN_TURN = frozenset({"session", "endSession"})
+_IN_TURN = ("session", "endSession")
 
 ROUTES = (Route("POST", "/api/session/batch", batch, "batch"),)

@@ -25,10 +25,9 @@ async def readyz(call: Call) -> Reply:
     }
     if health.fault is not None:
         body["fault"] = health.fault
+    core.lanes.writes_fail = not health.up
     if health.up:
-        core.lanes.degraded = False
         return Reply(encode(body))
-    core.lanes.degraded = True
     return Reply(encode(body), 503, headers=((b"retry-after", b"1"),))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from samvad import limits
 from samvad.clock import parse_rfc3339
 from samvad.errors import MissingFields, NotFound
 from samvad.http.call import Call, Reply, encode
@@ -32,8 +33,11 @@ async def list_interruptions(call: Call) -> Reply:
     session_id = call.params[0]
     await call.service.session_owner(session_id)
     held: list[Any] = list(call.samvad.interruptions.list(session_id, tenant=call.service.principal.tenant))
-    if not held and call.samvad.options.record_interruptions:
-        held = [msgspec.Raw(kept.body) for kept in await call.service.recorded_interruptions(session_id)]
+    if len(held) < limits.INTERRUPTIONS_PER_SESSION_MAX and call.samvad.options.record_interruptions:
+        known = {interruption.id for interruption in held}
+        recorded = await call.service.recorded_interruptions(session_id)
+        held += [msgspec.Raw(kept.body) for kept in recorded if kept.id not in known]
+        del held[limits.INTERRUPTIONS_PER_SESSION_MAX :]
     return Reply(encode({"success": True, "sessionId": session_id, "interruptions": held}))
 
 
@@ -44,18 +48,19 @@ async def push(call: Call) -> Reply:
     missing = [name for name in ("type", "fullText", "heardText") if body.get(name) is None]
     if missing:
         raise MissingFields(*missing)
-    user_id = await call.service.session_owner(session_id)
+    user_id = await call.service.find_session_owner(session_id)
     given = {ours: body[wire] for wire, ours in _FIELDS.items() if body.get(wire) is not None}
 
     async def act(receipt: object) -> Interruption:
+        owner = await call.service.session_owner(session_id)
         tenant = call.service.principal.tenant
-        interruption = call.samvad.interruptions.push(session_id, user_id, tenant=tenant, **given)
+        interruption = call.samvad.interruptions.push(session_id, owner, tenant=tenant, **given)
         if call.samvad.options.record_interruptions:
             at_ms = parse_rfc3339(interruption.at)
             await call.service.record_interruption(session_id, interruption.id, at_ms, encode(interruption))
         return interruption
 
-    interruption = await call.once(user_id, Interruption, act)
+    interruption = await call.once(user_id, Interruption, act, keep=True)
     return Reply(encode({"success": True, "interruption": interruption}))
 
 
@@ -63,22 +68,26 @@ async def resume(call: Call) -> Reply:
     """Take up the newest interruption that can be resumed."""
     session_id = call.params[0]
     await call.body()
-    await call.service.session_owner(session_id)
-    tenant = call.service.principal.tenant
-    interruption = call.samvad.interruptions.resume(session_id, tenant=tenant)
-    if interruption is None:
-        raise NotFound(f"Session {session_id!r} has no interruption that could be resumed.")
-    phrase = call.samvad.interruptions.resume_phrase(
-        interruption.language, interruption.topic, session_id=session_id, tenant=tenant
-    )
-    answer = {
-        "success": True,
-        "sessionId": session_id,
-        "interruption": interruption,
-        "unheardText": interruption.unheard_text,
-        "resumePhrase": phrase,
-    }
-    return Reply(encode(answer))
+    user_id = await call.service.find_session_owner(session_id)
+
+    async def act(receipt: object) -> dict[str, Any]:
+        await call.service.session_owner(session_id)
+        tenant = call.service.principal.tenant
+        interruption = call.samvad.interruptions.resume(session_id, tenant=tenant)
+        if interruption is None:
+            raise NotFound(f"Session {session_id!r} has no interruption that could be resumed.")
+        phrase = call.samvad.interruptions.resume_phrase(
+            interruption.language, interruption.topic, session_id=session_id, tenant=tenant
+        )
+        return {
+            "success": True,
+            "sessionId": session_id,
+            "interruption": interruption,
+            "unheardText": interruption.unheard_text,
+            "resumePhrase": phrase,
+        }
+
+    return Reply(encode(await call.once(user_id, dict[str, Any], act, keep=True)))
 
 
 async def clear(call: Call) -> Reply:

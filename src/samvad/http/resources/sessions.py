@@ -32,9 +32,7 @@ async def create(call: Call) -> Reply:
     """Create a session, or merge into it, refresh it and open it again."""
     body = await call.object()
     session_id, user_id, fields = session_fields(body)
-    await call.once(
-        user_id, bool, lambda receipt: _saved(call, session_id, user_id, fields, receipt=receipt)
-    )
+    await call.once(user_id, bool, lambda receipt: _saved(call, session_id, user_id, fields, receipt=receipt))
     return Reply(encode(created_answer(call, session_id, user_id)))
 
 

@@ -82,7 +82,10 @@ async def get_state(call: Call) -> Reply:
         raise NotFound(f"There is no state of user {user_id!r}.")
     tag = etag(record.version.epoch, state.version)
     if_none_match = _entity_tags(call, b"if-none-match")
-    if if_none_match is not None and ("*" in if_none_match or tag in if_none_match):
+    # RFC 9110, section 13.1.2: If-None-Match compares weakly; proxies that compress make tags weak.
+    if if_none_match is not None and (
+        "*" in if_none_match or tag in [t.removeprefix("W/") for t in if_none_match]
+    ):
         return Reply(b"", 304, headers=((b"etag", tag.encode()),))
     inner = state.body[:-1] + b"," if len(state.body) > 2 else b"{"
     ends = b'"updatedAt":"%b","isActive":%b,"version":%d}' % (
@@ -148,7 +151,7 @@ async def save_profile(call: Call) -> Reply:
     record = await call.service.read_user(user_id)
     head = encode({"success": True, "message": "User profile saved successfully", "userId": user_id})
     return Reply(
-        b"%b,\"preferences\":%b,\"durability\":\"%b\"}"
+        b'%b,"preferences":%b,"durability":"%b"}'
         % (head[:-1], call.service.preferences(record), call.service.core.rules.durability.encode())
     )
 

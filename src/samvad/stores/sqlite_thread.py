@@ -1,0 +1,177 @@
+"""The thread that owns the connection which may write, and the queue in front of it.
+
+Groups form by themselves: what waits while one group is being synced becomes the next. All that one turn of
+the event loop brings is handed over as one piece: one wake-up, one group, one answer back to the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import apsw
+
+from samvad import limits
+from samvad.clock import Clock
+from samvad.errors import Overloaded, SamvadError, ShuttingDown, StoreUnavailable
+from samvad.records import Commit, Committed, MessagesAdded, StateSet
+from samvad.stores.sqlite_writes import GroupWriter
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+Done = Callable[[Committed | SamvadError], None]
+_Job = tuple[Commit, Done, int] | Callable[[apsw.Connection], None]
+
+
+class WriterThread:
+    """Takes commits on the event loop, writes them in groups in its thread, and answers on the event loop.
+
+    `fault` is why the last group could not be written, and since when (ms since 1970); None if it could.
+    """
+
+    def __init__(self, connection: apsw.Connection, clock: Clock) -> None:
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._gathered: list[_Job] = []
+        self._queued_bytes = 0
+        self._stopping = False
+        self.queued = 0
+        self.fault: tuple[str, int] | None = None
+        self.written_s = float("-inf")
+        self.groups_written = 0
+        self.commits_written = 0
+        self._thread = threading.Thread(
+            target=self._run, args=(connection,), name="samvad-sqlite-write", daemon=True
+        )
+        self._thread.start()
+
+    def submit(self, commit: Commit, done: Done) -> None:
+        """Write a commit with the next group; `done` is called on the event loop, in a later turn of it."""
+        size = _size_bytes(commit)
+        if self._stopping:
+            self._loop.call_soon(done, ShuttingDown())
+        elif self.queued >= limits.COMMITS_QUEUED_MAX or (
+            self.queued and self._queued_bytes + size > limits.COMMIT_BYTES_QUEUED_MAX
+        ):
+            self._loop.call_soon(done, Overloaded())
+        else:
+            self.queued += 1
+            self._queued_bytes += size
+            self._gather((commit, done, size))
+
+    async def run(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        """Run a piece of work on the writer's connection, between two groups; StoreUnavailable if it fails."""
+        if self._stopping:
+            raise ShuttingDown
+        future: asyncio.Future[_T] = self._loop.create_future()
+
+        def job(connection: apsw.Connection) -> None:
+            try:
+                result = work(connection)
+            except (apsw.Error, OSError) as error:
+                unavailable = StoreUnavailable(f"The database cannot be written ({reason(error)}).")
+                self._to_loop(lambda: None if future.done() else future.set_exception(unavailable))
+            else:
+                self._to_loop(lambda: None if future.done() else future.set_result(result))
+
+        self._gather(job)
+        return await future
+
+    async def stop(self) -> None:
+        """Write what waits, answer it, close the connection and end the thread."""
+        self._stopping = True
+        self._hand_over()
+        self._queue.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+        await asyncio.sleep(0)  # the last group's answers were handed to the loop: let them arrive
+
+    def _gather(self, job: _Job) -> None:
+        if not self._gathered:
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append(job)
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            self._queue.put(self._gathered)
+            self._gathered = []
+
+    # --- in the thread ---------------------------------------------------------------------------------
+
+    def _run(self, connection: apsw.Connection) -> None:
+        writer = GroupWriter(connection)
+        waiting: deque[_Job] = deque()
+        stopping = False
+        while waiting or not stopping:
+            while not stopping:
+                try:
+                    handed = self._queue.get(block=not waiting)
+                except queue.Empty:
+                    break
+                if handed is None:
+                    stopping = True
+                else:
+                    waiting.extend(handed)
+            jobs = [waiting.popleft() for _ in range(min(limits.COMMITS_PER_GROUP_MAX, len(waiting)))]
+            group = [job for job in jobs if isinstance(job, tuple)]
+            if group:
+                self._write(writer, group)
+            for job in jobs:
+                if callable(job):
+                    job(connection)
+        with contextlib.suppress(apsw.Error):
+            connection.close()
+
+    def _write(self, writer: GroupWriter, group: list[tuple[Commit, Done, int]]) -> None:
+        results: list[Committed | SamvadError]
+        try:
+            results = writer.write([commit for commit, _, _ in group])
+        except (apsw.Error, MemoryError) as error:
+            why = reason(error)
+            results = [StoreUnavailable(f"The database cannot be written ({why}); nothing was acknowledged.")]
+            results *= len(group)
+            if self.fault is None:
+                self.fault = (why, self._clock.now_ms())
+        except Exception as error:  # the top of the thread: a fault of ours must not leave callers waiting
+            _log.exception("the writer failed")
+            results = [SamvadError(f"The writer failed ({type(error).__name__}); please report this.")]
+            results *= len(group)
+        else:
+            self.fault = None
+            self.written_s = self._clock.monotonic_s()
+            self.groups_written += 1
+            self.commits_written += len(group)
+        self._to_loop(lambda: self._answer(group, results))
+
+    def _to_loop(self, function: Callable[[], Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more
+            self._loop.call_soon_threadsafe(function)
+
+    def _answer(self, group: list[tuple[Commit, Done, int]], results: list[Committed | SamvadError]) -> None:
+        for (_, done, size), result in zip(group, results, strict=True):
+            self.queued -= 1
+            self._queued_bytes -= size
+            done(result)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in SQLite's words."""
+    return f"{type(error).__name__.removesuffix('Error')}: {error}"
+
+
+def _size_bytes(commit: Commit) -> int:
+    size = 0
+    for change in commit.changes:
+        if isinstance(change, MessagesAdded):
+            for message in change.messages:
+                size += len(message.body)
+        elif isinstance(change, StateSet):
+            size += len(change.state.body)
+    return size
