@@ -74,7 +74,7 @@ def server(name: str, data_dir: Path, core: int) -> Iterator[Running]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509
     )
     try:
         assert process.stdout is not None
@@ -114,7 +114,7 @@ def load(url: str, script: Path, seconds: float, core: int) -> tuple[float, floa
         capture_output=True,
         text=True,
         check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509
     )
     if "Non-2xx" in result.stdout:
         raise Unavailable(f"answers were not successes:\n{result.stdout}")

@@ -145,6 +145,10 @@ class UserRecord(msgspec.Struct, frozen=True):
     # False where the user has more open sessions than a record holds; then only the store can list them.
     sessions_complete: bool = True
     window_bytes: int = 0
+    # The last commit applied of each replica that numbers its commits.
+    applied: dict[str, int] = msgspec.field(default_factory=dict)
+    # True where the store could not be asked: what is not here may still be there.
+    partial: bool = False
 
 
 # --- changes: facts, decided by user_log, that a store writes as they are ------------------------------
@@ -244,8 +248,9 @@ ANY_VERSION = Version(-1, -1)
 class Commit(msgspec.Struct, frozen=True, gc=False):
     """All that one atomic write does for one user.
 
-    `operation` is what was asked for, where a journal may have to apply it again to a newer record; a store
-    does not look at it.
+    `steps` is by how much the user's revision grows if anything but receipts changes (or after an `Erased`):
+    the number of operations that the commit stands for. `operation` is what was asked for and `record` what it
+    comes to, where a journal may have to apply it again to a newer record; a store does not look at them.
     """
 
     user: UserKey
@@ -253,6 +258,8 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     changes: tuple[Change, ...]
     origin: Origin | None = None
     operation: Any = None
+    record: UserRecord | None = None
+    steps: int = 1
 
 
 def only_receipts(commit: Commit) -> bool:
@@ -287,11 +294,15 @@ def cleared(removed: Removed) -> Cleared:
 
 
 class Committed(NamedTuple):
-    """The user's version and last seq after a commit, and what it removed."""
+    """The user's version and last seq after a commit, and what it removed.
+
+    `pending` is true of an erasing that is journaled while the store is down: what it removes is not known yet.
+    """
 
     version: Version
     seq: int
     removed: Removed = Removed()
+    pending: bool = False
 
 
 class Stats(NamedTuple):

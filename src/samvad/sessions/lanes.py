@@ -31,6 +31,7 @@ from samvad.sessions.user_log import Applied, Rules
 from samvad.stores.base import Store
 
 _log = logging.getLogger(__name__)
+_AGAIN_AFTER_S = 0.2  # between two tries of what was acknowledged early and the store does not take
 
 Published = Callable[[UserKey, UserRecord, "tuple[StoredMessage, ...]"], None]
 
@@ -228,18 +229,20 @@ class Lanes:
                 if lane.pending:
                     lane.drained = lane.drained or asyncio.Event()
                     await lane.drained.wait()
+                if self.writes_fail and any(written.acknowledged for written in lane.again):
+                    await asyncio.sleep(_AGAIN_AFTER_S)
                 try:
                     record = await self._load(lane.key)
                 except Unavailable as error:
                     self._keep_only_acknowledged(lane, error)
                     if not lane.again:
                         raise
-                    await asyncio.sleep(0.2)  # acknowledged already: tried until the store takes them
+                    await asyncio.sleep(_AGAIN_AFTER_S)  # acknowledged already: tried until the store takes them
                     continue
                 break
         except BaseException:
             lane.opening = None
-            if lane.published is None and not lane.busy:
+            if lane.published is None and not lane.pending and not lane.again:
                 self.cache.discard(lane.key)
             raise
         lane.opening = None
@@ -301,7 +304,9 @@ class Lanes:
         written.applied = applied
         written.attempts += 1
         self._waiting += 1
-        commit = Commit(lane.key, lane.latest.version, applied.changes, None, written.operation)
+        commit = Commit(
+            lane.key, lane.latest.version, applied.changes, None, written.operation, applied.record
+        )
         early = self._early and _is_certain(applied) and all(before.acknowledged for before in lane.pending)
         lane.pending.append(written)
         lane.latest = applied.record
@@ -356,6 +361,8 @@ class Lanes:
                 written.operation.known = known
                 written.attempts -= 1  # each refusal teaches one id: a batch is through after as many
             assert error is not None
+            if isinstance(error, StoreUnavailable):
+                self.writes_fail = True
             if isinstance(error, StaleVersion | MessageExists) or (
                 written.acknowledged and isinstance(error, Unavailable)
             ):
@@ -363,8 +370,6 @@ class Lanes:
                 self._waiting += 1
                 lane.again.append(written)
             else:
-                if isinstance(error, StoreUnavailable):
-                    self.writes_fail = True
                 if written.acknowledged:
                     _log.error("an acknowledged operation was refused", extra={"code": _code(error)})
                 written.fail(error)

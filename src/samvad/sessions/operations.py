@@ -20,7 +20,7 @@ class ReceiptKey(msgspec.Struct, frozen=True):
     fingerprint: bytes
 
 
-class Operation(msgspec.Struct, kw_only=True):
+class Operation(msgspec.Struct, kw_only=True, tag=True):
     """Something that is to happen to a user, asked for at `at_ms`."""
 
     at_ms: int
@@ -30,8 +30,9 @@ class Operation(msgspec.Struct, kw_only=True):
 class NewMessage(msgspec.Struct, frozen=True):
     """A message before it has a place. `fields` is all that the caller gave beside id, role and content.
 
-    Without an `id`, `random` (20 hexadecimal digits) goes into the one that is made. `at_ms` is given only
-    where messages are imported with the time at which they were said.
+    Without an `id`, `random` (20 hexadecimal digits) goes into the one that is made; `made` is that id once it
+    has been told, so that the message keeps it wherever it ends up. `at_ms` is given only where messages are
+    imported with the time at which they were said.
     """
 
     id: str | None
@@ -40,6 +41,7 @@ class NewMessage(msgspec.Struct, frozen=True):
     content: str
     fields: dict[str, Any]
     at_ms: int | None = None
+    made: str | None = None
 
 
 class AppendMessages(Operation):
@@ -104,3 +106,16 @@ class ForgetInterruptions(Operation):
 
 class EraseUser(Operation):
     """Everything of the user is removed."""
+
+
+AnyOperation = (
+    AppendMessages
+    | SaveState
+    | SavePreferences
+    | SaveSession
+    | EndSession
+    | RemoveSession
+    | RecordInterruption
+    | ForgetInterruptions
+    | EraseUser
+)

@@ -13,7 +13,7 @@ import msgspec
 
 from samvad import limits
 from samvad.clock import rfc3339
-from samvad.errors import NotFound, PreconditionFailed, TooLarge
+from samvad.errors import NotFound, PreconditionFailed, StoreUnavailable, TooLarge
 from samvad.records import (
     Change,
     Erased,
@@ -195,7 +195,7 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
         seq += 1
         given = message_id is not None
         if message_id is None:
-            message_id = made_id(seq, message.random)
+            message_id = message.made or made_id(seq, message.random)
         at_ms = message.at_ms if message.at_ms is not None else max(op.at_ms, floor_ms)
         floor_ms = max(floor_ms, at_ms)
         fields = message.fields
@@ -238,7 +238,16 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
     )
     return Applied(
         UserRecord(
-            _next(record), seq, record.state, profile, window, sessions, record.sessions_complete, size
+            _next(record),
+            seq,
+            record.state,
+            profile,
+            window,
+            sessions,
+            record.sessions_complete,
+            size,
+            record.applied,
+            record.partial,
         ),
         tuple(changes),
         outcomes,
@@ -258,6 +267,8 @@ def _save_state(record: UserRecord, op: SaveState, rules: Rules) -> Applied:
     state = record.state
     if op.if_absent and state is not None:
         raise PreconditionFailed("There is a state already, and the request demands that there is none.")
+    if record.partial and (op.if_absent or op.if_match is not None):
+        raise StoreUnavailable("The store cannot be asked which state is current; try again soon.")
     if op.if_match is not None:
         current = etag(record.version.epoch, state.version) if state is not None else None
         if current is None or ("*" not in op.if_match and current not in op.if_match):
@@ -341,7 +352,7 @@ def _forget_interruptions(record: UserRecord, op: ForgetInterruptions, rules: Ru
 
 
 def _erase(record: UserRecord, op: EraseUser, rules: Rules) -> Applied:
-    if record.version.revision == 0:
+    if record.version.revision == 0 and not record.partial:
         return Applied(record, (), None)
     return Applied(UserRecord(Version(record.version.epoch + 1, 0)), (Erased(op.at_ms),), None)
 

@@ -82,6 +82,8 @@ def new_message(message: Mapping[str, Any], *, at_ms: int | None = None) -> NewM
 
     Raises MissingFields, InvalidRequest, InvalidId or TooLarge.
     """
+    if not isinstance(message, Mapping):
+        raise InvalidRequest("A message must be a JSON object.")
     role = message.get("role")
     content = message.get("content")
     if role is None or content is None:

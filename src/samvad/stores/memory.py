@@ -111,7 +111,7 @@ class MemoryStore:
                 moves = True
                 removed = self._write(key, user, change, removed)
         if moves:
-            user.revision += 1
+            user.revision += commit.steps
             self._users[key] = user
         if origin is not None and user.revision:
             user.applied[origin.replica] = origin.number
@@ -201,6 +201,7 @@ class MemoryStore:
             window=tuple(found.messages[-window:]),
             sessions={session.id: session for session in sessions[:sessions_max]},
             sessions_complete=len(sessions) <= sessions_max,
+            applied=dict(found.applied),
         )
 
     async def page(

@@ -38,6 +38,7 @@ from samvad.records import (
 from samvad.stores import sqlite_reads as reads
 from samvad.stores.base import Capabilities, HealthReport
 from samvad.stores.sqlite_thread import Done, WriterThread, reason
+from samvad.stores.sqlite_writes import fold
 
 APPLICATION_ID: Final = 0x53_4D_56_44  # "SMVD", in the file's header
 _READERS: Final = 2
@@ -107,7 +108,7 @@ class SQLiteStore:
         except BaseException:
             await self.close()
             raise
-        self._writer = WriterThread(connection, self._clock)
+        self._writer = WriterThread(connection, self._clock, self._wal_pages_max)
 
     async def close(self) -> None:
         self._closing = True
@@ -156,10 +157,9 @@ class SQLiteStore:
             self._check_ours(connection)
             connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", self._synchronous)
-            connection.pragma("secure_delete", True)  # what is erased leaves no bytes behind
+            connection.pragma("secure_delete", True)  # what is deleted is overwritten with zeros
             connection.pragma("foreign_keys", False)
             connection.pragma("journal_size_limit", 16 * 1024 * 1024)
-            connection.wal_autocheckpoint(self._wal_pages_max)
             self._migrate(connection)
         except BaseException as error:
             if connection is not None:
@@ -314,9 +314,7 @@ class SQLiteStore:
 
     async def fold(self) -> None:
         """Fold the log into the database and empty it, so that what was erased is in neither."""
-        await self._on_writer(
-            lambda connection: connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        )
+        await self._on_writer(fold)
 
     async def check(self) -> HealthReport:
         writer = self._writer

@@ -56,6 +56,7 @@ _INTERRUPTIONS = """
     SELECT id, session_id, at_ms, body FROM interruptions
     WHERE tenant = ? AND session_id = ? ORDER BY at_ms DESC, id DESC LIMIT ?
 """
+_APPLIED = "SELECT replica, number FROM applied WHERE user_no = ?"
 _SEQ_END = 1 << 62
 
 
@@ -88,6 +89,7 @@ def load(
                 _OPEN_SESSIONS, (user_no, open_after_ms, sessions_max + 1)
             )
         ]
+        applied = dict(connection.execute(_APPLIED, (user_no,)).fetchall())
     return UserRecord(
         version=Version(epoch, revision),
         seq=seq,
@@ -96,6 +98,7 @@ def load(
         window=tuple(_message(*row) for row in reversed(rows)),
         sessions={session.id: session for session in sessions[:sessions_max]},
         sessions_complete=len(sessions) <= sessions_max,
+        applied=applied,
     )
 
 

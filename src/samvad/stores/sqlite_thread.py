@@ -36,8 +36,10 @@ class WriterThread:
     `fault` is why the last group could not be written, and since when (ms since 1970); None if it could.
     """
 
-    def __init__(self, connection: apsw.Connection, clock: Clock) -> None:
+    def __init__(self, connection: apsw.Connection, clock: Clock, wal_pages_max: int) -> None:
         self._clock = clock
+        self._wal_pages_max = wal_pages_max
+        self._wal_pages = 0
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._gathered: list[_Job] = []
@@ -106,6 +108,9 @@ class WriterThread:
     # --- in the thread ---------------------------------------------------------------------------------
 
     def _run(self, connection: apsw.Connection) -> None:
+        # Not SQLite's automatic checkpoint: it runs inside COMMIT, where its failure would make a commit that
+        # is on the disk look refused, and where the callers would wait for it.
+        connection.set_wal_hook(self._note_wal_pages)
         writer = GroupWriter(connection)
         waiting: deque[_Job] = deque()
         stopping = False
@@ -126,8 +131,21 @@ class WriterThread:
             for job in jobs:
                 if callable(job):
                     job(connection)
+            if self._wal_pages > self._wal_pages_max:
+                self._checkpoint(connection)
         with contextlib.suppress(apsw.Error):
             connection.close()
+
+    def _note_wal_pages(self, connection: apsw.Connection, database: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self, connection: apsw.Connection) -> None:
+        self._wal_pages = 0
+        try:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error as error:  # nothing is lost: the log has it all, and the next one tries again
+            _log.warning("the log could not be folded into the database: %s", reason(error))
 
     def _write(self, writer: GroupWriter, group: list[tuple[Commit, Done, int]]) -> None:
         results: list[Committed | SamvadError]

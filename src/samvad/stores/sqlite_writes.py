@@ -66,6 +66,17 @@ _SET_ERASURE = "INSERT OR REPLACE INTO erasures (user_hash, epoch, erased_ms) VA
 _SET_APPLIED = "INSERT OR REPLACE INTO applied (user_no, replica, number) VALUES (?, ?, ?)"
 
 
+def fold(connection: apsw.Connection) -> None:
+    """Fold the log into the database and empty it, so that older copies of what was erased are in neither.
+
+    SQLite does not sync the emptying: after a power failure the old log could be back. The small commit that
+    follows is synced, and the emptying with it.
+    """
+    with contextlib.suppress(apsw.Error):
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        connection.execute("INSERT OR REPLACE INTO probe (id, at_ms) VALUES (1, 0)")
+
+
 class _Head:
     """What the writer knows of a user: it is the only writer, so this is what the database says too."""
 
@@ -113,9 +124,7 @@ class GroupWriter:
         while len(self._heads) > _HEADS_MAX:
             self._heads.popitem(last=False)
         if self._erased:
-            # The pages that held what was erased are zeroed in the log; folding it empties the older copies.
-            with contextlib.suppress(apsw.Error):
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            fold(connection)
         return results
 
     def _forget(self) -> None:
@@ -188,7 +197,7 @@ class GroupWriter:
             else:
                 removed = self._write(user, head, change, removed)
         if moves:
-            head.revision += 1
+            head.revision += commit.steps
             if not head.moved:
                 head.moved = True
                 self._moved.append(head)
