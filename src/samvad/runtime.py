@@ -9,6 +9,7 @@ import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -20,6 +21,9 @@ from samvad.errors import SetupError, Unavailable
 from samvad.interruptions import InterruptionContextManager
 from samvad.records import UserKey
 from samvad.sessions.cache import RecordCache
+from samvad.sessions.journal import Journal
+from samvad.sessions.journal_place import survives
+from samvad.sessions.journaled import JournaledStore
 from samvad.sessions.lanes import Lane, Lanes
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.service import SessionCore, SessionPersistenceService
@@ -62,13 +66,24 @@ class Samvad(SessionPersistenceService):
     the verbs are plain functions. It belongs to the event loop that opened it.
     """
 
-    def __init__(self, store: Store, *, clock: Clock | None = None, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock | None = None,
+        options: Options | None = None,
+        journal_dir: str | Path | None = None,
+    ) -> None:
         self.options = options or Options()
         self.options.check()
         clock = clock or SystemClock()
         early = self.options.durability == "memory"
         durability: Durability = "stored" if store.capabilities.durable and not early else "memory"
+        if journal_dir is not None and self.options.durability == "auto":
+            durability = "journaled" if _keeps(Path(journal_dir)) else "memory"
         rules = Rules(self.options.window_messages, self.options.language, durability)
+        if journal_dir is not None and self.options.durability == "auto":
+            store = JournaledStore(store, Journal(journal_dir, clock=clock), clock=clock, rules=rules)
         self.cache: RecordCache[Lane] = RecordCache(
             clock, ttl_s=self.options.record_ttl_s, bytes_max=self.options.cache_bytes_max
         )
@@ -89,6 +104,8 @@ class Samvad(SessionPersistenceService):
         )
         super().__init__(core, LOCAL)
         self.store = store
+        if isinstance(store, JournaledStore):
+            store.on_rebased = lanes.invalidate
         self.interruptions = InterruptionContextManager(clock)
         self._upkeep: asyncio.Task[None] | None = None
         self._opened = False
@@ -111,7 +128,10 @@ class Samvad(SessionPersistenceService):
             self._upkeep.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._upkeep
+        ends_s = self.core.clock.monotonic_s() + drain_s
         left = await self.core.lanes.drain(drain_s)
+        if isinstance(self.store, JournaledStore):
+            left += await self.store.drain(max(0.0, ends_s - self.core.clock.monotonic_s()))
         await self.store.close()
         return left
 
@@ -178,15 +198,27 @@ class SyncSamvad:
         return plain
 
 
+def _keeps(directory: Path) -> bool:
+    """Whether a journal there outlives this instance; where it does not, no answer may say `journaled`."""
+    survival = survives(directory)
+    if not survival.survives:
+        _log.warning("answers will say 'memory', not 'journaled': %s", survival.reason)
+    elif survival.reason:
+        _log.warning("the journal: %s", survival.reason)
+    return survival.survives
+
+
 def open_samvad(
     url: str = "sqlite:///samvad.db",
     *,
     clock: Clock | None = None,
     store: Store | None = None,
+    journal_dir: str | Path | None = None,
     **settings: Any,
 ) -> Samvad:
     """The service over the store that `url` names (or over `store`), to be entered with `async with` or `with`.
 
+    With `journal_dir`, writes are acknowledged once they are in a journal there, and go to the store behind it.
     `settings` are the fields of `Options`; `vfs`, `wal_pages_max` and `readonly` go to the SQLite store.
     Raises SetupError for a bad URL or setting; opening raises it where the store cannot be opened.
 
@@ -205,4 +237,9 @@ def open_samvad(
         known = ", ".join(field.name for field in msgspec.structs.fields(Options))
         raise SetupError(f"Unknown setting among {', '.join(settings)}; there are: {known}.") from None
     clock = clock or SystemClock()
-    return Samvad(store or store_from_url(url, clock, **store_settings), clock=clock, options=options)
+    return Samvad(
+        store or store_from_url(url, clock, **store_settings),
+        clock=clock,
+        options=options,
+        journal_dir=journal_dir,
+    )

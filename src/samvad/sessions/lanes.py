@@ -8,6 +8,7 @@ was built on it is worthless: the lane loads the user's record again and applies
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from samvad.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from samvad.records import Commit, Committed, StoredMessage, UserKey, UserRecord
+from samvad.records import Commit, Committed, ReceiptKept, StoredMessage, UserKey, UserRecord
 from samvad.sessions import user_log
 from samvad.sessions.cache import RecordCache
 from samvad.sessions.operations import AppendMessages, Operation
@@ -39,13 +40,14 @@ Published = Callable[[UserKey, UserRecord, "tuple[StoredMessage, ...]"], None]
 class Written:
     """An operation on its way: what it came to, and who waits for it."""
 
-    __slots__ = ("acknowledged", "applied", "attempts", "operation", "waiter")
+    __slots__ = ("acknowledged", "applied", "attempts", "number", "operation", "waiter")
 
     def __init__(self, operation: Operation, waiter: asyncio.Future[tuple[Any, Committed | None]]) -> None:
         self.operation = operation
         self.waiter = waiter
         self.applied: Applied | None = None
         self.attempts = 0
+        self.number = 0  # in the order in which they were taken
         self.acknowledged = False
 
     def fail(self, error: BaseException) -> None:
@@ -109,6 +111,7 @@ class Lanes:
         self._session_idle_ms = round(session_idle_s * 1000)
         self._early = early
         self._waiting = 0
+        self._taken = 0
         self._closing = False
         # A store in this process may take a callback: one future and one turn of the loop less for each write.
         self._submit_to_store: Callable[[Commit, Callable[[Committed | SamvadError], None]], None] | None
@@ -123,7 +126,7 @@ class Lanes:
     @property
     def degraded(self) -> bool:
         """Whether the store refused the last read or write: answers are then what this process knows."""
-        return self.reads_fail or self.writes_fail
+        return self.reads_fail or self.writes_fail or bool(getattr(self._store, "degraded", False))
 
     @property
     def operations_waiting(self) -> int:
@@ -133,15 +136,27 @@ class Lanes:
     async def read(self, key: UserKey) -> UserRecord:
         """The user's record as the store has it: from memory, or else by one load that all who wait share."""
         lane = self._lane(key)
+        if lane.published is not None and lane.latest is None and not lane.pending:
+            with contextlib.suppress(Unavailable):  # a write failed, and may be written: the store knows
+                await self._opened(lane)
         while lane.published is None:
             await self._opened(lane)
+            _refuse_partial(lane)
         return lane.published
+
+    def invalidate(self, key: UserKey) -> None:
+        """The store has another record of this user than was published: load it again, at once."""
+        lane = self.cache.get(key)
+        if lane is not None:
+            lane.latest = None
+            self._reopen(lane)
 
     async def newest(self, key: UserKey) -> UserRecord:
         """The record on which the next operation is applied: what is still on its way is in it."""
         lane = self._lane(key)
         while lane.latest is None:
             await self._opened(lane)
+        _refuse_partial(lane)
         return lane.latest
 
     async def settled(self, key: UserKey) -> UserRecord:
@@ -157,6 +172,7 @@ class Lanes:
                     await self._opened(lane)
         finally:
             lane.waiters -= 1
+        _refuse_partial(lane)
         return lane.latest
 
     def peek(self, key: UserKey) -> UserRecord | None:
@@ -178,6 +194,7 @@ class Lanes:
         if self._closing:
             raise ShuttingDown
         written = Written(operation, asyncio.get_running_loop().create_future())
+        written.number = self._taken = self._taken + 1
         self._submit(lane, written)
         return await written.waiter
 
@@ -217,8 +234,13 @@ class Lanes:
         self._reopen(lane)
         assert lane.opening is not None
         lane.waiters += 1
+        opening = lane.opening
         try:
-            await asyncio.shield(lane.opening)
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled():  # not this caller gave up: the service is closing
+                raise ShuttingDown from None
+            raise
         finally:
             lane.waiters -= 1
 
@@ -231,6 +253,8 @@ class Lanes:
                     await lane.drained.wait()
                 if self.writes_fail and any(written.acknowledged for written in lane.again):
                     await asyncio.sleep(_AGAIN_AFTER_S)
+                if any(written.acknowledged and written.attempts > 1 for written in lane.again):
+                    await asyncio.sleep(0.2)  # the store reads but does not write: no reason to spin
                 try:
                     record = await self._load(lane.key)
                 except Unavailable as error:
@@ -240,13 +264,15 @@ class Lanes:
                     await asyncio.sleep(_AGAIN_AFTER_S)  # acknowledged already: tried until the store takes them
                     continue
                 break
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Unavailable):  # to those that was told already
+                self._keep_only_acknowledged(lane, error if isinstance(error, Exception) else ShuttingDown())
             lane.opening = None
             if lane.published is None and not lane.pending and not lane.again:
                 self.cache.discard(lane.key)
             raise
         lane.opening = None
-        if not self._early or not lane.again:
+        if (not self._early or not lane.again) and not record.partial:
             lane.published = record
         lane.latest = record
         again, lane.again = lane.again, []
@@ -274,7 +300,7 @@ class Lanes:
         self.reads_fail = False
         return user_log.loaded(record, self._rules)
 
-    def _keep_only_acknowledged(self, lane: Lane, error: Unavailable) -> None:
+    def _keep_only_acknowledged(self, lane: Lane, error: Exception) -> None:
         again, lane.again = lane.again, []
         for written in again:
             if written.acknowledged:
@@ -369,6 +395,7 @@ class Lanes:
                 self.retries += 1
                 self._waiting += 1
                 lane.again.append(written)
+                lane.again.sort(key=lambda each: each.number)  # one may have been refused out of turn
             else:
                 if written.acknowledged:
                     _log.error("an acknowledged operation was refused", extra={"code": _code(error)})
@@ -388,6 +415,8 @@ class Lanes:
         applied = written.applied
         assert applied is not None
         record, before = applied.record, lane.published
+        if record.partial:
+            return  # what it says of the user is not all that there is: nobody may read it
         lane.published = record
         self.cache.resize(lane, user_log.size_bytes(record))
         if self.on_published and record is not before:
@@ -398,6 +427,11 @@ class Lanes:
                     new += messages
             for listener in self.on_published:
                 listener(lane.key, record, new)
+
+
+def _refuse_partial(lane: Lane) -> None:
+    if lane.latest is not None and lane.latest.partial:
+        raise StoreUnavailable("The store is down, and this process does not know this user; try again soon.")
 
 
 def _result(done: asyncio.Future[Committed]) -> Committed | SamvadError:
@@ -414,5 +448,10 @@ def _code(error: BaseException) -> str:
 
 
 def _is_certain(applied: Applied) -> bool:
-    """Whether the store can only say yes: it counts nothing for the answer, and need not look for an older message."""
-    return applied.outcome is not None and not any(getattr(c, "unproven", ()) for c in applied.changes)
+    """Whether the store can only say yes: it counts nothing for the answer, and need not look for an older message.
+
+    An answer that must be given again is certain only once it is kept.
+    """
+    return applied.outcome is not None and not any(
+        isinstance(c, ReceiptKept) or getattr(c, "unproven", ()) for c in applied.changes
+    )

@@ -17,7 +17,7 @@ import msgspec
 from samvad import errors, limits
 from samvad.clock import Clock
 from samvad.errors import IdempotencyKeyReused, InvalidRequest, SamvadError, UserErased
-from samvad.records import Commit, ReceiptKept, StoredReceipt, UserKey, Version
+from samvad.records import ANY_VERSION, Commit, ReceiptKept, StoredReceipt, UserKey
 from samvad.sessions.operations import ReceiptKey
 from samvad.stores.base import Store
 
@@ -113,4 +113,4 @@ class Receipts:
         kept = StoredReceipt(
             receipt.key, receipt.fingerprint, self._clock.now_ms(), msgspec.json.encode(answer)
         )
-        await self._store.commit(Commit(user, Version(0, 0), (ReceiptKept(kept),)))
+        await self._store.commit(Commit(user, ANY_VERSION, (ReceiptKept(kept),)))

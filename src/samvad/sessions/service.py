@@ -6,9 +6,10 @@ verb checks names first, then who asks, then what is asked.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -58,6 +59,9 @@ from samvad.types import (
 )
 
 _decode = msgspec.json.decode
+
+_T = TypeVar("_T")
+_SEQ_MAX = 1 << 62  # more than will ever be said, and a store may count in 64 bits
 
 
 class SessionCore(NamedTuple):
@@ -241,6 +245,8 @@ class SessionPersistenceService:
             between = window[low:high]
             page = between[-limit:] if after is None else between[:limit]
             return page, len(page) < len(between)
+        await self.core.lanes.settled(key)  # `memory` acknowledges before the store has it
+        after, before = (None if seq is None else min(max(seq, 0), _SEQ_MAX) for seq in (after, before))
         return await self.core.store.page(
             key, after=after, before=before, limit=limit, bytes_max=limits.PAGE_BYTES_MAX
         )
@@ -316,6 +322,9 @@ class SessionPersistenceService:
 
     async def clear_session(self, session_id: str) -> ClearedSession:
         """Delete a session and its interruptions. NotFound if there is none."""
+        return await _to_the_end(self._clear_session(session_id))
+
+    async def _clear_session(self, session_id: str) -> ClearedSession:
         key, _ = await self._need_session(session_id)
         prior = await self._prior(key, session_id)
         if prior is not None and prior.user_id != key.user_id:
@@ -369,6 +378,9 @@ class SessionPersistenceService:
     async def clear_user_data(self, user_id: str, *, receipt: ReceiptKey | None = None) -> Cleared:
         """Erase the user everywhere; tells what was really removed. What comes later starts a new life."""
         key = self._user(user_id)
+        return await _to_the_end(self._erase(key, receipt))
+
+    async def _erase(self, key: UserKey, receipt: ReceiptKey | None) -> Cleared:
         operation = EraseUser(at_ms=self.core.clock.now_ms(), receipt=receipt)
         _, committed = await self.core.lanes.write(key, operation)
         for listener in self.core.on_erased:
@@ -485,6 +497,13 @@ _WIRE_NAMES = {"session_id": "sessionId", "tool_calls": "toolCalls", "tool_call_
 
 def _wire_names(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {_WIRE_NAMES.get(name, name): value for name, value in fields.items()}
+
+
+async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do all of it, also where the caller gives up: what memory holds goes together with what the store held."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)
 
 
 def _removed(committed: Committed | None) -> Removed:
