@@ -1,0 +1,5 @@
+"""`python -m samvad.cli` is the program `samvad`."""
+
+from samvad.cli import main
+
+main()

@@ -1,0 +1,156 @@
+"""`samvad doctor`: what could go wrong here, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final
+
+import apsw
+import typer
+
+from samvad.cli import checks, flags
+from samvad.cli.checks import Finding
+from samvad.cli.command import PlainCommand, verbs
+from samvad.cli.opening import database_path
+from samvad.cli.output import printable
+from samvad.errors import SetupError
+from samvad.settings import Settings, given, load, read_env_file, unknown_names
+from samvad.stores.sqlite import APPLICATION_ID, _migrations
+
+_COLOURS: Final = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
+
+_FIRST: Final = "Nothing starts before this is put right."
+_DAMAGED: Final = "Stop the server, keep a copy of the database and its -wal file, and restore a backup."
+
+app = verbs()
+
+
+@app.command(cls=PlainCommand)
+def doctor(
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+    production: Annotated[
+        bool,
+        typer.Option("--production", help="Fail also for what is only a risk where others depend on it."),
+    ] = False,
+) -> None:
+    """Look for what could go wrong, and say what to do. A server may be running.
+
+    Exits with 0 if nothing fails, with 1 if something does.
+    """
+    counts = {"ok": 0, "warn": 0, "fail": 0}
+    for finding in _findings({"store": store, "data_dir": data_dir}):
+        if production and finding.risky:
+            finding = finding._replace(level="fail")
+        counts[finding.level] += 1
+        _tell(finding)
+    typer.echo(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failures")
+    raise typer.Exit(1 if counts["fail"] else 0)
+
+
+def _tell(finding: Finding) -> None:
+    level = typer.style(f"{finding.level:<4}", fg=_COLOURS[finding.level])
+    typer.echo(f"{level}  {finding.subject:<15} {printable(finding.found)}")
+    if finding.todo:
+        typer.echo(f"      {'':<15} {finding.todo}")
+    sys.stdout.flush()
+
+
+def _findings(given_flags: dict[str, str | None]) -> Iterator[Finding]:
+    yield from checks.software()
+    yield checks.sqlite_version(apsw.sqlite_lib_version())
+    try:
+        file = read_env_file()
+        unknown = unknown_names(os.environ, file)
+        if unknown:
+            for sentence in unknown:
+                yield Finding("fail", "setting", sentence, _FIRST)
+            return
+        found = given(given_flags, environ=os.environ, file=file)
+        settings = load(given_flags)
+        url = settings.store_url()
+    except SetupError as error:
+        yield Finding("fail", "settings", error.message, _FIRST)
+        return
+    yield Finding("ok", "settings", f"{len(found)} given, the others have their defaults")
+    yield from checks.unused(found, settings)
+    yield from checks.exposure(settings)
+    yield from _store(url, settings)
+
+
+def _store(url: str, settings: Settings) -> Iterator[Finding]:
+    path = database_path(url)
+    if path is None:
+        if url.startswith("memory:"):
+            yield checks.clock(None)
+        else:
+            yield from _refused(url)
+        yield from checks.directory(settings.data_path())
+        return
+    newest = path.stat().st_mtime if path.exists() else None
+    yield checks.clock(newest)
+    yield from checks.directory(path.parent)
+    if path.is_dir():
+        yield from _refused(url)
+    elif path.exists():
+        yield checks.holder(path)
+        yield from _database(path)
+    elif path.parent.exists():
+        yield Finding("ok", "database", f"{path}, not there yet: the first start makes it")
+
+
+def _refused(url: str) -> Iterator[Finding]:
+    from samvad.clock import SystemClock
+    from samvad.stores.urls import store_from_url
+
+    try:
+        store_from_url(url, SystemClock())
+    except SetupError as error:
+        yield Finding("fail", "store", error.message, _FIRST)
+
+
+def _database(path: Path) -> Iterator[Finding]:
+    """Whether a database is whole, and of which schema."""
+    newest_schema = len(_migrations())
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    except apsw.Error as error:
+        yield Finding(
+            "fail", "database", f"{path}: {error}", "Give this user the right to read and write it."
+        )
+        return
+    try:
+        connection.set_busy_timeout(5_000)
+        connection.pragma("query_only", True)
+        application_id, schema = connection.pragma("application_id"), connection.pragma("user_version")
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+        if tables and application_id != APPLICATION_ID:
+            todo = "Choose another --store: this one is not Samvad's."
+            yield Finding("fail", "database", f"{path} is of another program", todo)
+            return
+        size = path.stat().st_size
+        yield Finding("ok", "database", f"{path}, {size / 1024**2:,.1f} MiB")
+        if schema > newest_schema:
+            yield Finding("fail", "schema", f"{schema}, newer than {newest_schema}", "Update this Samvad.")
+        elif schema < newest_schema:
+            yield Finding("ok", "schema", f"{schema}; the next start brings it to {newest_schema}")
+        else:
+            yield Finding("ok", "schema", f"{schema}, current")
+        started = time.perf_counter()
+        problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(10)")]
+        took = f"{time.perf_counter() - started:.1f} s"
+        if problems == ["ok"]:
+            yield Finding("ok", "integrity", f"quick_check passed, {took}")
+        else:
+            yield Finding("fail", "integrity", problems[0].replace("\n", " "), _DAMAGED)
+    except apsw.NotADBError:
+        yield Finding("fail", "database", f"{path} is not a SQLite database", "Choose another --store.")
+    except apsw.Error as error:
+        kind = type(error).__name__.removesuffix("Error")
+        yield Finding("fail", "integrity", f"{path}: {kind}: {error}", _DAMAGED)
+    finally:
+        connection.close()

@@ -1,0 +1,75 @@
+"""`samvad serve`: the server."""
+
+from __future__ import annotations
+
+import gc
+
+import typer
+
+from samvad import __version__, logs
+from samvad.cli import flags
+from samvad.cli.command import PlainCommand, verbs
+from samvad.settings import Settings, load
+
+app = verbs()
+
+
+@app.command(cls=PlainCommand)
+def serve(
+    host: flags.Host = None,
+    port: flags.Port = None,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+    durability: flags.Durability = None,
+    window_messages: flags.WindowMessages = None,
+    language: flags.Language = None,
+    record_ttl_s: flags.RecordTtl = None,
+    cache_mib: flags.CacheMib = None,
+    session_idle_s: flags.SessionIdle = None,
+    active_window_s: flags.ActiveWindow = None,
+    record_interruptions: flags.RecordInterruptions = None,
+    insecure: flags.Insecure = None,
+    log_level: flags.LogLevel = None,
+    log_format: flags.LogFormat = None,
+    drain_s: flags.Drain = None,
+) -> None:
+    """Run the server until SIGTERM or Ctrl-C; one line with its address tells that it is ready.
+
+    Every flag is also a variable (--port is SAMVAD_PORT), in the environment or in a file .env.
+    """
+    run(load(dict(locals())))
+
+
+def run(settings: Settings) -> None:
+    """Serve with these settings until a signal; SetupError where that cannot be."""
+    gc.disable()  # what is imported stays: looking through it for garbage only takes time
+    from samvad.http import server
+    from samvad.http.app import create_app
+    from samvad.runtime import open_samvad
+
+    logs.configure(settings.log_level, settings.log_format)
+    bound = server.bind(settings.host, settings.port, insecure=settings.insecure)
+    samvad = open_samvad(settings.store_url(), **settings.service_options())
+    application = create_app(samvad)
+    gc.freeze()
+    gc.enable()
+
+    def on_ready(url: str) -> None:
+        typer.echo(f"samvad {__version__} listening on {url}")
+        _tell_who_can_reach(settings)
+
+    server.run(samvad, application, bound, drain_s=settings.drain_s, on_ready=on_ready)
+
+
+def _tell_who_can_reach(settings: Settings) -> None:
+    import logging
+
+    log = logging.getLogger(__name__)
+    if settings.insecure:
+        log.warning(
+            "no credentials are configured: whoever reaches this address can read and erase everything"
+        )
+    else:
+        log.info("no credentials are configured: only this machine can connect")
+    if settings.durability == "memory" or settings.store_url().startswith("memory:"):
+        log.warning("writes are acknowledged from memory: they are lost if the process dies")

@@ -1,0 +1,169 @@
+"""`samvad user show|export|erase`: one user."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, Annotated, Any
+
+import msgspec
+import typer
+
+from samvad.cli import flags, portable
+from samvad.cli.command import PlainCommand, verbs
+from samvad.cli.opening import reading, settings_of, writing
+from samvad.cli.output import printable, private_output, table
+from samvad.clock import SystemClock, rfc3339
+from samvad.errors import NotFound, SetupError
+from samvad.records import UserKey
+
+User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)]
+_MESSAGES_SHOWN = 10
+_CHARS_SHOWN = 160
+
+app = verbs("Show, export or erase one user.")
+
+
+def _missing(user_id: str) -> NotFound:
+    return NotFound(f"There is no user {user_id!r}.")
+
+
+@app.command(cls=PlainCommand)
+def show(user: User, store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+    """Show a user's state, preferences, sessions and last messages. A server may be running."""
+    reading(settings_of(store, data_dir), lambda samvad: _show(samvad, user))
+
+
+async def _show(samvad: Any, user_id: str) -> None:
+    record = await samvad.read_user(user_id)
+    if record.version.revision == 0:
+        raise _missing(user_id)
+    state = await samvad.get_user_state(user_id)
+    profile = await samvad.get_user_profile(user_id)
+    sessions = await samvad.get_user_sessions(user_id)
+    active = "active" if samvad.is_active(record) else "not active"
+    typer.echo(f"{printable(user_id)}: {record.seq:,} messages, {len(sessions):,} sessions, {active}")
+    if profile.created_at is not None:
+        typer.echo(f"first heard of {profile.created_at}, last {profile.last_updated}")
+    if state is not None:
+        typer.echo(f"\nState, version {state.version}, of {state.updated_at}:")
+        typer.echo(_indented(state.state))
+    typer.echo("\nPreferences:")
+    typer.echo(_indented(profile.preferences))
+    if sessions:
+        typer.echo("\nSessions:")
+        shown = sessions[:_MESSAGES_SHOWN]
+        typer.echo(
+            table(
+                (
+                    f"  {printable(session.id)}",
+                    "open" if session.is_active else "ended",
+                    printable(session.language),
+                    session.last_activity,
+                )
+                for session in shown
+            )
+        )
+        if len(sessions) > len(shown):
+            typer.echo(f"  and {len(sessions) - len(shown):,} more")
+    messages = profile.conversation_history[-_MESSAGES_SHOWN:]
+    if messages:
+        typer.echo(f"\nThe last {len(messages)} messages:")
+        typer.echo(
+            table(
+                (
+                    f"  {message.seq}",
+                    message.timestamp,
+                    message.role,
+                    printable(message.content, _CHARS_SHOWN),
+                )
+                for message in messages
+            )
+        )
+
+
+def _indented(value: Any) -> str:
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return "\n".join("  " + printable(line) for line in text.splitlines())
+
+
+@app.command(cls=PlainCommand)
+def export(
+    user: User,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write there, not to standard output."),
+    ] = None,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Write all that is kept about a user as one readable JSON object. A server may be running."""
+    settings = settings_of(store, data_dir)
+
+    async def work(samvad: Any) -> int:
+        await samvad.read_user(user)  # the id is checked
+        key = UserKey(samvad.principal.tenant, user)
+        head = await portable.head_of(samvad.store, key)
+        if head.version.revision == 0:
+            raise _missing(user)
+        with private_output(output) as out:
+            return await _write(samvad.store, key, head, out)
+
+    count = reading(settings, work)
+    if output not in (None, "-"):
+        typer.echo(f"wrote {count:,} messages of {printable(user)} to {output}", err=True)
+
+
+async def _write(store: Any, key: UserKey, head: Any, out: IO[bytes]) -> int:
+    fields = portable.user_line(key.user_id, head)
+    del fields["type"]
+    fields["exportedAt"] = rfc3339(SystemClock().now_ms())
+    fields["sessions"] = [
+        await portable.session_fields(store, key.tenant, session)
+        for session in await store.sessions(key, open_after_ms=None)
+    ]
+    whole = msgspec.json.format(msgspec.json.encode(fields), indent=2)
+    out.write(whole.removesuffix(b"\n}") + b',\n  "history": [')
+    count = 0
+    async for messages in portable.history_pages(store, key, head.seq):
+        for message in messages:
+            out.write(b",\n    " if count else b"\n    ")
+            out.write(msgspec.json.format(bytes(message), indent=0))
+            count += 1
+    out.write(b"\n  ]\n}\n" if count else b"]\n}\n")
+    return count
+
+
+@app.command(cls=PlainCommand)
+def erase(
+    user: User,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Remove everything of a user for good, and say what was removed.
+
+    Where a server holds the database, ask the server: POST /api/session/refresh {"userId":"…"}.
+    """
+    settings = settings_of(store, data_dir)
+    body = msgspec.json.encode({"userId": user}).decode()
+    instead = f"let that server do it: POST /api/session/refresh {body}"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise SetupError("Erasing cannot be undone; say --yes to do it without being asked.")
+        typer.confirm(f"Remove everything of {printable(user)} for good?", abort=True)
+    writing(settings, lambda samvad: _erase(samvad, user), instead=instead)
+
+
+async def _erase(samvad: Any, user_id: str) -> None:
+    if (await samvad.read_user(user_id)).version.revision == 0:
+        raise _missing(user_id)
+    removed = await samvad.clear_user_data(user_id)
+    kept = [
+        what for what, there in (("state", removed.user_state), ("profile", removed.user_profile)) if there
+    ]
+    counts = (
+        f"{removed.messages:,} messages",
+        f"{removed.sessions:,} sessions",
+        f"{removed.interruptions:,} interruptions",
+    )
+    typer.echo(f"removed of {printable(user_id)}: {', '.join([*kept, *counts])}")

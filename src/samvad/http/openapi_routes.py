@@ -1,0 +1,203 @@
+"""What the OpenAPI document says of each route beyond its path and its handler's docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from samvad import errors, limits
+from samvad.http import wire, wire_answers
+
+_KEPT = "Any further fields are kept."
+
+
+class Description(NamedTuple):
+    """What the document says of a route beyond its path and its docstring."""
+
+    tag: str
+    answer: Any  # a wire type, a union of them, or a media type
+    body: Any = None  # a wire type, a union of them, or dict: any object
+    errors: tuple[type[errors.SamvadError], ...] = ()
+    parameters: tuple[str, ...] = ()
+    answer_headers: tuple[str, ...] = ()
+    other_answers: Mapping[str, Any] = {}  # status: a wire type, or None where there is no body
+    text: str = ""
+    links: tuple[tuple[str, str, str], ...] = ()  # operation, its parameter, the answer's field
+
+
+_Bad, _Gone, _Down = errors.InvalidRequest, errors.NotFound, errors.Unavailable
+_BODY = (_Bad, errors.TooLarge, errors.UnsupportedMediaType, _Down)
+_KEY = ("Idempotency-Key",)
+_KEYED = (errors.Conflict, errors.IdempotencyKeyReused)
+_USER_LINKS = (("getUserState", "userId", "userId"), ("getUserProfile", "userId", "userId"))
+_STATE_TEXT = (
+    "`userId`, `updatedAt`, `isActive` and `version` in the body are ignored; they are the server's."
+)
+_STATE = Description(
+    "State",
+    wire_answers.StateSavedAnswer,
+    dict,
+    (*_BODY, *_KEYED, errors.PreconditionFailed),
+    ("If-Match", "If-None-Match on write", "Idempotency-Key"),
+    ("ETag",),
+    text=f"At most {limits.STATE_BYTES_MAX} bytes of JSON, {limits.JSON_DEPTH_MAX} levels deep. {_STATE_TEXT}",
+    links=(("getUserState", "userId", "userId"), ("getUserActiveSessions", "userId", "userId")),
+)
+
+DESCRIPTIONS: dict[str, Description] = {
+    "saveUserState": _STATE,
+    "replaceUserState": _STATE,
+    "getUserState": Description(
+        "State",
+        wire_answers.StateAnswer,
+        errors=(_Bad, _Gone, _Down),
+        parameters=("If-None-Match",),
+        answer_headers=("ETag",),
+        other_answers={"304": None},
+    ),
+    "getUserProfile": Description(
+        "Profile and history",
+        wire_answers.ProfileAnswer,
+        errors=(_Bad, _Down),
+        text="Never 404: an unknown user has an empty history and the default preferences.",
+    ),
+    "saveUserProfile": Description(
+        "Profile and history", wire_answers.ProfileSavedAnswer, wire.PreferencesGiven, _BODY
+    ),
+    "appendToUserHistory": Description(
+        "Profile and history",
+        wire_answers.MessageAppended | wire_answers.MessagesAppended,
+        (
+            wire.UserMessageGiven,
+            wire.SystemMessageGiven,
+            wire.AssistantMessageGiven,
+            wire.ToolMessageGiven,
+            wire.MessagesGiven,
+        ),
+        (*_BODY, *_KEYED),
+        _KEY,
+        text=f"The same `id` again is the same message and changes nothing. {_KEPT}",
+        links=(("pageHistory", "userId", "userId"), *_USER_LINKS),
+    ),
+    "pageHistory": Description(
+        "Profile and history",
+        wire_answers.HistoryAnswer,
+        errors=(_Bad, _Down),
+        parameters=("limit", "before", "after"),
+        text="With `after` the first messages behind it; without, the last ones ahead of `before` or of the end.",
+    ),
+    "saveSession": Description(
+        "Sessions",
+        wire_answers.SessionSavedAnswer,
+        wire.SessionGiven,
+        (*_BODY, *_KEYED),
+        _KEY,
+        text=f"409 where the id belongs to another user. {_KEPT} Merging follows RFC 7396.",
+        links=tuple(
+            (name, "sessionId", "sessionId")
+            for name in ("getSession", "endSession", "clearSession", "pushInterruption", "listInterruptions")
+        ),
+    ),
+    "getSession": Description("Sessions", wire_answers.SessionAnswer, errors=(_Bad, _Gone, _Down)),
+    "endSession": Description("Sessions", wire_answers.SessionEndedAnswer, errors=(_Bad, _Gone, _Down)),
+    "clearSession": Description("Sessions", wire_answers.SessionClearedAnswer, errors=(_Bad, _Gone, _Down)),
+    "getUserActiveSessions": Description("Sessions", wire_answers.ActiveSessionsAnswer, errors=(_Bad, _Down)),
+    "listInterruptions": Description(
+        "Interruptions", wire_answers.InterruptionsAnswer, errors=(_Bad, _Gone, _Down)
+    ),
+    "pushInterruption": Description(
+        "Interruptions",
+        wire_answers.InterruptionAnswer,
+        wire.InterruptionGiven,
+        (*_BODY, _Gone, *_KEYED),
+        _KEY,
+        text="The oldest is forgotten beyond three.",
+        links=(("resumeInterruption", "sessionId", "interruption/sessionId"),),
+    ),
+    "resumeInterruption": Description(
+        "Interruptions",
+        wire_answers.InterruptionResumedAnswer,
+        errors=(_Bad, _Gone, errors.TooLarge, _Down, *_KEYED),
+        parameters=_KEY,
+        text="404 where there is none that can be resumed. A body is not needed and not looked at.",
+    ),
+    "clearInterruptions": Description(
+        "Interruptions", wire_answers.InterruptionsClearedAnswer, errors=(_Bad, _Gone, _Down)
+    ),
+    "batch": Description(
+        "All at once",
+        wire_answers.BatchAnswer,
+        wire.BatchGiven,
+        (*_BODY, *_KEYED),
+        _KEY,
+        text="The operations of one user keep their order, those of different users run side by side.",
+    ),
+    "clearUserData": Description(
+        "All at once",
+        wire_answers.UserClearedAnswer,
+        wire.RefreshGiven,
+        (*_BODY, *_KEYED),
+        _KEY,
+        text="State, profile, history, sessions and interruptions; what comes later starts a new life.",
+        links=_USER_LINKS,
+    ),
+    "getStats": Description("All at once", wire_answers.StatsAnswer, errors=(_Down,)),
+    "healthz": Description("The process", wire_answers.HealthAnswer),
+    "readyz": Description(
+        "The process", wire_answers.ReadyAnswer, other_answers={"503": wire_answers.ReadyAnswer}
+    ),
+    "metrics": Description("The process", "text/plain"),
+    "openapi": Description("The process", dict),
+    "docs": Description("The process", "text/html"),
+}
+
+
+def _integer(low: int, high: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": low, "maximum": high}
+
+
+_TAG_LIST = r'^(\*|\s*((W/)?"[^"]*"\s*)(,\s*(W/)?"[^"]*"\s*)*)$'
+_SEQ_MAX = (1 << 62) - 1
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "If-Match": {
+        "in": "header",
+        "description": "Save only if the state still has one of these entity tags; `*`: if there is any.",
+        "schema": {"type": "string", "pattern": _TAG_LIST, "examples": ['"0-1"', "*"]},
+    },
+    "If-None-Match": {
+        "in": "header",
+        "description": "Answer 304 if the state still has one of these entity tags.",
+        "schema": {"type": "string", "pattern": _TAG_LIST, "examples": ['"0-1"']},
+    },
+    "If-None-Match on write": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "Save only if there is no state yet.",
+        "schema": {"type": "string", "enum": ["*"]},
+    },
+    "Idempotency-Key": {
+        "in": "header",
+        "description": "Repeating the request under this key gives the first answer again, for 24 hours.",
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": limits.IDEMPOTENCY_KEY_CHARS_MAX,
+            "pattern": "^[!-~]+( [!-~]+)*$",
+        },
+    },
+    "limit": {
+        "in": "query",
+        "description": "How many messages at most.",
+        "schema": _integer(1, limits.PAGE_MESSAGES_MAX) | {"default": limits.PAGE_MESSAGES},
+    },
+    "before": {
+        "in": "query",
+        "description": "Only messages ahead of this `seq`.",
+        "schema": _integer(0, _SEQ_MAX),
+    },
+    "after": {
+        "in": "query",
+        "description": "Only messages behind this `seq`.",
+        "schema": _integer(0, _SEQ_MAX),
+    },
+}

@@ -1,0 +1,224 @@
+"""`samvad doctor`, `stats`, `user` and `bench`: what they tell, and what they leave alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from samvad.cli import app, checks, disk
+from samvad.runtime import open_samvad
+from samvad.settings import Settings, given
+
+URL = "sqlite:///data/samvad.db"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def talked(here: Path) -> Path:
+    """A working directory with a store in which somebody has talked."""
+    with open_samvad(URL) as samvad:
+        samvad.save_user_state("asha", {"topic": "home loans"})
+        samvad.save_session("s-1", "asha", metadata={"deviceId": "d"})
+        for number in range(25):
+            samvad.append_to_user_history("asha", "user", f"line {number}\x1b[31m\nof two")
+    return here
+
+
+def call(*arguments: str, code: int = 0, say: str | None = None) -> str:
+    """Run a command in this process; its output and errors."""
+    done = CliRunner().invoke(app, arguments, input=say)
+    assert done.exit_code == code, (done.exit_code, done.output, done.exception)
+    return done.output
+
+
+def test_stats_count_what_is_there(talked: Path) -> None:
+    """For people with words, for programs as JSON; nothing is written."""
+    before = (talked / "data" / "samvad.db").read_bytes()
+    counts = json.loads(call("stats", "--json"))
+    assert (counts["users"], counts["totalMessages"], counts["activeSessions"]) == (1, 25, 1)
+    assert counts["databaseBytes"] == len(before)
+    assert "25  messages" in call("stats")
+    assert (talked / "data" / "samvad.db").read_bytes() == before
+
+
+def test_a_user_is_shown_without_obeying_them(talked: Path) -> None:
+    """State, sessions and the last messages, with control characters escaped and each message in a line."""
+    shown = call("user", "show", "asha")
+    assert "asha: 25 messages, 1 sessions, active" in shown
+    assert '"topic": "home loans"' in shown
+    assert "line 24\\x1b[31m\\nof two" in shown
+    assert "line 14" not in shown
+    assert "\x1b" not in shown
+
+
+def test_all_of_a_user_is_exported_as_one_object(talked: Path) -> None:
+    """State, preferences, sessions and the whole history; the file is its owner's alone."""
+    call("user", "export", "asha", "--output", "asha.json")
+    whole = json.loads((talked / "asha.json").read_text())
+    assert whole["userId"] == "asha"
+    assert whole["state"] == {"topic": "home loans"}
+    assert [message["seq"] for message in whole["history"]] == list(range(1, 26))
+    assert whole["sessions"][0]["fields"]["metadata"] == {"deviceId": "d"}
+    assert (talked / "asha.json").stat().st_mode & 0o777 == 0o600
+    assert json.loads(call("user", "export", "asha"))["history"] == whole["history"]
+
+
+def test_a_user_without_history_is_valid_json_too(here: Path) -> None:
+    """An empty list is a list."""
+    with open_samvad(URL) as samvad:
+        samvad.save_user_state("quiet", {})
+    assert json.loads(call("user", "export", "quiet"))["history"] == []
+
+
+def test_erasing_asks_and_tells_what_was_removed(talked: Path) -> None:
+    """Without --yes and without a terminal nothing happens; afterwards nothing of the user is in the files."""
+    call("user", "erase", "asha", code=1)
+    assert json.loads(call("stats", "--json"))["users"] == 1
+    told = call("user", "erase", "asha", "--yes")
+    assert told == "removed of asha: state, profile, 25 messages, 1 sessions, 0 interruptions\n"
+    assert json.loads(call("stats", "--json"))["users"] == 0
+    for file in (talked / "data").iterdir():
+        assert b"home loans" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("verb", [["show"], ["export"], ["erase", "--yes"]])
+def test_an_unknown_user_is_an_error(verb: list[str], talked: Path) -> None:
+    """There is nothing to show, and no file is left behind."""
+    call("user", *verb, "nobody", code=1)
+    assert sorted(path.name for path in talked.iterdir()) == ["data"]
+
+
+def test_the_doctor_finds_nothing_wrong_here(talked: Path) -> None:
+    """Versions, clock, disk, lock, schema and integrity are told, and the exit code is 0."""
+    told = call("doctor")
+    for subject in (
+        "SQLite",
+        "settings",
+        "clock",
+        "data directory",
+        "file system",
+        "disk",
+        "fsync",
+        "schema",
+    ):
+        assert f"  {subject}" in told
+    assert "quick_check passed" in told
+    assert "by no process" in told
+    assert " 0 failures" in told
+    assert not list((talked / "data").glob(".samvad-sync-*"))
+
+
+def test_the_doctor_works_before_the_first_start(here: Path) -> None:
+    """No database yet is fine, and none is made."""
+    assert " 0 failures" in call("doctor")
+    assert not list(here.iterdir())
+
+
+def test_the_doctor_names_a_damaged_database(talked: Path) -> None:
+    """A page that was overwritten is found."""
+    database = talked / "data" / "samvad.db"
+    whole = bytearray(database.read_bytes())
+    whole[4096 * 2 : 4096 * 4] = b"\xff" * 8192
+    database.write_bytes(whole)
+    assert "fail  integrity" in call("doctor", code=1)
+
+
+def test_the_doctor_names_a_foreign_file(here: Path) -> None:
+    """A file that is no database of ours is told apart from a damaged one."""
+    (here / "x.db").write_text("not a database, but long enough to have a header of a hundred bytes" * 10)
+    assert "is not a SQLite database" in call("doctor", "--store", "sqlite:///x.db", code=1)
+
+
+def test_the_doctor_names_settings_that_are_wrong_or_do_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that are none fail; what is known and does nothing yet is a warning."""
+    monkeypatch.setenv("SAMVAD_LIVE_MODEL", "x")
+    assert "SAMVAD_LIVE_MODEL does nothing" in call("doctor")
+    (here / ".env").write_text("SAMVAD_PROT=1\n")
+    assert "SAMVAD_PROT in .env is not a setting; did you mean SAMVAD_PORT?" in call("doctor", code=1)
+
+
+def test_risks_fail_in_production_only(here: Path) -> None:
+    """What is fine to try out is not fine to depend on."""
+    assert "warn  durability" in call("doctor", "--store", "memory://")
+    assert "fail  durability" in call("doctor", "--store", "memory://", "--production", code=1)
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("3.6.23", "ok"),
+        ("3.7.0", "fail"),
+        ("3.40.1", "fail"),
+        ("3.51.2", "fail"),
+        ("3.51.3", "ok"),
+        ("3.54.1", "ok"),
+    ],
+)
+def test_a_sqlite_with_the_wal_fault_is_named(version: str, level: str) -> None:
+    """3.7.0 to 3.51.2 can corrupt a database that several connections write."""
+    assert checks.sqlite_version(version).level == level
+
+
+def test_a_clock_that_cannot_be_right_is_named() -> None:
+    """One that was never set, and one that is behind what was written."""
+    now_s = time.time()
+    assert checks.clock(None).level == "ok"
+    assert checks.clock(now_s - 5).level == "ok"
+    assert checks.clock(now_s + 3600).level == "warn"
+    assert checks.clock(None, now_s=1000.0).level == "fail"
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"), [("ext4", "ok"), ("tmpfs", "warn"), ("overlay", "warn"), ("nfs4", "fail"), ("", "ok")]
+)
+def test_file_systems_that_do_not_keep_are_named(kind: str, level: str) -> None:
+    """Memory and container layers lose data, networks break the log."""
+    assert checks._kind(kind).level == level
+
+
+def test_the_disk_is_measured(tmp_path: Path) -> None:
+    """A sync takes some time, there is some room, and the kernel knows the file system."""
+    assert 0 < disk.sync_ms(tmp_path, syncs=3) < 10_000
+    assert disk.free_bytes(tmp_path) > 0
+    assert disk.file_system(Path("/proc")) in {"proc", ""}
+    assert disk.existing(tmp_path / "a" / "b") == tmp_path
+
+
+def test_a_data_directory_below_a_file_fails(tmp_path: Path) -> None:
+    """The doctor says so before the server does."""
+    (tmp_path / "file").write_text("")
+    assert [finding.level for finding in checks.directory(tmp_path / "file" / "below")] == ["fail"]
+
+
+def test_a_data_directory_beside_a_store_is_told_to_do_nothing() -> None:
+    """Two settings that contradict each other are not left to guessing."""
+    environ = {"SAMVAD_STORE": "sqlite:///x.db", "SAMVAD_DATA_DIR": "y"}
+    found = list(checks.unused(given(environ=environ), Settings(store="sqlite:///x.db", data_dir="y")))
+    assert [finding.found for finding in found] == ["SAMVAD_DATA_DIR does nothing"]
+
+
+def test_bench_measures_and_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has every measurement, and the scratch directory is gone."""
+    monkeypatch.setattr("samvad.cli.bench._SECONDS", 0.1)
+    told = call("bench")
+    for row in (
+        "fsync",
+        "append, 1 caller",
+        "append, 50 callers",
+        "load of 100 messages",
+        "profile in memory",
+    ):
+        assert row in told
+    assert not list(here.iterdir())
