@@ -41,11 +41,12 @@ Done = Callable[[Committed | SamvadError], None]
 
 
 class Entry:
-    """One journaled commit on its way to the store."""
+    """One journaled commit on its way to the store, which knows it as (`replica`, `number`)."""
 
-    __slots__ = ("answer_without_store", "commit", "number", "waiter")
+    __slots__ = ("answer_without_store", "commit", "number", "replica", "waiter")
 
-    def __init__(self, number: int, commit: Commit) -> None:
+    def __init__(self, replica: str, number: int, commit: Commit) -> None:
+        self.replica = replica
         self.number = number
         self.commit = commit
         self.waiter: Done | None = None
@@ -259,7 +260,7 @@ class Flusher:
 
     def _merged(self, lane: FlushLane, entries: list[Entry]) -> Commit:
         assert lane.base is not None
-        origin = Origin(self._journal.replica, entries[-1].number)
+        origin = Origin(entries[-1].replica, entries[-1].number)
         if len(entries) == 1:
             return msgspec.structs.replace(entries[0].commit, expected=lane.base, origin=origin, record=None)
         changes = coalesce(change for entry in entries for change in entry.commit.changes)
@@ -270,7 +271,7 @@ class Flusher:
         """How many entries go into one commit: bounded in messages and bytes, an erasing by itself."""
         size, messages, length = 0, 0, 0
         for entry in lane.entries:
-            if size and erases(entry.commit):
+            if size and (erases(entry.commit) or entry.replica != lane.entries[0].replica):
                 break
             for change in entry.commit.changes:
                 if isinstance(change, MessagesAdded):
@@ -283,9 +284,7 @@ class Flusher:
                 break
         return size
 
-    def _flushed(
-        self, lane: FlushLane, entries: list[Entry], commit: Commit, committed: Committed
-    ) -> None:
+    def _flushed(self, lane: FlushLane, entries: list[Entry], commit: Commit, committed: Committed) -> None:
         self.commits += 1
         self.entries_flushed += len(entries)
         lane.batch = None
@@ -355,7 +354,7 @@ class Flusher:
         self._breaker.succeeded()
         self.rebases += 1
         record = user_log.loaded(loaded, self._rules)
-        done = record.applied.get(self._journal.replica, -1)
+        done = record.applied
         before = lane.head
         kept: deque[Entry] = deque()
         for entry in lane.entries:
@@ -372,11 +371,11 @@ class Flusher:
             self._on_rebased(lane.user)
 
     def _apply_anew(
-        self, entry: Entry, record: UserRecord, done: int, kept: deque[Entry]
+        self, entry: Entry, record: UserRecord, done: dict[str, int], kept: deque[Entry]
     ) -> UserRecord:
         commit = entry.commit
         operation = commit.operation
-        if entry.number <= done or -1 < commit.expected.epoch < record.version.epoch:
+        if entry.number <= done.get(entry.replica, -1) or -1 < commit.expected.epoch < record.version.epoch:
             # The store has it already, or its user was erased since: nothing old comes back.
             if entry.waiter is not None:
                 entry.waiter(Committed(record.version, record.seq))

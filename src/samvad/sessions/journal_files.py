@@ -110,9 +110,10 @@ class SegmentFiles:
     def close(self) -> None:
         """Write down what was forgotten, and seal. The files are closed even where that fails (OSError)."""
         try:
-            if self._descriptor is not None:
-                self.write_forgotten()
-                self._seal()
+            if self._descriptor is None:
+                self._begin_segment(0)  # it says what was forgotten, and where the abandoned one ends
+            self.write_forgotten()
+            self._seal()
         finally:
             self._drop_descriptor()
 

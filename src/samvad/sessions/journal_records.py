@@ -1,7 +1,7 @@
 """The journal's format on disk: segments of records, each of which proves that it belongs where it stands.
 
-A segment is a file. Its header (128 bytes) stands at 0 and again at 4096, so that one bad sector does not
-take the segment; records follow from byte 4224. All integers are big-endian.
+A segment is a file. Its header (120 bytes) stands at 0 and again at 4096, so that one bad sector does not
+take the segment; records follow from byte 4216. All integers are big-endian.
 
     header   magic 8 | version u16 | flags u16 | segment u64 | first u64 | next u64 | entries u64 | capacity u64
              | marker 8 | replica 16 | place 16 | covers_from u64 | abandoned u64 | abandoned_end u64 | crc u32
@@ -72,7 +72,7 @@ class Header(NamedTuple):
     abandoned_end: int = 0  # and where the acknowledged part of it ends
 
     def to_bytes(self) -> bytes:
-        """Both copies with what lies between them: the first 4224 bytes of the file."""
+        """Both copies with what lies between them: the first 4216 bytes of the file."""
         fields = _HEADER.pack(
             _MAGIC,
             VERSION,

@@ -39,10 +39,6 @@ class Segment:
         self._sizes: array[int] = array("I")
         self._forgotten = bytearray()
 
-    def __len__(self) -> int:
-        """How many entries it holds, forgotten ones included."""
-        return len(self._sizes)
-
     @property
     def sparse(self) -> bool:
         """Whether at least half of it is no longer needed."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from samvad import limits
 from samvad.clock import Clock
 from samvad.errors import SamvadError, SetupError, StaleVersion, StoreUnavailable, Unavailable
 from samvad.records import (
@@ -85,7 +84,7 @@ class JournaledStore:
             self.breaker,
             clock=clock,
             rules=rules,
-            on_rebased=lambda user: self.on_rebased(user),
+            on_rebased=self._rebased,
         )
         self._opened = False
 
@@ -94,8 +93,8 @@ class JournaledStore:
     async def open(self) -> None:
         replay = await self.journal.open()
         try:
-            for number, payload in replay.entries:
-                self._take_up(number, payload)
+            for number, payload, replica in replay.entries:
+                self._take_up(replica, number, payload)
             await self.inner.open()
         except BaseException:
             await self.journal.close()
@@ -103,7 +102,7 @@ class JournaledStore:
         self._opened = True
         self.flusher.start()
 
-    def _take_up(self, number: int, payload: bytes) -> None:
+    def _take_up(self, replica: str, number: int, payload: bytes) -> None:
         if not payload:
             self.journal.forget(number)
             return
@@ -114,7 +113,7 @@ class JournaledStore:
         user = UserKey(kept.tenant, kept.user_id)
         commit = Commit(user, Version(kept.epoch, 0), kept.changes, None, kept.operation, None, kept.steps)
         lane = self.flusher.lane(user, None)
-        lane.entries.append(Entry(number, commit))
+        lane.entries.append(Entry(replica, number, commit))
 
     async def drain(self, timeout_s: float) -> int:
         """Bring what is pending to the store, for at most `timeout_s`; returns how many entries are left."""
@@ -128,6 +127,9 @@ class JournaledStore:
         await self.breaker.stop()
         await self.journal.close()
         await self.inner.close()
+
+    def _rebased(self, user: UserKey) -> None:
+        self.on_rebased(user)
 
     async def _probe(self) -> bool:
         try:
@@ -204,7 +206,7 @@ class JournaledStore:
             return
         if generation != lane.generation:
             lane.rebase()
-        entry = Entry(number, commit)
+        entry = Entry(self.journal.replica, number, commit)
         lane.entries.append(entry)
         lane.record = commit.record or lane.record
         if erases(commit):
@@ -227,11 +229,12 @@ class JournaledStore:
             except Unavailable:
                 return UserRecord(version=BLIND, partial=True) if lane.record is None else lane.record
         try:
-            return await self._asked(
+            record: UserRecord = await self._asked(
                 self.inner.load(user, window=window, open_after_ms=open_after_ms, sessions_max=sessions_max)
             )
         except Unavailable:
             return UserRecord(version=BLIND, partial=True)
+        return record
 
     async def _asked(self, question: Any) -> Any:
         """Ask the store behind, unless it is known to be down."""
@@ -250,8 +253,7 @@ class JournaledStore:
         lane = self.flusher.find(user)
         if lane is None:
             return []
-        found = [c for entry in lane.entries for c in entry.commit.changes if isinstance(c, kind)]
-        return found
+        return [c for entry in lane.entries for c in entry.commit.changes if isinstance(c, kind)]
 
     async def page(
         self, user: UserKey, *, after: int | None, before: int | None, limit: int, bytes_max: int
@@ -393,5 +395,3 @@ def _session_among(lane: FlushLane, session_id: str) -> tuple[StoredSession | No
                 found = (msgspec.structs.replace(found[0], active_ms=change.active_ms),)
     return found
 
-
-__all__ = ["BLIND", "JournalEntry", "JournaledStore", "limits"]

@@ -261,7 +261,9 @@ class Lanes:
                     self._keep_only_acknowledged(lane, error)
                     if not lane.again:
                         raise
-                    await asyncio.sleep(_AGAIN_AFTER_S)  # acknowledged already: tried until the store takes them
+                    await asyncio.sleep(
+                        _AGAIN_AFTER_S
+                    )  # acknowledged already: tried until the store takes them
                     continue
                 break
         except BaseException as error:

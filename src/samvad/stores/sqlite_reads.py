@@ -89,7 +89,7 @@ def load(
                 _OPEN_SESSIONS, (user_no, open_after_ms, sessions_max + 1)
             )
         ]
-        applied = dict(connection.execute(_APPLIED, (user_no,)).fetchall())
+        applied = {str(replica): int(number) for replica, number in connection.execute(_APPLIED, (user_no,))}
     return UserRecord(
         version=Version(epoch, revision),
         seq=seq,
