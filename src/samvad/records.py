@@ -282,9 +282,10 @@ def removed_answer(removed: Removed) -> bytes:
     return msgspec.json.encode(cleared(removed))
 
 
-def cleared(removed: Removed) -> Cleared:
+def cleared(removed: Removed, *, pending: bool = False) -> Cleared:
     """What a commit removed, as callers see it."""
     return Cleared(
+        pending=pending,
         user_state=removed.state,
         user_profile=removed.profile,
         sessions=removed.sessions,

@@ -108,22 +108,41 @@ class Samvad(SessionPersistenceService):
             store.on_rebased = lanes.invalidate
         self.interruptions = InterruptionContextManager(clock)
         self._upkeep: asyncio.Task[None] | None = None
+        self._opening: asyncio.Future[None] | None = None
         self._opened = False
+        self._closed = False
         self._portal: contextlib.ExitStack | None = None
 
     async def open(self) -> Self:
-        """Open the store; SetupError where that cannot be."""
-        if not self._opened:
-            await self.store.open()
-            self._opened = True
-            self._upkeep = asyncio.create_task(self._keep_up())
+        """Open the store; SetupError where that cannot be. Who comes while it is being opened waits for it."""
+        if self._closed:
+            raise SetupError("This service was closed; make another with open_samvad().")
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open())
+        try:
+            await asyncio.shield(self._opening)
+        except BaseException:
+            if self._opening.done():
+                self._opening = None
+            raise
         return self
+
+    async def _open(self) -> None:
+        await self.store.open()
+        self._opened = True
+        self._upkeep = asyncio.create_task(self._keep_up())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the service was opened (once closed, it stays so for those who ask here: it will not reopen)."""
+        return self._opened or self._closed
 
     async def aclose(self, drain_s: float = limits.DRAIN_S_MAX) -> int:
         """Finish what is under way, for at most `drain_s`, and close; returns how many operations were left over."""
         if not self._opened:
             return 0
         self._opened = False
+        self._closed = True
         if self._upkeep is not None:
             self._upkeep.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -231,11 +250,17 @@ def open_samvad(
         for name in ("vfs", "wal_pages_max", "readonly", "synchronous")
         if name in settings
     }
+    if store_settings and not url.startswith("sqlite:"):
+        raise SetupError(
+            f"{', '.join(store_settings)} is a setting of the SQLite store; {url!r} names another."
+        )
+    known = [field.name for field in msgspec.structs.fields(Options)]
+    if unknown := sorted(set(settings) - set(known)):
+        raise SetupError(f"There is no setting {unknown[0]!r}; there are: {', '.join(known)}.")
     try:
-        options = Options(**settings)
-    except TypeError:
-        known = ", ".join(field.name for field in msgspec.structs.fields(Options))
-        raise SetupError(f"Unknown setting among {', '.join(settings)}; there are: {known}.") from None
+        options = msgspec.convert(settings, Options, strict=True)
+    except msgspec.ValidationError as error:
+        raise SetupError(f"A setting does not fit: {error}.") from None
     clock = clock or SystemClock()
     return Samvad(
         store or store_from_url(url, clock, **store_settings),

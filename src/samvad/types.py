@@ -154,14 +154,19 @@ class Interruption(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     heard_source: HeardSource = "delivered"
 
 
-class Cleared(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What clearing a user really removed."""
+class Cleared(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What clearing a user really removed.
+
+    `pending` is true where the store is down: from now on nothing of the user is read, and what it holds is
+    removed when it is back; the counts are not known then.
+    """
 
     user_state: bool
     user_profile: bool
     sessions: int
     interruptions: int
     messages: int
+    pending: bool = False
 
 
 class ClearedSession(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -47,7 +47,9 @@ class Visit:
         self.asked: list[str] = []
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type != "log" else None)
+        self.page.on(
+            "console", lambda said: self.complaints.append(said.text) if said.type != "log" else None
+        )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.answer = self.page.goto(url)
         self.page.wait_for_selector("details.op")
@@ -55,7 +57,9 @@ class Visit:
 
     def leave(self) -> None:
         """Nothing may have gone wrong, and no other host been asked."""
-        others = [url for url in self.asked if not url.startswith("data:") and urlsplit(url).netloc != self.host]
+        others = [
+            url for url in self.asked if not url.startswith("data:") and urlsplit(url).netloc != self.host
+        ]
         self.page.context.close()
         assert not others
         assert not self.complaints
@@ -203,6 +207,8 @@ def test_below_a_path_on_a_phone(browser: Any) -> None:
         form.locator(".status", has_text="200").wait_for()
         for route in ("batch", "appendToUserHistory"):
             visit.open(route)
-        wide = visit.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        wide = visit.page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
         assert wide == 0
         visit.leave()

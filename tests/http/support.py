@@ -18,9 +18,9 @@ import uvicorn
 
 from samvad import Samvad, open_samvad
 from samvad.errors import SamvadError
-from samvad.http.app import SamvadApp, create_app, routes
+from samvad.http.app import create_app, routes
 from samvad.http.openapi import document
-from samvad.http.routing import Router
+from samvad.http.routing import Route, Router
 from tests.support import wait_until
 
 START_MS = 1_736_528_400_000  # 2025-01-10T17:00:00.000Z
@@ -192,6 +192,14 @@ def _router() -> Router:
     return Router(routes())
 
 
+def _route(method: str, path: str) -> Route | None:
+    """The route that is asked for; None where there is no such resource or method, or an id is no UTF-8."""
+    try:
+        return _router().find(method, path.encode())[0]
+    except SamvadError:
+        return None
+
+
 @cache
 def validator(*place: str) -> Any:
     """A validator for the schema at a place of the document."""
@@ -211,10 +219,9 @@ def conforms(method: str, path: str, answer: Answer) -> None:
     if method == "HEAD":
         assert answer.body == b""
         return
-    try:
-        route, _ = _router().find(method, path.encode())
-    except SamvadError as error:  # no such resource or method, or an id that is no UTF-8
-        assert (answer.status, answer.json["code"]) == (error.status, error.code)
+    route = _route(method, path)
+    if route is None:
+        assert answer.status in (400, 403, 404, 405)
         assert not [*validator("components", "schemas", "Problem").iter_errors(answer.json)]
         return
     where = f"{route.method} {route.path} {answer.status}"
@@ -249,7 +256,7 @@ async def opened(url: str = "memory://", **settings: Any) -> AsyncIterator[Api]:
 @contextlib.contextmanager
 def serving(root_path: str = "", app: Any = None) -> Iterator[int]:
     """A server on a free port, in a thread of its own."""
-    bound = socket.socket()
+    bound = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only on such
     bound.bind(("127.0.0.1", 0))
     app = app or create_app(open_samvad("memory://"))
     config = uvicorn.Config(app, log_config=None, lifespan="on", root_path=root_path, access_log=False)

@@ -53,6 +53,7 @@ async def test_erasing(store_url: str, recorded: bool) -> None:
             "success": True,
             "message": "User data cleared successfully",
             "userId": "user_456",
+            "durability": api.samvad.core.rules.durability,
             "cleared": {
                 "userState": True,
                 "userProfile": True,

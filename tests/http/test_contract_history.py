@@ -306,8 +306,15 @@ async def test_the_window_can_be_set() -> None:
 
 async def test_a_window_never_starts_with_an_orphan(api: Api) -> None:
     """Tool answers whose call fell off are left out at the window's start, and stay in the history."""
-    call = {"role": "assistant", "content": "…", "toolCalls": [{"id": "a", "name": "f"}, {"id": "b", "name": "g"}]}
-    answers = [{"role": "tool", "content": "1", "toolCallId": "a"}, {"role": "tool", "content": "2", "toolCallId": "b"}]
+    call = {
+        "role": "assistant",
+        "content": "…",
+        "toolCalls": [{"id": "a", "name": "f"}, {"id": "b", "name": "g"}],
+    }
+    answers = [
+        {"role": "tool", "content": "1", "toolCallId": "a"},
+        {"role": "tool", "content": "2", "toolCallId": "b"},
+    ]
     await append(api, {"messages": [call, *answers, *[HELLO] * 97]})
     assert [message["seq"] for message in await window(api)] == list(range(1, 101))
     await append(api, HELLO)

@@ -24,7 +24,12 @@ POSTS: dict[str, tuple[str, Any, Any]] = {
     "refresh": ("/api/session/refresh", {"userId": "user_456"}, {"userId": "user_789"}),
     "batch": (
         "/api/session/batch",
-        {"operations": [{"op": "append", "userId": "user_456", **HELLO}, {"op": "endSession", "sessionId": "x"}]},
+        {
+            "operations": [
+                {"op": "append", "userId": "user_456", **HELLO},
+                {"op": "endSession", "sessionId": "x"},
+            ]
+        },
         {"operations": [{"op": "append", "userId": "user_456", **HELLO}] * 3},
     ),
     "interruption": (INTERRUPTIONS, CUT, {**CUT, "heardText": "one"}),
@@ -166,7 +171,9 @@ async def test_malformed_requests_use_no_key_up(api: Api) -> None:
     """A request that was refused for its form may be sent again, mended, under the same key."""
     await api.refused(400, "missing_fields", "POST", HISTORY, {"role": "user"}, headers=KEY)
     await api.refused(400, "invalid_json", "POST", HISTORY, content=b"{", headers=KEY)
-    await api.refused(413, "too_large", "POST", HISTORY, {"role": "user", "content": "x" * 65_537}, headers=KEY)
+    await api.refused(
+        413, "too_large", "POST", HISTORY, {"role": "user", "content": "x" * 65_537}, headers=KEY
+    )
     await api.ok("POST", HISTORY, HELLO, headers=KEY)
 
 

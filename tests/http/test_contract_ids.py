@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (lists of names)
 """What may be an id, at every door (CONTRACT section 1, Ids)."""
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ async def test_all_else_is_data(api: Api, name: str) -> None:
     await api.ok("POST", f"/api/session/{place}/state", {"me": name})
     answer = await api.ok("GET", f"/api/session/{place}/state")
     assert (answer["userId"], answer["state"]["me"]) == (name, name)
-    await api.ok("POST", f"/api/session/{place}/history", {"role": "user", "content": "x", "id": name, "sessionId": name})
+    await api.ok(
+        "POST",
+        f"/api/session/{place}/history",
+        {"role": "user", "content": "x", "id": name, "sessionId": name},
+    )
     message = (await api.ok("GET", f"/api/session/{place}/history"))["messages"][0]
     assert (message["id"], message["sessionId"]) == (name, name)
     assert (await api.ok("GET", f"/api/session/{place}/profile"))["profile"]["userId"] == name
@@ -84,7 +89,9 @@ async def test_what_no_id_can_be_in_a_path(plain: Api, name: str) -> None:
         await plain.refused(400, "invalid_id", "GET", path)
     everywhere = encoded(name) if name not in (".", "..") else name.replace(".", "%2E")
     await plain.refused(400, "invalid_id", "PUT", f"/api/session/{everywhere}/end")
-    await plain.refused(400, "invalid_id", "POST", f"/api/session/{everywhere}/history", {"role": "user", "content": "x"})
+    await plain.refused(
+        400, "invalid_id", "POST", f"/api/session/{everywhere}/history", {"role": "user", "content": "x"}
+    )
 
 
 @pytest.mark.parametrize("path", ["%ff", "%C3%28", "%ED%A0%80", "%F8%88%80%80%80", "a%80"])

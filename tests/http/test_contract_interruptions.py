@@ -109,7 +109,7 @@ async def test_clearing(api: Api) -> None:
     await api.ok("POST", "/api/session/create", SESSION)
     await push(api)
     await push(api)
-    expected = {"success": True, "sessionId": "session_123", "cleared": 2}
+    expected = {"success": True, "sessionId": "session_123", "cleared": 2, "durability": "memory"}
     assert await api.ok("DELETE", PATH) == expected
     assert await api.ok("DELETE", PATH) == {**expected, "cleared": 0}
     assert await listed(api) == []

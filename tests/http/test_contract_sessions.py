@@ -114,6 +114,7 @@ async def test_deleting(api: Api) -> None:
         "success": True,
         "message": "Session cleared successfully",
         "sessionId": "session_123",
+        "durability": durability(api),
         "cleared": {"session": True, "interruptions": 0},
     }
     await api.refused(404, "not_found", "GET", PATH)

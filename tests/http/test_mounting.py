@@ -131,6 +131,7 @@ async def test_the_lifespan_opens_and_closes() -> None:
     from starlette.testclient import TestClient
 
     samvad = open_samvad("memory://")
-    with TestClient(create_app(samvad)) as client:
+    app: Any = create_app(samvad)
+    with TestClient(app) as client:
         assert client.post("/api/session/u/state", json={"a": 1}).status_code == 200
     assert not samvad.store._open  # type: ignore[attr-defined]

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.anyio
 def operations() -> dict[str, dict[str, Any]]:
     """The operations by their id."""
     return {
-        operation["operationId"]: operation for item in openapi()["paths"].values() for operation in item.values()
+        operation["operationId"]: operation
+        for item in openapi()["paths"].values()
+        for operation in item.values()
     }
 
 
@@ -60,7 +62,7 @@ async def test_no_route_can_escape() -> None:
         raise AssertionError
 
     new = Route("GET", "/new", undocumented, "new")
-    with pytest.raises(LookupError, match="'new' .GET /new. has no description"):
+    with pytest.raises(LookupError, match=r"'new' \(GET /new\) has no description"):
         generator.made((*routes(), new))
     with pytest.raises(LookupError, match="'healthz' has no docstring"):
         generator.made((Route("GET", "/healthz", undocumented, "healthz"),))
@@ -105,8 +107,8 @@ async def test_schemathesis_reads_it() -> None:
     import schemathesis
 
     schema = schemathesis.openapi.from_dict(openapi())
-    found = [result.ok() for result in schema.get_all_operations()]
-    assert len(found) == len(routes())
+    found: list[Any] = list(schema.get_all_operations())
+    assert len([result.ok() for result in found]) == len(routes())
 
 
 async def test_examples_hold() -> None:
@@ -124,7 +126,9 @@ async def test_examples_hold() -> None:
                 for example in [*examples, *([media["example"]] if "example" in media else [])]:
                     faults = [fault.message for fault in check.iter_errors(example)]
                     assert not faults, (operation["operationId"], faults)
-    assert all(route.name in _examples() for route in routes() if route.name not in ("metrics", "openapi", "docs"))
+    assert all(
+        route.name in _examples() for route in routes() if route.name not in ("metrics", "openapi", "docs")
+    )
 
 
 def _examples() -> Any:
@@ -144,7 +148,9 @@ async def test_examples_of_requests_work(api: Api) -> None:
                 answer = await api(method.upper(), place, example["value"])
                 assert answer.status == 200, (operation["operationId"], answer.body)
             if operation["operationId"] == "clearUserData":
-                await api.ok("POST", "/api/session/create", {"sessionId": "session_123", "userId": "user_456"})
+                await api.ok(
+                    "POST", "/api/session/create", {"sessionId": "session_123", "userId": "user_456"}
+                )
 
 
 async def test_ids_in_the_document_are_those_of_the_code() -> None:
@@ -185,7 +191,9 @@ async def test_errors_are_told(plain: Api) -> None:
             if status >= "400" and operation["operationId"] != "readyz":
                 assert list(answer["content"]) == ["application/problem+json"]
             assert ("Retry-After" in answer["headers"]) == (status == "503")
-    posts = [operation for item in openapi()["paths"].values() for m, operation in item.items() if m == "post"]
+    posts = [
+        operation for item in openapi()["paths"].values() for m, operation in item.items() if m == "post"
+    ]
     for operation in posts:
         assert "Idempotency-Key" in [parameter["name"] for parameter in operation["parameters"]]
 

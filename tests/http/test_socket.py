@@ -33,7 +33,9 @@ def exchanged(port: int, sent: bytes) -> tuple[int, bytes]:
             assert piece, received
             received += piece
         head, _, body = received.partition(b"\r\n\r\n")
-        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
+        length = next(
+            int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length")
+        )
         while len(body) < length:
             body += connection.recv(65536)
     return int(head.split()[1]), body
@@ -60,14 +62,18 @@ def test_a_conversation(port: int) -> None:
         assert client.options("/healthz").headers["allow"] == "GET, HEAD"
 
 
-@pytest.mark.parametrize("path", ["/api/session/../state", "/api/session/%2e%2e/state", "/api/session/./state"])
+@pytest.mark.parametrize(
+    "path", ["/api/session/../state", "/api/session/%2e%2e/state", "/api/session/./state"]
+)
 def test_dot_segments(port: int, path: str) -> None:
     """A server sends dot segments on as they are: they are ids, and no ids can be that."""
     status, body = exchanged(port, request("GET", path))
     assert (status, json.loads(body)["code"]) == (400, "invalid_id")
 
 
-@pytest.mark.parametrize("path", ["/api/session/a%2Fb/state", "/api/session/a%00b/state", "/api/session/%ff/state"])
+@pytest.mark.parametrize(
+    "path", ["/api/session/a%2Fb/state", "/api/session/a%00b/state", "/api/session/%ff/state"]
+)
 def test_encoded_bytes(port: int, path: str) -> None:
     """An encoded slash, null or stray byte reaches us encoded, and is refused as an id."""
     status, body = exchanged(port, request("GET", path))
@@ -106,7 +112,9 @@ def test_a_told_length(port: int) -> None:
 )
 def test_framing_that_lies(port: int, lines: tuple[str, ...]) -> None:
     """Framing that cannot be right is 400 from the parser, and never a fault of ours."""
-    head = "\r\n".join([f"POST {HISTORY} HTTP/1.1", "Host: x", "Content-Type: application/json", *lines, "", ""])
+    head = "\r\n".join(
+        [f"POST {HISTORY} HTTP/1.1", "Host: x", "Content-Type: application/json", *lines, "", ""]
+    )
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(head.encode() + b"zzzzz\r\n")
         received = connection.recv(65536)

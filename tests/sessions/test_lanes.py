@@ -427,15 +427,22 @@ async def test_memory_survives_a_store_that_is_away_for_a_while() -> None:
 
 
 async def test_memory_keeps_the_order_when_the_queue_is_full() -> None:
-    """A write that the store refused out of turn goes back to its place, not behind those that were ahead of it."""
+    """A write that the store refused out of turn goes back to its place, not ahead of those that were before it."""
     samvad, store = service(durability="memory")
     async with samvad:
         await samvad.get_user_profile("asha")
         store.refuse[0] = StaleVersion()
-        store.refuse[1] = Overloaded()
-        store.refuse[4] = StoreUnavailable()
-        for n in range(6):
-            await said(samvad, str(n))
+        store.refuse[2] = Overloaded()
+        store.hold()
+        callers = [said(samvad, str(n)) for n in range(6)]
+        await under_way(samvad, 6)
+
+        async def refused() -> bool:
+            return samvad.core.lanes.retries == 1
+
+        await wait_until_async(refused, "the third is refused, while the first two are on their way")
+        store.release()
+        await asyncio.gather(*callers)
         await samvad.core.lanes.settled(ASHA)
         assert await contents(samvad) == [str(n) for n in range(6)]
 

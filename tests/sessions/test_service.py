@@ -234,8 +234,21 @@ async def test_a_session_is_its_users(samvad: Samvad) -> None:
     assert await samvad.session_owner("s") == "asha"
 
 
+async def test_an_idle_session_in_memory_counts_as_ended(clock: VirtualClock) -> None:
+    """A record that stays in memory all the while lists it no longer, and opens it again all the same."""
+    async with open_samvad("memory://", clock=clock, record_ttl_s=9 * DAY_S) as samvad:
+        await samvad.save_session("s", "asha")
+        clock.advance(DAY_S - 1)
+        assert [s.id for s in await samvad.get_user_active_sessions("asha")] == ["s"]
+        clock.advance(1)
+        assert await samvad.get_user_active_sessions("asha") == []
+        assert samvad.core.lanes.loads == 1
+        await samvad.save_session("s", "asha")
+        assert [s.id for s in await samvad.get_user_active_sessions("asha")] == ["s"]
+
+
 async def test_an_idle_session_counts_as_ended(samvad: Samvad, clock: VirtualClock) -> None:
-    """Idle for longer than a day it is not active, in any list, whether the record is in memory or loaded anew."""
+    """Idle for longer than a day it is not active, in any list, when the record is loaded anew."""
     await samvad.save_session("old", "asha")
     clock.advance(DAY_S / 2)
     await samvad.save_session("new", "asha")

@@ -50,7 +50,9 @@ def run(settings: Settings) -> None:
     logs.configure(settings.log_level, settings.log_format)
     bound = server.bind(settings.host, settings.port, insecure=settings.insecure)
     samvad = open_samvad(settings.store_url(), **settings.service_options())
-    application = create_app(samvad)
+    # Whoever may connect from elsewhere may use any name; from this machine, only its own.
+    hosts = None if settings.insecure else {"localhost", "127.0.0.1", "[::1]", settings.host}
+    application = create_app(samvad, hosts=hosts)
     gc.freeze()
     gc.enable()
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from samvad.errors import SamvadError
+from samvad.errors import Forbidden, SamvadError
 from samvad.http.call import Call, Disconnected, Reply
 from samvad.http.metrics import CONTENT_TYPE, Metrics
 from samvad.http.problems import problem_reply
@@ -50,8 +50,9 @@ async def _metrics(call: Call) -> Reply:
 class SamvadApp:
     """The service as an ASGI application. `samvad` is open, or is opened by the application's lifespan."""
 
-    def __init__(self, samvad: Samvad) -> None:
+    def __init__(self, samvad: Samvad, *, hosts: Iterable[str] | None = None) -> None:
         self.samvad = samvad
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self.router = Router(routes())
         self.metrics = Metrics(samvad)
         self._instance = os.urandom(4).hex()
@@ -77,6 +78,9 @@ class SamvadApp:
             try:
                 route, params = self.router.find(scope["method"], path)
                 name = route.name
+                self._check_origin(scope)
+                if not self.samvad.is_open:  # mounted where nobody runs its lifespan
+                    await self.samvad.open()
                 if name == "metrics":
                     scope["samvad.metrics"] = self.metrics
                 call = Call(scope, receive, path, params, self.samvad, self._service(scope))
@@ -106,6 +110,25 @@ class SamvadApp:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuse what a web page of another site sends through the browser of somebody on this machine.
+
+        Until there are credentials, reaching the port is all that it takes. A page can reach it under a name of
+        its own that resolves to 127.0.0.1 (DNS rebinding): then `Host` is not one of `hosts`. And it can send
+        requests to be answered blindly (CSRF): then the browser names the page in `Origin`.
+        """
+        host = origin = None
+        for key, value in scope["headers"]:
+            if key == b"host":
+                host = value
+            elif key == b"origin":
+                origin = value
+        if self._hosts is not None and host is not None and _name(host) not in self._hosts:
+            raise Forbidden("This host name is not served here; use the address that the server has printed.")
+        same_site = origin is None or origin.partition(b"://")[2].lower() == (host or b"").lower()
+        if not same_site and scope["method"] not in ("GET", "HEAD"):
+            raise Forbidden("Requests from web pages of other sites are not accepted.")
+
     def _service(self, scope: Scope) -> SessionPersistenceService:
         """The service for who is asking: without credentials, the trusted local principal."""
         return self.samvad
@@ -126,9 +149,20 @@ class SamvadApp:
                 return
 
 
-def create_app(samvad: Samvad) -> SamvadApp:
-    """The ASGI application over a service, which its lifespan opens if it is not open yet."""
-    return SamvadApp(samvad)
+def _name(host: bytes) -> str:
+    """The host name of a Host header, without its port."""
+    text = host.decode("latin-1").lower()
+    if text.startswith("["):
+        return text.partition("]")[0] + "]"
+    return text.partition(":")[0]
+
+
+def create_app(samvad: Samvad, *, hosts: Iterable[str] | None = None) -> SamvadApp:
+    """The ASGI application over a service, which its lifespan (or its first request) opens.
+
+    `hosts` are the names under which it may be asked (`Host`), any with None.
+    """
+    return SamvadApp(samvad, hosts=hosts)
 
 
 __all__ = ["SamvadApp", "create_app", "routes"]

@@ -53,6 +53,11 @@ _HEADERS: dict[str, dict[str, Any]] = {
     },
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
 }
+_OTHER_ANSWERS = {
+    "202": "Accepted: the store is down, and will do it when it is back. Nobody sees anything of it until then.",
+    "304": "Not modified.",
+    "503": "Not ready.",
+}
 
 
 @lru_cache(maxsize=16)
@@ -141,12 +146,13 @@ def _responses(description: Description, examples: Mapping[str, Any]) -> dict[st
     for status, other in description.other_answers.items():
         named = ("Retry-After",) if status == "503" else description.answer_headers
         answers[status] = {
-            "description": "Not modified." if status == "304" else "Not ready.",
+            "description": _OTHER_ANSWERS[status],
             "headers": _header_refs("X-Request-Id", *named),
         }
         if other is not None:
             answers[status]["content"] = {_JSON: {"schema": _schema(other)}}
-    for error in sorted(set(description.errors), key=lambda error: error.status):
+    kinds: set[type[errors.SamvadError]] = {errors.Forbidden, *description.errors}
+    for error in sorted(kinds, key=lambda error: error.status):
         named = ("Retry-After",) if error.status == 503 else ()
         answers[str(error.status)] = {
             "description": f"{error.title}: {' '.join((error.__doc__ or '').split())}",

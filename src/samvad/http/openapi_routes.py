@@ -138,6 +138,7 @@ DESCRIPTIONS: dict[str, Description] = {
         wire.RefreshGiven,
         (*_BODY, *_KEYED),
         _KEY,
+        other_answers={"202": wire_answers.UserClearedAnswer},
         text="State, profile, history, sessions and interruptions; what comes later starts a new life.",
         links=_USER_LINKS,
     ),
@@ -156,18 +157,24 @@ def _integer(low: int, high: int) -> dict[str, Any]:
     return {"type": "integer", "minimum": low, "maximum": high}
 
 
-_TAG_LIST = r'^(\*|\s*((W/)?"[^"]*"\s*)(,\s*(W/)?"[^"]*"\s*)*)$'
+_TAG_LIST: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "enum": ["*"]},
+        {"type": "string", "pattern": r'^(W/)?"[!#-~]*"( ?, ?(W/)?"[!#-~]*")*$'},
+    ],
+    "examples": ['"0-1"'],
+}
 _SEQ_MAX = (1 << 62) - 1
 PARAMETERS: dict[str, dict[str, Any]] = {
     "If-Match": {
         "in": "header",
         "description": "Save only if the state still has one of these entity tags; `*`: if there is any.",
-        "schema": {"type": "string", "pattern": _TAG_LIST, "examples": ['"0-1"', "*"]},
+        "schema": _TAG_LIST,
     },
     "If-None-Match": {
         "in": "header",
         "description": "Answer 304 if the state still has one of these entity tags.",
-        "schema": {"type": "string", "pattern": _TAG_LIST, "examples": ['"0-1"']},
+        "schema": _TAG_LIST,
     },
     "If-None-Match on write": {
         "name": "If-None-Match",

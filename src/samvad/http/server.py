@@ -59,7 +59,7 @@ def bind(host: str, port: int, *, insecure: bool = False) -> socket.socket:
             f"{host} can be reached by others and no credentials are configured; "
             "listen on 127.0.0.1, or add --insecure if the network is trusted."
         )
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio sets no TCP_NODELAY
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)

@@ -155,12 +155,12 @@ class UserClearedSeen(Wire):
     messages: Count
 
 
-class UserClearedAnswer(Answer):
-    """The user's data is erased."""
+class UserClearedAnswer(Saved):
+    """The user's data is erased; `pending` where the store is down and will be purged when it is back."""
 
-    message: str
     user_id: str
     cleared: UserClearedSeen
+    pending: Yes | UnsetType = UNSET
 
 
 class SessionSavedAnswer(Saved):
@@ -212,10 +212,9 @@ class SessionClearedSeen(Wire):
     interruptions: Count
 
 
-class SessionClearedAnswer(Answer):
+class SessionClearedAnswer(Saved):
     """The session is deleted."""
 
-    message: str
     session_id: str
     cleared: SessionClearedSeen
 
@@ -311,9 +310,10 @@ class InterruptionsAnswer(Answer):
 
 
 class InterruptionAnswer(Answer):
-    """The interruption as it is kept."""
+    """The interruption as it is kept; `durability` is `memory` unless interruptions are recorded."""
 
     interruption: InterruptionSeen
+    durability: Durable
 
 
 class InterruptionResumedAnswer(InterruptionAnswer):
@@ -329,6 +329,7 @@ class InterruptionsClearedAnswer(Answer):
 
     session_id: str
     cleared: Count
+    durability: Durable
 
 
 class HealthAnswer(Wire):

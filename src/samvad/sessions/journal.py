@@ -32,6 +32,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -175,16 +176,7 @@ class Journal:
         """The number of the entry, once it is durable. Errors as for `submit`."""
         assert self._loop is not None, "open the journal first"
         future: asyncio.Future[int] = self._loop.create_future()
-
-        def done(result: int | SamvadError) -> None:
-            if future.done():
-                return
-            if isinstance(result, SamvadError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-        self.submit(payload, done)
+        self.submit(payload, partial(_settle, future))
         return future
 
     def submit(self, payload: bytes, done: Done) -> None:
@@ -268,7 +260,7 @@ class Journal:
             try:
                 result = work()
             except OSError as error:
-                self._to_loop(_fail, future, StoreUnavailable(f"The journal cannot be written ({error})."))
+                self._to_loop(_settle, future, StoreUnavailable(f"The journal cannot be written ({error})."))
             else:
                 self._to_loop(_settle, future, result)
 
@@ -290,13 +282,13 @@ class Journal:
             self._write_until_stopped()
             self._files.close()
         except SamvadError as error:
-            self._to_loop(_fail, opened, error)
+            self._to_loop(_settle, opened, error)
         except OSError as error:
-            self._to_loop(_fail, opened, cannot_open(self.directory, error))
+            self._to_loop(_settle, opened, cannot_open(self.directory, error))
             _log.warning("the journal in %s was not closed cleanly: %s", self.directory, error)
         except Exception as error:  # the top of the thread: nobody else would hear of it
             _log.exception("the journal failed")
-            self._to_loop(_fail, opened, SamvadError(f"The journal failed ({type(error).__name__})."))
+            self._to_loop(_settle, opened, SamvadError(f"The journal failed ({type(error).__name__})."))
         finally:
             if lock is not None:
                 lock.release()
@@ -438,14 +430,13 @@ def _group(waiting: deque[_Waiting | _Job]) -> list[_Waiting]:
     return group
 
 
-def _settle(future: asyncio.Future[_T], result: _T) -> None:
-    if not future.done():
+def _settle(future: asyncio.Future[_T], result: _T | SamvadError) -> None:
+    if future.done():  # cancelled
+        return
+    if isinstance(result, SamvadError):
+        future.set_exception(result)
+    else:
         future.set_result(result)
-
-
-def _fail(future: asyncio.Future[_T], error: SamvadError) -> None:
-    if not future.done():
-        future.set_exception(error)
 
 
 def _reason(error: BaseException) -> str:

@@ -198,7 +198,9 @@ class _Reader:
         if header is None:
             lost_max = max(len(data), self._segment_bytes) // RECORD_BYTES
             return Found(number, None, None, [Damage(path.name, 0, len(data), lost_max, False)], False)
-        ends_at = following.abandoned_end if following and following.abandoned == number else None
+        ends_at = None
+        if following is not None and following.abandoned == number and not header.compacted:
+            ends_at = following.abandoned_end  # compacted, it has been written anew since
         above = None if last else (following.first if following else self.next)
         result = scan(data, header, end=ends_at, following=above)
         self.next = max(self.next, result.next)

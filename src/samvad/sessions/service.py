@@ -104,7 +104,7 @@ class SessionPersistenceService:
         user_id: str,
         state: Mapping[str, Any],
         *,
-        if_match: Sequence[str] | None = None,
+        if_match: str | Sequence[str] | None = None,
         if_absent: bool = False,
         receipt: ReceiptKey | None = None,
     ) -> StateSaved:
@@ -120,7 +120,7 @@ class SessionPersistenceService:
         user_id: str,
         state: Mapping[str, Any],
         *,
-        if_match: Sequence[str] | None = None,
+        if_match: str | Sequence[str] | None = None,
         if_absent: bool = False,
         receipt: ReceiptKey | None = None,
     ) -> StateSaved:
@@ -132,7 +132,7 @@ class SessionPersistenceService:
         user_id: str,
         state: Mapping[str, Any],
         replace: bool,
-        if_match: Sequence[str] | None,
+        if_match: str | Sequence[str] | None,
         if_absent: bool,
         receipt: ReceiptKey | None,
     ) -> StateSaved:
@@ -142,7 +142,7 @@ class SessionPersistenceService:
             receipt=receipt,
             patch=check_object(state, "The state"),
             replace=replace,
-            if_match=None if if_match is None else tuple(if_match),
+            if_match=_tags(if_match),
             if_absent=if_absent,
         )
         saved: StateSaved
@@ -385,7 +385,7 @@ class SessionPersistenceService:
         _, committed = await self.core.lanes.write(key, operation)
         for listener in self.core.on_erased:
             listener(key)
-        return cleared(_removed(committed))
+        return cleared(_removed(committed), pending=committed is not None and committed.pending)
 
     async def get_stats(self) -> SessionStats:
         """Counts over the principal's tenant."""
@@ -493,6 +493,12 @@ class SessionPersistenceService:
 
 
 _WIRE_NAMES = {"session_id": "sessionId", "tool_calls": "toolCalls", "tool_call_id": "toolCallId"}
+
+
+def _tags(if_match: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if if_match is None:
+        return None
+    return (if_match,) if isinstance(if_match, str) else tuple(if_match)
 
 
 def _wire_names(fields: Mapping[str, Any]) -> dict[str, Any]:

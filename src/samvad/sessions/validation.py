@@ -74,7 +74,7 @@ def check_json(value: object, what: str, depth: int) -> None:
         if not math.isfinite(value):
             raise InvalidRequest(f"{what} holds a number that JSON cannot write ({value}).")
     elif value is not None and not isinstance(value, bool | int):
-        raise InvalidRequest(f"{what} holds a {type(value).__name__}, which JSON cannot write.")
+        raise InvalidRequest(f"{what} holds something that JSON cannot write: {type(value).__name__}.")
 
 
 def new_message(message: Mapping[str, Any], *, at_ms: int | None = None) -> NewMessage:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
+from samvad.errors import SetupError
 from samvad.records import (
     Commit,
     Committed,
@@ -39,6 +40,11 @@ class HealthReport(NamedTuple):
     up: bool
     fault: str | None = None
     since_ms: int | None = None
+
+
+def not_open() -> SetupError:
+    """What to tell somebody who uses a store that was never opened."""
+    return SetupError("Open the service first: async with open_samvad(…) as samvad.")
 
 
 class Store(Protocol):

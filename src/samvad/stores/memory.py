@@ -41,7 +41,7 @@ from samvad.records import (
     removed_answer,
     user_hash,
 )
-from samvad.stores.base import Capabilities, HealthReport
+from samvad.stores.base import Capabilities, HealthReport, not_open
 
 
 @dataclass
@@ -67,7 +67,7 @@ class MemoryStore:
         self._sessions: dict[tuple[str, str], StoredSession] = {}
         self._interruptions: dict[tuple[str, str], dict[str, StoredInterruption]] = {}
         self._receipts: dict[bytes, tuple[bytes, StoredReceipt]] = {}
-        self._open = False
+        self._open: bool | None = None  # None until it was opened once
 
     async def open(self) -> None:
         self._open = True
@@ -84,6 +84,8 @@ class MemoryStore:
         return future
 
     def _apply(self, commit: Commit) -> Committed:
+        if self._open is None:
+            raise not_open()
         if not self._open:
             raise ShuttingDown
         key, origin = commit.user, commit.origin
@@ -267,4 +269,4 @@ class MemoryStore:
         return len(old)
 
     async def check(self) -> HealthReport:
-        return HealthReport(self._open, None if self._open else "closed")
+        return HealthReport(bool(self._open), None if self._open else "closed")

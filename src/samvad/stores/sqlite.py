@@ -36,7 +36,7 @@ from samvad.records import (
     UserRecord,
 )
 from samvad.stores import sqlite_reads as reads
-from samvad.stores.base import Capabilities, HealthReport
+from samvad.stores.base import Capabilities, HealthReport, not_open
 from samvad.stores.sqlite_thread import Done, WriterThread, reason
 from samvad.stores.sqlite_writes import fold
 
@@ -147,8 +147,10 @@ class SQLiteStore:
 
     def _open_writer(self) -> apsw.Connection:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Conversations are for this user of the machine alone; SQLite gives its log the same rights.
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock()
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise SetupError(f"Cannot open the database {self.path}: {error.strerror or error}.") from error
         connection = None
@@ -177,16 +179,17 @@ class SQLiteStore:
     def _connect(self, cache_kib: int) -> apsw.Connection:
         connection = apsw.Connection(str(self.path), vfs=self._vfs)
         connection.set_busy_timeout(_BUSY_MS)
-        connection.pragma("cache_size", -cache_kib)
+        try:
+            connection.pragma("cache_size", -cache_kib)  # the first look into the file
+        except apsw.NotADBError as error:
+            connection.close()
+            raise SetupError(f"{self.path} is not a SQLite database; choose another --store.") from error
         return connection
 
     def _check_ours(self, connection: apsw.Connection) -> None:
-        try:
-            application_id = connection.pragma("application_id")
-            tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
-            version = connection.pragma("user_version")
-        except apsw.NotADBError as error:
-            raise SetupError(f"{self.path} is not a SQLite database; choose another --store.") from error
+        application_id = connection.pragma("application_id")
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+        version = connection.pragma("user_version")
         if tables and application_id != APPLICATION_ID:
             raise SetupError(f"{self.path} is a database of another program; choose another --store.")
         if version > len(_migrations()):
@@ -213,8 +216,7 @@ class SQLiteStore:
     # --- writing ---------------------------------------------------------------------------------------
 
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
-        assert self._loop is not None, "open the store first"
-        future: asyncio.Future[Committed] = self._loop.create_future()
+        future: asyncio.Future[Committed] = self._opened_loop().create_future()
 
         def done(result: Committed | SamvadError) -> None:
             if future.done():
@@ -229,11 +231,16 @@ class SQLiteStore:
 
     def submit(self, commit: Commit, done: Done) -> None:
         """As `commit`, without a future: `done` is called on the event loop, in a later turn of it."""
-        assert self._loop is not None, "open the store first"
+        loop = self._opened_loop()
         if self._writer is None:
-            self._loop.call_soon(done, ShuttingDown())
+            loop.call_soon(done, ShuttingDown())
         else:
             self._writer.submit(commit, done)
+
+    def _opened_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise not_open()
+        return self._loop
 
     @property
     def commits_queued(self) -> int:

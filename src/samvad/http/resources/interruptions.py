@@ -61,7 +61,7 @@ async def push(call: Call) -> Reply:
         return interruption
 
     interruption = await call.once(user_id, Interruption, act, keep=True)
-    return Reply(encode({"success": True, "interruption": interruption}))
+    return Reply(encode({"success": True, "interruption": interruption, "durability": _durability(call)}))
 
 
 async def resume(call: Call) -> Reply:
@@ -83,6 +83,7 @@ async def resume(call: Call) -> Reply:
             "success": True,
             "sessionId": session_id,
             "interruption": interruption,
+            "durability": "memory",
             "unheardText": interruption.unheard_text,
             "resumePhrase": phrase,
         }
@@ -96,7 +97,18 @@ async def clear(call: Call) -> Reply:
     await call.service.session_owner(session_id)
     held = call.samvad.interruptions.clear(session_id, tenant=call.service.principal.tenant)
     recorded = await call.service.forget_interruptions(session_id)
-    return Reply(encode({"success": True, "sessionId": session_id, "cleared": max(held, recorded)}))
+    answer = {
+        "success": True,
+        "sessionId": session_id,
+        "cleared": max(held, recorded),
+        "durability": _durability(call),
+    }
+    return Reply(encode(answer))
+
+
+def _durability(call: Call) -> str:
+    """Interruptions live in memory, unless they are recorded."""
+    return call.service.core.rules.durability if call.samvad.options.record_interruptions else "memory"
 
 
 _PATH = "/api/session/{sessionId}/interruptions"

@@ -104,6 +104,7 @@ async def clear(call: Call) -> Reply:
         "success": True,
         "message": "Session cleared successfully",
         "sessionId": session_id,
+        "durability": call.service.core.rules.durability,
         "cleared": cleared,
     }
     return Reply(encode(answer))

@@ -14,8 +14,9 @@ from samvad.records import UserRecord
 from samvad.sessions.user_log import etag
 from samvad.types import Appended, Cleared, StateSaved
 
-_ENTITY_TAGS = re.compile(r'\s*(?:(?:W/)?"[^"]*"\s*(?:,\s*|$))+')
-_ENTITY_TAG = re.compile(r'((?:W/)?"[^"]*")')
+# RFC 9110, section 8.8.3; a list may have empty elements.
+_ENTITY_TAG = re.compile(r'(?:W/)?"[!#-~\x80-\xff]*"')
+_ENTITY_TAGS = re.compile(rf"[\s,]*(?:{_ENTITY_TAG.pattern}\s*(?:,[\s,]*|$))+")
 _SEQ_MAX = (1 << 62) - 1
 
 
@@ -247,8 +248,17 @@ async def refresh(call: Call) -> Reply:
         "success": True,
         "message": "User data cleared successfully",
         "userId": user_id,
-        "cleared": cleared,
+        "durability": call.service.core.rules.durability,
+        "cleared": {
+            "userState": cleared.user_state,
+            "userProfile": cleared.user_profile,
+            "sessions": cleared.sessions,
+            "interruptions": cleared.interruptions,
+            "messages": cleared.messages,
+        },
     }
+    if cleared.pending:  # the store is down: nobody reads anything of the user from now on, purging follows
+        return Reply(encode({**answer, "pending": True}), 202)
     return Reply(encode(answer))
 
 

@@ -1,0 +1,137 @@
+"""Memory is flat under appends without end: what grows is the database.
+
+The load runs in a process of its own. Every 20,000 appends it collects garbage, gives freed memory back to the
+system (malloc_trim) and notes its resident set. A line fitted through what it noted after the warm-up tells the
+growth per 100,000 appends. The bound of the cache is small, so that it is full, and evicting, long before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+import pytest
+
+import samvad
+from samvad.runtime import Samvad, open_samvad
+from tests.support import REPOSITORY, SOAK
+
+pytestmark = pytest.mark.crash
+
+USERS = 1_000
+DEVICES = 200
+WARM_UP_APPENDS = 100_000
+APPENDS_PER_VISIT = 50
+STRIDE = (
+    617  # users are visited in turn, though not in the order of their names: the warm-up fills every window
+)
+NOTE_EVERY_APPENDS = 20_000
+CACHE_BYTES_MAX = 8 << 20
+GROWTH_BYTES_MAX = 1 << 20  # per 100,000 appends
+
+
+class Note(NamedTuple):
+    """After so many appends: the resident set, and how much of it SQLite holds (its page caches), in bytes."""
+
+    appends: int
+    resident_bytes: int
+    sqlite_bytes: int
+
+
+def resident_bytes() -> int:
+    """The resident set without what is mapped from files (the index of the log)."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+
+
+def growth_bytes(points: list[tuple[int, int]]) -> float:
+    """The slope of the line of least squares through (appends, bytes), per 100,000 appends."""
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    above = sum((x - mean_x) * (y - mean_y) for x, y in points)
+    return 100_000 * above / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+async def load(path: str, appends: int) -> list[Note]:
+    """Devices that each say a few things to one user and go on to the next; returns what was noted."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)
+    done = 0
+    visits = itertools.count()
+    notes: list[Note] = []
+
+    async def device(samvad: Samvad, number: int) -> None:
+        nonlocal done
+        rng = random.Random(number)
+        while done < appends:
+            visit = next(visits)
+            user_id = f"user_{visit * STRIDE % USERS}"
+            for _ in range(APPENDS_PER_VISIT):
+                content = "x" * rng.randint(20, 150)
+                message = {"role": "user", "content": content}
+                if number % 2:
+                    message["id"] = f"{number}-{done}"
+                await samvad.append_many(user_id, [message])
+                done += 1
+                if done % NOTE_EVERY_APPENDS == 0:
+                    gc.collect()
+                    trim(0)
+                    notes.append(Note(done, resident_bytes(), apsw.memory_used()))
+            await samvad.save_session(f"session_of_{user_id}", user_id)
+            await samvad.save_user_state(user_id, {"visit": visit})
+
+    async with open_samvad(f"sqlite:///{path}", cache_bytes_max=CACHE_BYTES_MAX) as samvad:
+        await asyncio.gather(*(device(samvad, number) for number in range(DEVICES)))
+        assert samvad.cache.evictions > USERS
+        assert samvad.cache.bytes_held <= CACHE_BYTES_MAX * 1.5
+    return notes
+
+
+def notes_of(path: Path, appends: int) -> list[Note]:
+    """Run the load in a process of its own."""
+    source = str(Path(samvad.__file__).parent.parent)
+    arguments = json.dumps([str(path), appends])
+    run = subprocess.run(
+        [sys.executable, "-c", "from tests.crash.test_memory import main; main()", arguments],
+        check=False,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([source, str(REPOSITORY)])},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return [Note(*each) for each in json.loads(run.stdout)]
+
+
+def main() -> None:
+    """The load as a process: [path, appends] as JSON in, notes as JSON out."""
+    sys.stdout.write(json.dumps(asyncio.run(load(*json.loads(sys.argv[1])))))
+
+
+def check(notes: list[Note]) -> None:
+    """The resident set does not grow by more than 1 MiB per 100,000 appends."""
+    growth = growth_bytes(
+        [(note.appends, note.resident_bytes) for note in notes if note.appends >= WARM_UP_APPENDS]
+    )
+    assert growth < GROWTH_BYTES_MAX, f"{growth / 1024:.0f} KiB per 100,000 appends: {notes}"
+
+
+def test_memory_is_flat(database_path: Path) -> None:
+    """200,000 appends over 1,000 users after 100,000 to warm up: under 1 MiB more per 100,000."""
+    check(notes_of(database_path, WARM_UP_APPENDS + 200_000))
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not SOAK, reason="SAMVAD_SOAK=1 asks for it")
+def test_memory_is_flat_soak(database_path: Path) -> None:
+    """1,000,000 appends."""
+    check(notes_of(database_path, WARM_UP_APPENDS + 1_000_000))
