@@ -114,7 +114,7 @@ def load(url: str, script: Path, seconds: float, core: int) -> tuple[float, floa
         capture_output=True,
         text=True,
         check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
     if "Non-2xx" in result.stdout:
         raise Unavailable(f"answers were not successes:\n{result.stdout}")

@@ -264,7 +264,9 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
 
 def only_receipts(commit: Commit) -> bool:
     """Whether a commit keeps receipts and nothing else, made against no record: no version speaks against it."""
-    return commit.expected == ANY_VERSION and all(isinstance(change, ReceiptKept) for change in commit.changes)
+    return commit.expected == ANY_VERSION and all(
+        isinstance(change, ReceiptKept) for change in commit.changes
+    )
 
 
 class Removed(NamedTuple):

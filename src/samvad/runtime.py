@@ -20,13 +20,15 @@ from samvad.clock import Clock, SystemClock
 from samvad.errors import SetupError, Unavailable
 from samvad.interruptions import InterruptionContextManager
 from samvad.records import UserKey
+from samvad.sessions.acting import SessionCore
 from samvad.sessions.cache import RecordCache
 from samvad.sessions.journal import Journal
 from samvad.sessions.journal_place import survives
 from samvad.sessions.journaled import JournaledStore
-from samvad.sessions.lanes import Lane, Lanes
+from samvad.sessions.lane import Lane
+from samvad.sessions.lanes import Lanes
 from samvad.sessions.receipts import Receipts
-from samvad.sessions.service import SessionCore, SessionPersistenceService
+from samvad.sessions.service import SessionPersistenceService
 from samvad.sessions.user_log import Rules
 from samvad.stores.base import Store
 from samvad.stores.urls import store_from_url

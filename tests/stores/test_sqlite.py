@@ -18,6 +18,7 @@ from samvad.records import Commit, MessagesAdded, StateSet, StoredState, UserKey
 from samvad.stores.base import Store
 from samvad.stores.sqlite import SQLiteStore
 from samvad.testing.model import raw_message
+from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -299,3 +300,30 @@ async def test_reads_go_on_while_a_group_is_written(database_path: Path) -> None
     await asyncio.gather(blocking, writing)
     assert await seq_of(store) == 2
     await store.close()
+
+
+async def test_a_reader_does_not_keep_what_was_erased(tmp_path: Path) -> None:
+    """Erasing beside a reader of an old snapshot: nobody waits for it, and its log is emptied when it has gone.
+
+    The fold was tried once, for five seconds in which all users waited, and then forgotten until the close.
+    """
+    path = tmp_path / "talk.db"
+
+    def holding_it() -> list[str]:
+        return [p.name for p in tmp_path.glob("talk.db*") if b"canary" in p.read_bytes()]
+
+    async with open_samvad(f"sqlite:///{path}") as samvad:
+        for _ in range(20):
+            await samvad.append_to_user_history("asha", "user", "canary" + "y" * 2000)
+        reader = apsw.Connection(str(path))
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM users").fetchall()
+        await samvad.clear_user_data("asha")
+        assert holding_it() == ["talk.db-wal"]
+        reader.execute("ROLLBACK")
+        reader.close()
+
+        async def emptied() -> bool:
+            return not holding_it()
+
+        await wait_until_async(emptied, "the log is emptied")

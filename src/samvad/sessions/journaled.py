@@ -21,6 +21,7 @@ from samvad.records import (
     Change,
     Commit,
     Committed,
+    Erased,
     InterruptionAdded,
     InterruptionsRemoved,
     MessagesAdded,
@@ -36,6 +37,7 @@ from samvad.records import (
     UserKey,
     UserRecord,
     Version,
+    only_receipts,
 )
 from samvad.sessions.breaker import Breaker
 from samvad.sessions.coalesce import erases, steps_of
@@ -161,13 +163,13 @@ class JournaledStore:
     def submit(self, commit: Commit, done: Done) -> None:
         """As `commit`; `done` is called on the event loop."""
         lane = self.flusher.find(commit.user)
-        only_receipts = bool(commit.changes) and all(isinstance(c, ReceiptKept) for c in commit.changes)
+        unbound = only_receipts(commit)
         if lane is None:
-            lane = self.flusher.lane(commit.user, commit.expected if not only_receipts else None)
+            lane = self.flusher.lane(commit.user, commit.expected if not unbound else None)
         elif lane.head is None or not (lane.entries or lane.writing):
-            if not only_receipts:
+            if not unbound:
                 lane.start(commit.expected)
-        elif commit.expected != lane.head and not only_receipts:
+        elif commit.expected != lane.head and not unbound:
             asyncio.get_running_loop().call_soon(done, StaleVersion())
             return
         commit = _with_told_ids(commit)
@@ -182,7 +184,7 @@ class JournaledStore:
                 () if commit.operation is not None else commit.changes,
             )
             payload = _encode(kept)
-        if lane.head is not None and commit.changes and not only_receipts:
+        if lane.head is not None and commit.changes and not unbound:
             lane.head = _after(commit)
         lane.writing += 1
         generation = lane.generation
@@ -249,19 +251,28 @@ class JournaledStore:
         self.breaker.succeeded()
         return answer
 
-    def _pending(self, user: UserKey, kind: type[Any] | tuple[type[Any], ...]) -> list[Any]:
+    def _pending(self, user: UserKey) -> tuple[bool, list[Change]]:
+        """What is pending of a user, and whether it begins with an erasing: then the store's part counts no more."""
         lane = self.flusher.find(user)
-        if lane is None:
-            return []
-        return [c for entry in lane.entries for c in entry.commit.changes if isinstance(c, kind)]
+        erased = False
+        changes: list[Change] = []
+        for entry in lane.entries if lane is not None else ():
+            for change in entry.commit.changes:
+                if isinstance(change, Erased):
+                    erased = True
+                    changes.clear()
+                else:
+                    changes.append(change)
+        return erased, changes
 
     async def page(
         self, user: UserKey, *, after: int | None, before: int | None, limit: int, bytes_max: int
     ) -> tuple[list[StoredMessage], bool]:
         low = 0 if after is None else after
         high = 1 << 62 if before is None else before
-        pending = [m for change in self._pending(user, MessagesAdded) for m in change.messages]
-        first = pending[0].seq if pending else high
+        erased, changes = self._pending(user)
+        pending = [m for change in changes if isinstance(change, MessagesAdded) for m in change.messages]
+        first = pending[0].seq if pending else (1 if erased else high)
         waiting = [m for m in pending if low < m.seq < high]
         stored: list[StoredMessage] = []
         more = False
@@ -275,31 +286,35 @@ class JournaledStore:
             page = stored if more else stored + waiting
             return page[:limit], more or len(page) > limit
         if len(waiting) < limit and first > 1:
+            room = limit - len(waiting)
             stored, more = await self._asked(
-                self.inner.page(
-                    user, after=None, before=min(high, first), limit=limit - len(waiting), bytes_max=bytes_max
-                )
+                self.inner.page(user, after=None, before=min(high, first), limit=room, bytes_max=bytes_max)
             )
         page = stored + waiting
-        return page[-limit:], more or len(page) > limit or (len(waiting) >= limit and first > 1)
+        return page[-limit:], more or len(page) > limit or (len(waiting) == limit and 1 < first < high)
 
     async def session(self, tenant: str, session_id: str) -> StoredSession | None:
         for lane in self.flusher.lanes_of(tenant):
-            found = _session_among(lane, session_id)
+            found = _session_among(self._pending(lane.user)[1], session_id)
             if found is not None:
                 return found[0]
         session: StoredSession | None = await self._asked(self.inner.session(tenant, session_id))
+        if session is not None and self._pending(UserKey(tenant, session.user_id))[0]:
+            return None
         return session
 
     async def sessions(self, user: UserKey, *, open_after_ms: int | None) -> list[StoredSession]:
-        stored = await self._asked(self.inner.sessions(user, open_after_ms=open_after_ms))
-        by_id = {session.id: session for session in stored}
-        for change in self._pending(user, (SessionSet, SessionTouched, SessionRemoved)):
+        erased, changes = self._pending(user)
+        by_id: dict[str, StoredSession] = {}
+        if not erased:
+            stored = await self._asked(self.inner.sessions(user, open_after_ms=open_after_ms))
+            by_id = {session.id: session for session in stored}
+        for change in changes:
             if isinstance(change, SessionSet):
                 by_id[change.session.id] = change.session
             elif isinstance(change, SessionRemoved):
                 by_id.pop(change.session_id, None)
-            elif change.session_id in by_id:
+            elif isinstance(change, SessionTouched) and change.session_id in by_id:
                 touched = msgspec.structs.replace(by_id[change.session_id], active_ms=change.active_ms)
                 by_id[change.session_id] = touched
         found = [
@@ -310,17 +325,19 @@ class JournaledStore:
         return sorted(found, key=lambda s: (-s.active_ms, s.id))
 
     async def interruptions(self, tenant: str, session_id: str, limit: int) -> list[StoredInterruption]:
-        kept = {i.id: i for i in await self._asked(self.inner.interruptions(tenant, session_id, limit))}
+        if await self.session(tenant, session_id) is None:
+            return []
+        stored = await self._asked(self.inner.interruptions(tenant, session_id, limit))
+        kept = {interruption.id: interruption for interruption in stored}
         for lane in self.flusher.lanes_of(tenant):
-            for entry in lane.entries:
-                for change in entry.commit.changes:
-                    if isinstance(change, InterruptionAdded) and change.interruption.session_id == session_id:
-                        kept[change.interruption.id] = change.interruption
-                    elif (
-                        isinstance(change, InterruptionsRemoved | SessionRemoved)
-                        and change.session_id == session_id
-                    ):
-                        kept.clear()
+            for change in self._pending(lane.user)[1]:
+                if isinstance(change, InterruptionAdded) and change.interruption.session_id == session_id:
+                    kept[change.interruption.id] = change.interruption
+                elif (
+                    isinstance(change, InterruptionsRemoved | SessionRemoved)
+                    and change.session_id == session_id
+                ):
+                    kept.clear()
         return sorted(kept.values(), key=lambda i: (i.at_ms, i.id), reverse=True)[:limit]
 
     async def receipt(self, key: bytes) -> StoredReceipt | None:
@@ -380,18 +397,14 @@ def _with_told_ids(commit: Commit) -> Commit:
     return msgspec.structs.replace(commit, operation=msgspec.structs.replace(operation, messages=messages))
 
 
-def _session_among(lane: FlushLane, session_id: str) -> tuple[StoredSession | None] | None:
+def _session_among(changes: list[Change], session_id: str) -> tuple[StoredSession | None] | None:
     """What is pending of a session: (the session,), (None,) where it was removed, or None for nothing."""
     found: tuple[StoredSession | None] | None = None
-    for entry in lane.entries:
-        for change in entry.commit.changes:
-            if isinstance(change, SessionSet) and change.session.id == session_id:
-                found = (change.session,)
-            elif isinstance(change, SessionRemoved) and change.session_id == session_id:
-                found = (None,)
-            elif (
-                isinstance(change, SessionTouched) and change.session_id == session_id and found and found[0]
-            ):
-                found = (msgspec.structs.replace(found[0], active_ms=change.active_ms),)
+    for change in changes:
+        if isinstance(change, SessionSet) and change.session.id == session_id:
+            found = (change.session,)
+        elif isinstance(change, SessionRemoved) and change.session_id == session_id:
+            found = (None,)
+        elif isinstance(change, SessionTouched) and change.session_id == session_id and found and found[0]:
+            found = (msgspec.structs.replace(found[0], active_ms=change.active_ms),)
     return found
-

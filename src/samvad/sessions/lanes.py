@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,65 +26,16 @@ from samvad.errors import (
 from samvad.records import Commit, Committed, ReceiptKept, StoredMessage, UserKey, UserRecord
 from samvad.sessions import user_log
 from samvad.sessions.cache import RecordCache
-from samvad.sessions.operations import AppendMessages, Operation
+from samvad.sessions.lane import Lane, Written, new_removal
+from samvad.sessions.operations import AppendMessages, EraseUser, Operation, RemoveSession
 from samvad.sessions.user_log import Applied, Rules
 from samvad.stores.base import Store
 
 _log = logging.getLogger(__name__)
+_REMOVALS = (RemoveSession, EraseUser)
 _AGAIN_AFTER_S = 0.2  # between two tries of what was acknowledged early and the store does not take
 
 Published = Callable[[UserKey, UserRecord, "tuple[StoredMessage, ...]"], None]
-
-
-class Written:
-    """An operation on its way: what it came to, and who waits for it."""
-
-    __slots__ = ("acknowledged", "applied", "attempts", "number", "operation", "waiter")
-
-    def __init__(self, operation: Operation, waiter: asyncio.Future[tuple[Any, Committed | None]]) -> None:
-        self.operation = operation
-        self.waiter = waiter
-        self.applied: Applied | None = None
-        self.attempts = 0
-        self.number = 0  # in the order in which they were taken
-        self.acknowledged = False
-
-    def fail(self, error: BaseException) -> None:
-        if not self.waiter.done():
-            self.waiter.set_exception(error)
-
-
-class Lane:
-    """One user's records and what is under way for them."""
-
-    __slots__ = (
-        "again",
-        "drained",
-        "key",
-        "latest",
-        "opening",
-        "pending",
-        "published",
-        "size_bytes",
-        "used_s",
-        "waiters",
-    )
-
-    def __init__(self, key: UserKey) -> None:
-        self.key = key
-        self.published: UserRecord | None = None
-        self.latest: UserRecord | None = None
-        self.pending: deque[Written] = deque()
-        self.again: list[Written] = []
-        self.opening: asyncio.Task[None] | None = None
-        self.drained: asyncio.Event | None = None
-        self.size_bytes = 500
-        self.used_s = 0.0
-        self.waiters = 0  # who holds this lane across an await: no other may be made for the user meanwhile
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.pending or self.again or self.waiters or self.opening is not None)
 
 
 class Lanes:
@@ -174,6 +124,29 @@ class Lanes:
             lane.waiters -= 1
         _refuse_partial(lane)
         return lane.latest
+
+    async def removals_written(self, key: UserKey) -> int:
+        """Wait until the store has every removal asked for so far; returns a number that the next removal changes.
+
+        Nothing else is waited for: others may append to the user's history without end.
+        """
+        lane = self._lane(key)
+        lane.waiters += 1
+        try:
+            while True:
+                removal = next((w for w in lane.pending if isinstance(w.operation, _REMOVALS)), None)
+                if removal is not None:
+                    await asyncio.wait([removal.waiter])
+                elif lane.latest is None:
+                    await self._opened(lane)
+                else:
+                    return lane.removal
+        finally:
+            lane.waiters -= 1
+
+    def removal(self, key: UserKey) -> int:
+        """The number that `removals_written` returns, as it is now."""
+        return self._lane(key).removal
 
     def peek(self, key: UserKey) -> UserRecord | None:
         """The user's record if it is in memory."""
@@ -338,6 +311,8 @@ class Lanes:
         early = self._early and _is_certain(applied) and all(before.acknowledged for before in lane.pending)
         lane.pending.append(written)
         lane.latest = applied.record
+        if isinstance(written.operation, _REMOVALS):
+            lane.removal = new_removal()
         if early:
             self._publish(lane, written)
             if not written.waiter.done():
@@ -357,11 +332,12 @@ class Lanes:
 
         def tell(done: asyncio.Future[Any]) -> None:
             lane.waiters -= 1
-            if done.cancelled() or done.exception() is None:
+            if not done.cancelled() and done.exception() is None:
                 written.fail(error)
-            elif lane.latest is not None:
+            elif lane.latest is not None and not done.cancelled():
                 self._submit(lane, written)
-            else:
+            else:  # its caller has left, and what became of the commit is not known here: look at the store
+                lane.latest = None
                 self._waiting += 1
                 lane.again.append(written)
                 self._reopen(lane)

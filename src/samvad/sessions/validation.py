@@ -16,6 +16,7 @@ from samvad.sessions.operations import NewMessage
 from samvad.sessions.user_log import MESSAGE_FIELDS
 from samvad.types import ROLES
 
+_INTEGER_BITS_MAX = 1024  # what a double can reach; Python itself stops at 4,300 digits
 _CONTROL = frozenset(chr(c) for c in range(0xA0) if unicodedata.category(chr(c)) == "Cc")
 
 
@@ -73,7 +74,10 @@ def check_json(value: object, what: str, depth: int) -> None:
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidRequest(f"{what} holds a number that JSON cannot write ({value}).")
-    elif value is not None and not isinstance(value, bool | int):
+    elif isinstance(value, int):
+        if value.bit_length() > _INTEGER_BITS_MAX:
+            raise InvalidRequest(f"{what} holds an integer of more than {_INTEGER_BITS_MAX} bits.")
+    elif value is not None:
         raise InvalidRequest(f"{what} holds something that JSON cannot write: {type(value).__name__}.")
 
 

@@ -38,11 +38,10 @@ from samvad.records import (
 from samvad.stores import sqlite_reads as reads
 from samvad.stores.base import Capabilities, HealthReport, not_open
 from samvad.stores.sqlite_thread import Done, WriterThread, reason
-from samvad.stores.sqlite_writes import fold
+from samvad.stores.sqlite_writes import BUSY_MS, fold
 
 APPLICATION_ID: Final = 0x53_4D_56_44  # "SMVD", in the file's header
 _READERS: Final = 2
-_BUSY_MS: Final = 5_000
 _PROBE_AFTER_S: Final = 5.0
 _CACHE_KIB: Final = 16 * 1024
 _READER_CACHE_KIB: Final = 4 * 1024
@@ -120,7 +119,10 @@ class SQLiteStore:
             await loop.run_in_executor(None, self._readers.shutdown)
             self._readers = None
         for connection in self._reader_connections:
-            connection.close()
+            with contextlib.suppress(
+                apsw.Error
+            ):  # the last one to close checkpoints, which a bad disk refuses
+                connection.close()
         self._reader_connections.clear()
         if self._lock_file is not None:
             self._lock_file.close()
@@ -178,7 +180,7 @@ class SQLiteStore:
 
     def _connect(self, cache_kib: int) -> apsw.Connection:
         connection = apsw.Connection(str(self.path), vfs=self._vfs)
-        connection.set_busy_timeout(_BUSY_MS)
+        connection.set_busy_timeout(BUSY_MS)
         try:
             connection.pragma("cache_size", -cache_kib)  # the first look into the file
         except apsw.NotADBError as error:
@@ -321,7 +323,10 @@ class SQLiteStore:
 
     async def fold(self) -> None:
         """Fold the log into the database and empty it, so that what was erased is in neither."""
-        await self._on_writer(fold)
+        if not await self._on_writer(fold):
+            raise StoreUnavailable(
+                "A reader keeps the log from being emptied; try again when it has finished."
+            )
 
     async def check(self) -> HealthReport:
         writer = self._writer

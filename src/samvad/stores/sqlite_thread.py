@@ -20,10 +20,19 @@ import apsw
 from samvad import limits
 from samvad.clock import Clock
 from samvad.errors import Overloaded, SamvadError, ShuttingDown, StoreUnavailable
-from samvad.records import Commit, Committed, MessagesAdded, StateSet
-from samvad.stores.sqlite_writes import GroupWriter
+from samvad.records import (
+    Commit,
+    Committed,
+    InterruptionAdded,
+    MessagesAdded,
+    ProfileSet,
+    SessionSet,
+    StateSet,
+)
+from samvad.stores.sqlite_writes import GroupWriter, fold
 
 _log = logging.getLogger(__name__)
+_FOLD_AGAIN_S = 0.25
 
 _T = TypeVar("_T")
 Done = Callable[[Committed | SamvadError], None]
@@ -117,7 +126,7 @@ class WriterThread:
         while waiting or not stopping:
             while not stopping:
                 try:
-                    handed = self._queue.get(block=not waiting)
+                    handed = self._queue.get(not waiting, _FOLD_AGAIN_S if writer.fold_owed else None)
                 except queue.Empty:
                     break
                 if handed is None:
@@ -131,7 +140,9 @@ class WriterThread:
             for job in jobs:
                 if callable(job):
                     job(connection)
-            if self._wal_pages > self._wal_pages_max:
+            if writer.fold_owed:
+                writer.fold_owed = not fold(connection, busy_ms=0)
+            elif self._wal_pages > self._wal_pages_max:
                 self._checkpoint(connection)
         with contextlib.suppress(apsw.Error):
             connection.close()
@@ -192,4 +203,10 @@ def _size_bytes(commit: Commit) -> int:
                 size += len(message.body)
         elif isinstance(change, StateSet):
             size += len(change.state.body)
+        elif isinstance(change, ProfileSet):
+            size += len(change.profile.preferences)
+        elif isinstance(change, SessionSet):
+            size += len(change.session.body)
+        elif isinstance(change, InterruptionAdded):
+            size += len(change.interruption.body)
     return size

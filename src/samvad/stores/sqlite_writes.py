@@ -38,6 +38,8 @@ from samvad.records import (
 )
 
 _HEADS_MAX: Final = 50_000
+BUSY_MS: Final = 5_000
+_FOLD_BUSY_MS: Final = 50
 
 _INSERT_MESSAGE = "INSERT INTO messages (user_no, seq, at_ms, given_id, body) VALUES (?, ?, ?, ?, ?)"
 _INSERT_USER = (
@@ -66,15 +68,22 @@ _SET_ERASURE = "INSERT OR REPLACE INTO erasures (user_hash, epoch, erased_ms) VA
 _SET_APPLIED = "INSERT OR REPLACE INTO applied (user_no, replica, number) VALUES (?, ?, ?)"
 
 
-def fold(connection: apsw.Connection) -> None:
+def fold(connection: apsw.Connection, busy_ms: int = _FOLD_BUSY_MS) -> bool:
     """Fold the log into the database and empty it, so that older copies of what was erased are in neither.
 
     SQLite does not sync the emptying: after a power failure the old log could be back. The small commit that
-    follows is synced, and the emptying with it.
+    follows is synced, and the emptying with it. False where a reader still looks at the log (nobody waits for
+    that one for long): then it is to be tried again.
     """
-    with contextlib.suppress(apsw.Error):
+    connection.set_busy_timeout(busy_ms)
+    try:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         connection.execute("INSERT OR REPLACE INTO probe (id, at_ms) VALUES (1, 0)")
+    except apsw.Error:
+        return False
+    finally:
+        connection.set_busy_timeout(BUSY_MS)
+    return True
 
 
 class _Head:
@@ -100,6 +109,7 @@ class GroupWriter:
         self._messages: list[tuple[int, int, int, str | None, bytes]] = []
         self._moved: list[_Head] = []
         self._erased = False
+        self.fold_owed = False  # something was erased, and a reader kept the log from being emptied
 
     def write(self, commits: list[Commit]) -> list[Committed | SamvadError]:
         """One transaction; an answer for each commit. An apsw.Error means that none of them was written."""
@@ -124,7 +134,7 @@ class GroupWriter:
         while len(self._heads) > _HEADS_MAX:
             self._heads.popitem(last=False)
         if self._erased:
-            fold(connection)
+            self.fold_owed = not fold(connection)
         return results
 
     def _forget(self) -> None:

@@ -42,7 +42,7 @@ class CommitConformance(Suite):
             runner.run(model.open())
             tenants = itertools.count()
 
-            @wants.examples(60)
+            @wants.examples(self.random_examples)
             @given(turns=work())
             def compare(turns: list[Turn]) -> None:
                 comparison = Comparison(store, model, f"tenant {next(tenants)}")

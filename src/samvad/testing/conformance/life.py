@@ -14,14 +14,17 @@ from samvad.records import (
     Commit,
     Committed,
     Erased,
+    MessagesAdded,
     Origin,
+    ProfileSet,
+    StoredProfile,
     Version,
 )
 from samvad.stores.base import Store
 from samvad.stores.memory import MemoryStore
 from samvad.testing.conformance import base as wants
 from samvad.testing.conformance.base import ASHA, BALA, NEW, Suite
-from samvad.testing.model import Comparison, Place, Turn, everything, work
+from samvad.testing.model import Comparison, Place, Turn, everything, raw_message, work
 
 
 class LifeConformance(Suite):
@@ -78,7 +81,7 @@ class RestartConformance(Suite):
             runner.run(model.open())
             tenants = itertools.count()
 
-            @wants.examples(12)
+            @wants.examples(max(1, self.random_examples // 5))
             @given(turns=work())
             def compare(turns: list[Turn]) -> None:
                 nonlocal store
@@ -116,6 +119,32 @@ class RestartConformance(Suite):
                 blank = await store.receipt(b"a" * 32)
                 assert blank is not None
                 assert blank.answer is None
+            finally:
+                await store.close()
+
+        asyncio.run(main())
+
+    def test_a_profile_is_not_older_after_a_restart(self) -> None:
+        """Messages that were said long ago do not take back when the user was last heard of."""
+
+        async def main() -> None:
+            store = await self.open_store()
+            try:
+                profile = ProfileSet(StoredProfile(b"{}", 1, 50))
+                await wants.commit(store, ASHA, NEW, profile, wants.messages(1, at_ms=50))
+                store = await self.reopen(store)
+                times = (10, 60, 20)
+                said = tuple(raw_message(seq, f"m{seq}", at_ms) for seq, at_ms in enumerate(times, 2))
+                for revision, (message, latest_ms) in enumerate(zip(said, (50, 60, 60), strict=True), 1):
+                    await wants.commit(store, ASHA, Version(0, revision), MessagesAdded((message,)))
+                    record = await wants.load(store, ASHA)
+                    assert record.profile is not None
+                    assert record.profile.updated_ms == latest_ms
+                more = tuple(raw_message(seq, f"m{seq}", at_ms) for seq, at_ms in ((5, 90), (6, 30)))
+                await wants.commit(store, ASHA, Version(0, 4), MessagesAdded(more))
+                record = await wants.load(store, ASHA)
+                assert record.profile is not None
+                assert record.profile.updated_ms == 90
             finally:
                 await store.close()
 

@@ -1,0 +1,109 @@
+"""Who is asking, and what all services share: the ground on which the verbs stand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from samvad.clock import Clock
+from samvad.errors import Forbidden
+from samvad.records import (
+    Committed,
+    Removed,
+    StoredSession,
+    UserKey,
+    UserRecord,
+)
+from samvad.sessions import user_log, views
+from samvad.sessions.lanes import Lanes
+from samvad.sessions.receipts import Receipts
+from samvad.sessions.validation import check_id
+from samvad.stores.base import Store
+from samvad.types import (
+    LOCAL,
+    Principal,
+    Session,
+)
+
+_decode = msgspec.json.decode
+
+_T = TypeVar("_T")
+_SEQ_MAX = 1 << 62  # more than will ever be said, and a store may count in 64 bits
+
+
+_WIRE_NAMES = {"session_id": "sessionId", "tool_calls": "toolCalls", "tool_call_id": "toolCallId"}
+
+
+class SessionCore(NamedTuple):
+    """What the services of all principals share."""
+
+    store: Store
+    lanes: Lanes
+    receipts: Receipts
+    clock: Clock
+    rules: user_log.Rules
+    session_idle_s: float
+    active_window_s: float
+    owners: OrderedDict[tuple[str, str], UserKey]
+    # Called at once when a user was erased, or a session (tenant, id) removed: who holds something of them drops it.
+    on_erased: list[Callable[[UserKey], None]]
+    on_session_removed: list[Callable[[str, str], None]]
+
+
+class Acting:
+    """Acts for one principal; there is no verb without one, so that no door can forget to ask."""
+
+    def __init__(self, core: SessionCore, principal: Principal = LOCAL) -> None:
+        self.core = core
+        self.principal = principal
+
+    # --- for those who need the bytes ---------------------------------------------------------------------
+
+    async def read_user(self, user_id: str) -> UserRecord:
+        """The user's record as it is kept: JSON as encoded bytes."""
+        return await self.core.lanes.read(self._user(user_id))
+
+    def preferences(self, record: UserRecord) -> bytes:
+        """The preferences of a record as JSON, or the defaults."""
+        return views.preferences(record, self.core.rules)
+
+    def is_active(self, record: UserRecord) -> bool:
+        """Whether the user's state or an open session was touched within the last 30 minutes."""
+        return views.is_active(record, self.core.clock.now_ms() - round(self.core.active_window_s * 1000))
+
+    def session_of(self, stored: StoredSession) -> Session:
+        """A session as callers see it; one that has been idle for too long counts as ended."""
+        return views.session_of(stored, self.core.rules, self._open_after_ms())
+
+    # --- inside ----------------------------------------------------------------------------------------
+
+    def _user(self, user_id: str) -> UserKey:
+        check_id(user_id, "userId")
+        tenant, user, _ = self.principal
+        if user is not None and user != user_id:
+            raise Forbidden
+        return UserKey(tenant, user_id)
+
+    def _open_after_ms(self) -> int:
+        return self.core.clock.now_ms() - round(self.core.session_idle_s * 1000)
+
+
+def wire_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields named in Python's way, named as on the wire; others as they are."""
+    return {_WIRE_NAMES.get(name, name): value for name, value in fields.items()}
+
+
+async def to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do all of it, also where the caller gives up: what memory holds goes together with what the store held."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)
+
+
+def removed_by(committed: Committed | None) -> Removed:
+    """What a commit removed; nothing, where nothing had to be written."""
+    return Removed() if committed is None else committed.removed
