@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How this process is to run. Times are seconds."""
 
     host: Annotated[
-        str, Meta(description="Address to listen on. Any but a loopback address needs `insecure` as well.")
+        str, Meta(description="Address to listen on. Any but a loopback address needs --insecure as well.")
     ] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 picks a free one.")] = 8080
     store: Annotated[

@@ -16,7 +16,7 @@ from samvad.sessions.operations import NewMessage
 from samvad.sessions.user_log import MESSAGE_FIELDS
 from samvad.types import ROLES
 
-_INTEGER_BITS_MAX = 1024  # what a double can reach; Python itself stops at 4,300 digits
+_INTEGER_BITS_MAX = 14_000  # Python writes integers of up to 4,300 digits
 _CONTROL = frozenset(chr(c) for c in range(0xA0) if unicodedata.category(chr(c)) == "Cc")
 
 
