@@ -35,11 +35,15 @@ class Capabilities(NamedTuple):
 
 
 class HealthReport(NamedTuple):
-    """The state of a store as an operator wants it: is it up, and if not, why and since when (ms since 1970)."""
+    """The state of a store as an operator wants it: is it up, and if not, why and since when (ms since 1970).
+
+    Behind a journal, `up` says that the journal takes writes, and `store_up` whether the store itself is there.
+    """
 
     up: bool
     fault: str | None = None
     since_ms: int | None = None
+    store_up: bool = True
 
 
 def not_open() -> SetupError:

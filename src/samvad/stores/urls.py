@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -31,7 +32,7 @@ def store_from_url(url: str, clock: Clock, **options: Any) -> Store:
 
         return MemoryStore()
     if parts.scheme == "firestore":
-        raise SetupError("This version has no Firestore store yet; use sqlite:///PATH.")
+        return _firestore(url, clock, options)
     raise SetupError(f"{url!r} is not the URL of a store; write {_FORMS}.")
 
 
@@ -45,3 +46,21 @@ def _sqlite(url: str, clock: Clock, options: dict[str, Any]) -> Store:
     from samvad.stores.sqlite import SQLiteStore
 
     return SQLiteStore(path, clock=clock, **options)
+
+
+def _firestore(url: str, clock: Clock, options: dict[str, Any]) -> Store:
+    parts = urlsplit(url)
+    project = unquote(parts.netloc) or os.environ.get("PROJECT_ID", "")
+    database = unquote(parts.path.strip("/"))
+    if not project or "/" in database or parts.query or parts.fragment:
+        raise SetupError(
+            f"{url!r} is not the URL of a Firestore database; write firestore://PROJECT_ID[/DATABASE], "
+            "or set PROJECT_ID."
+        )
+    try:
+        from samvad.stores.firestore import FirestoreStore
+    except ModuleNotFoundError as missing:
+        raise SetupError(
+            f"Firestore needs more packages ({missing.name} is missing): pip install 'samvad-sessions[firestore]'."
+        ) from missing
+    return FirestoreStore(project, database or None, clock=clock, **options)
