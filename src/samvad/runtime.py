@@ -83,6 +83,8 @@ class Samvad(SessionPersistenceService):
         durability: Durability = "stored" if store.capabilities.durable and not early else "memory"
         if journal_dir is not None and self.options.durability == "auto":
             durability = "journaled" if _keeps(Path(journal_dir)) else "memory"
+        if isinstance(store, JournaledStore):
+            durability = store.rules.durability
         rules = Rules(self.options.window_messages, self.options.language, durability)
         if journal_dir is not None and self.options.durability == "auto":
             store = JournaledStore(store, Journal(journal_dir, clock=clock), clock=clock, rules=rules)
@@ -108,6 +110,8 @@ class Samvad(SessionPersistenceService):
         self.store = store
         if isinstance(store, JournaledStore):
             store.on_rebased = lanes.invalidate
+            store.on_doubt = lanes.doubt
+            store.known = lanes.peek
         self.interruptions = InterruptionContextManager(clock)
         self._upkeep: asyncio.Task[None] | None = None
         self._opening: asyncio.Future[None] | None = None
@@ -264,6 +268,8 @@ def open_samvad(
     except msgspec.ValidationError as error:
         raise SetupError(f"A setting does not fit: {error}.") from None
     clock = clock or SystemClock()
+    if journal_dir is not None and url.startswith("firestore:"):
+        store_settings["attempts_max"] = 2  # the flusher tries again, and knows when the store is down
     return Samvad(
         store or store_from_url(url, clock, **store_settings),
         clock=clock,

@@ -49,7 +49,10 @@ def run(settings: Settings) -> None:
 
     logs.configure(settings.log_level, settings.log_format)
     bound = server.bind(settings.host, settings.port, insecure=settings.insecure)
-    samvad = open_samvad(settings.store_url(), **settings.service_options())
+    url = settings.store_url()
+    journaled = url.startswith("firestore:") and settings.durability == "auto"
+    journal_dir = settings.data_path() / "journal" if journaled else None
+    samvad = open_samvad(url, journal_dir=journal_dir, **settings.service_options())
     # Whoever may connect from elsewhere may use any name; from this machine, only its own.
     hosts = None if settings.insecure else {"localhost", "127.0.0.1", "[::1]", settings.host}
     application = create_app(samvad, hosts=hosts)
