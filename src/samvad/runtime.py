@@ -251,7 +251,7 @@ def open_samvad(
     ...     samvad.append_to_user_history("user_456", "user", "Hello").seq
     1
     """
-    store_settings = {
+    store_settings: dict[str, Any] = {
         name: settings.pop(name)
         for name in ("vfs", "wal_pages_max", "readonly", "synchronous")
         if name in settings

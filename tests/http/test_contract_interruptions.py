@@ -246,3 +246,19 @@ async def test_recorded_ones_after_a_restart(database_path: Path, clock: HandClo
         assert [each["topic"] for each in await listed(second)] == ["new", "3", "2"]
         assert await recorded_total(second) == 5
     assert clock.ms > START_MS
+
+
+async def test_recorded_ones_are_resumed_after_a_restart(database_path: Path) -> None:
+    """What was listed as resumable could not be resumed by the next process: it looked into memory only."""
+    async with opened(f"sqlite:///{database_path}", record_interruptions=True) as first:
+        await first.ok("POST", "/api/session/create", SESSION)
+        await push(first, topic="older")
+        await push(first, topic="newer")
+        await first.ok("POST", f"{PATH}/resume")
+        resumed = [each["status"] for each in await listed(first)]
+    async with opened(f"sqlite:///{database_path}", record_interruptions=True) as second:
+        assert [each["status"] for each in await listed(second)] == resumed == ["resumed", "pending"]
+        answer = await second.ok("POST", f"{PATH}/resume")
+        assert (answer["interruption"]["topic"], answer["interruption"]["status"]) == ("older", "resumed")
+        await second.refused(404, "not_found", "POST", f"{PATH}/resume")
+        assert await recorded_total(second) == 2

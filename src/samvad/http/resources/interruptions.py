@@ -11,6 +11,7 @@ from samvad.clock import parse_rfc3339
 from samvad.errors import MissingFields, NotFound
 from samvad.http.call import Call, Reply, encode
 from samvad.http.routing import Route
+from samvad.interruptions.manager import EXPIRES_AFTER_S
 from samvad.types import Interruption
 
 _FIELDS = {
@@ -74,6 +75,13 @@ async def resume(call: Call) -> Reply:
         await call.service.session_owner(session_id)
         tenant = call.service.principal.tenant
         interruption = call.samvad.interruptions.resume(session_id, tenant=tenant)
+        if call.samvad.options.record_interruptions:
+            interruption = interruption or await _recorded_resumable(call, session_id)
+            if interruption is not None:
+                at_ms = parse_rfc3339(interruption.at)
+                await call.service.record_interruption(
+                    session_id, interruption.id, at_ms, encode(interruption)
+                )
         if interruption is None:
             raise NotFound(f"Session {session_id!r} has no interruption that could be resumed.")
         phrase = call.samvad.interruptions.resume_phrase(
@@ -104,6 +112,16 @@ async def clear(call: Call) -> Reply:
         "durability": _durability(call),
     }
     return Reply(encode(answer))
+
+
+async def _recorded_resumable(call: Call, session_id: str) -> Interruption | None:
+    """The newest recorded interruption that is still pending, now resumed: memory does not outlive a restart."""
+    for kept in await call.service.recorded_interruptions(session_id):
+        recorded = msgspec.json.decode(kept.body, type=Interruption)
+        fresh = call.service.core.clock.now_ms() - kept.at_ms < EXPIRES_AFTER_S * 1000
+        if recorded.status == "pending" and recorded.can_resume and fresh:
+            return msgspec.structs.replace(recorded, status="resumed")
+    return None
 
 
 def _durability(call: Call) -> str:
