@@ -168,8 +168,8 @@ async def test_full(tmp_path: Path) -> None:
     waiting = journal.append(b"x" * 968)
     with pytest.raises(Overloaded, match="full"):
         await journal.append(b"x")
-    assert journal.bytes_held == 10_000
     numbers.append(await waiting)
+    assert journal.bytes_held == 10_000
     journal.forget(numbers[0])
     journal.forget(numbers[0])
     await journal.settle()
@@ -232,12 +232,12 @@ async def test_a_failed_write_or_sync(journal: Journal, disk: SlowDisk, call: st
         with pytest.raises(StoreUnavailable, match=os.strerror(number)):
             await future
     assert journal.fault is not None and journal.fault[0] == os.strerror(number)
+    assert call == "sync" or old.read_bytes() == data
     disk.synced.clear()
     after = await journal.append(b"after")
     assert after >= before + 4  # the numbers of the refused are used up
     assert journal.fault is None
     assert inode not in disk.synced
-    assert call == "sync" or old.read_bytes() == data
     assert await reopened(journal) == [(before, b"before"), (after, b"after")]
 
 
@@ -252,6 +252,7 @@ async def test_no_space_for_a_segment(journal: Journal, disk: SlowDisk) -> None:
         with pytest.raises(StoreUnavailable, match="No space"):
             await journal.append(b"refused")
     assert await journal.append(b"after") == before + 2
+    await journal.settle()
     assert not list(journal.directory.glob("*.new"))
     assert len(await reopened(journal)) == 2
 

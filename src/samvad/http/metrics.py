@@ -15,6 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from samvad.sessions.journaled import JournaledStore
+
 if TYPE_CHECKING:
     from samvad.runtime import Samvad
 
@@ -87,6 +89,43 @@ class Metrics(Collector):
             value = getattr(store, name, None)
             if value is not None:
                 yield _counter(f"samvad_store_{name}", text, value)
+
+        if isinstance(store, JournaledStore):
+            yield from self._journal(store)
+
+    def _journal(self, store: JournaledStore) -> Iterator[Metric]:
+        journal, flusher, breaker = store.journal, store.flusher, store.breaker
+        yield _gauge("samvad_journal_bytes", "Bytes of what waits for the store.", journal.bytes_held)
+        yield _gauge("samvad_journal_disk_bytes", "Bytes of the journal's files.", journal.disk_bytes)
+        yield _gauge(
+            "samvad_journal_entries_waiting",
+            "Journaled operations not in the store yet.",
+            flusher.entries_waiting,
+        )
+        yield _gauge(
+            "samvad_journal_up",
+            "1 where the last thing written to the journal was synced.",
+            journal.fault is None,
+        )
+        yield _gauge(
+            "samvad_lanes_parked",
+            "Users of whom the store refuses an operation for ever.",
+            len(flusher.parked()),
+        )
+        yield _gauge("samvad_breaker_open", "1 where the store is taken to be down.", breaker.is_open)
+        yield _counter("samvad_breaker_openings", "Times that the store was lost.", breaker.times_opened)
+        yield _counter("samvad_breaker_probes", "Questions whether the store is back.", breaker.probes)
+        yield _counter(
+            "samvad_flush_commits", "Commits that brought operations to the store.", flusher.commits
+        )
+        yield _counter("samvad_flush_entries", "Operations brought to the store.", flusher.entries_flushed)
+        yield _counter("samvad_flush_failures", "Calls to the store that failed.", breaker.failures)
+        yield _counter(
+            "samvad_flush_rebases", "Times that pending operations were applied anew.", flusher.rebases
+        )
+        yield _counter(
+            "samvad_flush_overtaken", "Operations that other replicas had made void.", flusher.overtaken
+        )
 
     def _requests(self) -> Iterator[Metric]:
         total = CounterMetricFamily(

@@ -85,6 +85,13 @@ def erases(commit: Commit) -> bool:
     return any(isinstance(change, Erased) for change in commit.changes)
 
 
+def removes(commit: Commit) -> bool:
+    """Whether the caller is told how much a commit removed."""
+    return any(
+        isinstance(change, Erased | SessionRemoved | InterruptionsRemoved) for change in commit.changes
+    )
+
+
 def steps_of(commit: Commit) -> int:
     """By how much a commit moves the user's revision."""
     moved = any(not isinstance(change, ReceiptKept | Erased) for change in commit.changes)

@@ -9,88 +9,40 @@ user's record is loaded and the operations are applied to it anew, in their orde
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from samvad import limits
 from samvad.clock import Clock
-from samvad.errors import MessageExists, SamvadError, StaleVersion, Unavailable
-from samvad.records import Commit, Committed, MessagesAdded, Origin, UserKey, UserRecord, Version
+from samvad.errors import MessageExists, SamvadError, ShuttingDown, StaleVersion, Unavailable
+from samvad.records import (
+    ANY_VERSION,
+    Commit,
+    Committed,
+    Origin,
+    UserKey,
+    UserRecord,
+    Version,
+)
 from samvad.sessions import user_log
-from samvad.sessions.breaker import Breaker
+from samvad.sessions.breaker import Breaker, Patience
 from samvad.sessions.coalesce import coalesce, erases, steps_of
+from samvad.sessions.flush_lane import Entry, FlushLane, unbound
 from samvad.sessions.journal import Journal
-from samvad.sessions.operations import AppendMessages, SaveState
+from samvad.sessions.pending import PendingIndex
+from samvad.sessions.reapply import applied_anew, learn
 from samvad.sessions.user_log import Rules
 from samvad.stores.base import Store
 
 _log = logging.getLogger(__name__)
 
-WRITE_INTERVAL_S = 1.0  # Firestore: about one sustained write a second per document
-ERASE_WAIT_S = 2.0  # how long an erasing waits for the store before it is answered as pending
-BATCH_MESSAGES_MAX = 500
-BATCH_BYTES_MAX = 4 * 1024 * 1024
 FLUSHES_AT_ONCE_MAX = 32
-_RETRY_S_MAX = 0.5
 
-Done = Callable[[Committed | SamvadError], None]
-
-
-class Entry:
-    """One journaled commit on its way to the store, which knows it as (`replica`, `number`)."""
-
-    __slots__ = ("answer_without_store", "commit", "number", "replica", "waiter")
-
-    def __init__(self, replica: str, number: int, commit: Commit) -> None:
-        self.replica = replica
-        self.number = number
-        self.commit = commit
-        self.waiter: Done | None = None
-        self.answer_without_store: Committed | None = None
-
-
-class FlushLane:
-    """What is pending of one user.
-
-    `base` is the version that the store has (None: not known), `head` the one after all that is pending;
-    `record` is the user's record at the head. `batch` is the number of entries of a commit whose fate is open.
-    """
-
-    __slots__ = (
-        "base", "batch", "entries", "flushed_s", "generation", "head", "lock", "parked", "record",
-        "single", "task", "urgent", "user", "writing",
-    )  # fmt: skip
-
-    def __init__(self, user: UserKey, expected: Version | None) -> None:
-        self.user = user
-        self.entries: deque[Entry] = deque()
-        self.base = expected
-        self.head = expected
-        self.record: UserRecord | None = None
-        self.batch: int | None = None
-        self.single = False
-        self.writing = 0
-        self.generation = 0
-        self.flushed_s = float("-inf")
-        self.urgent = asyncio.Event()
-        self.lock = asyncio.Lock()
-        self.task: asyncio.Task[None] | None = None
-        self.parked: SamvadError | None = None
-
-    def start(self, expected: Version) -> None:
-        """Nothing is pending: the next commit builds on `expected`, which is what the store has."""
-        self.base = self.head = expected
-        self.record = None
-
-    def rebase(self) -> None:
-        """What is pending no longer follows from what the store has: it must be applied anew."""
-        self.base = None
-        self.head = None
-        self.generation += 1
+BLIND = Version(-1, 0)
+"""The version of a record that had to be begun without asking the store."""
 
 
 class Flusher:
@@ -104,6 +56,7 @@ class Flusher:
         *,
         clock: Clock,
         rules: Rules,
+        patience: Patience,
         on_rebased: Callable[[UserKey], None],
     ) -> None:
         self._store = store
@@ -111,11 +64,16 @@ class Flusher:
         self._breaker = breaker
         self._clock = clock
         self._rules = rules
+        self._patience = patience
         self._on_rebased = on_rebased
         self._lanes: dict[UserKey, FlushLane] = {}
         self._slots = asyncio.Semaphore(FLUSHES_AT_ONCE_MAX)
         self._hurry = False
         self._stopped = False
+        self._scrub_for: list[Callable[[], None]] = []
+        self._scrubber: asyncio.Task[None] | None = None
+        self.scrub_owed = False
+        self.index = PendingIndex()
         self.commits = 0
         self.entries_flushed = 0
         self.rebases = 0
@@ -127,20 +85,21 @@ class Flusher:
         """The user's lane, if something is or was just pending."""
         return self._lanes.get(user)
 
-    def lane(self, user: UserKey, expected: Version | None) -> FlushLane:
-        """The user's lane, a new one building on `expected`."""
+    def lane(self, user: UserKey) -> FlushLane:
+        """The user's lane, perhaps a new one."""
         lane = self._lanes.get(user)
         if lane is None:
-            lane = self._lanes[user] = FlushLane(user, expected)
+            lane = self._lanes[user] = FlushLane(user)
         return lane
-
-    def all_lanes(self) -> Iterable[FlushLane]:
-        """All lanes."""
-        return self._lanes.values()
 
     def lanes_of(self, tenant: str) -> Iterable[FlushLane]:
         """The lanes of a tenant."""
         return [lane for lane in self._lanes.values() if lane.user.tenant == tenant]
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes there are: users of whom something is pending or was a moment ago."""
+        return len(self._lanes)
 
     @property
     def entries_waiting(self) -> int:
@@ -151,38 +110,85 @@ class Flusher:
         """The lanes whose first operation the store refuses for ever."""
         return [lane for lane in self._lanes.values() if lane.parked is not None]
 
-    def retry_parked(self, user: UserKey) -> None:
-        """Try a parked lane again."""
-        lane = self._lanes[user]
+    def retry_parked(self, user: UserKey) -> bool:
+        """Try a parked lane again; false if there is none."""
+        lane = self._lanes.get(user)
+        if lane is None or lane.parked is None:
+            return False
         lane.parked = None
+        lane.rebase()
         self.wake(lane, at_once=True)
+        return True
 
-    def drop_parked(self, user: UserKey) -> None:
-        """Give up the operation that a lane is parked for."""
-        lane = self._lanes[user]
-        if lane.parked is not None and lane.entries:
-            self._forget(lane, 1)
-            lane.rebase()
-        self.retry_parked(user)
+    def drop_parked(self, user: UserKey) -> bool:
+        """Give up the operation that a lane is parked for; false if there is none."""
+        lane = self._lanes.get(user)
+        if lane is None or lane.parked is None:
+            return False
+        if lane.entries:
+            self._drop(lane, lane.entries.popleft())
+        if not lane.entries:
+            lane.parked = None
+            self._taken_back(lane)
+            return True
+        return self.retry_parked(user)
+
+    def _taken_back(self, lane: FlushLane) -> None:
+        """What was acknowledged last is not so any more: whoever holds the record must look again."""
+        lane.rebase()
+        lane.record = None
+        lane.refused()
+        self.release(lane)
+        self._on_rebased(lane.user)
+
+    def add(self, lane: FlushLane, entry: Entry) -> None:
+        """Take in an entry that the journal has."""
+        if erases(entry.commit):
+            if lane.parked is not None:  # nothing may hold back an erasing
+                lane.parked = None
+                for before in lane.entries:
+                    self._drop(lane, before)
+                lane.entries.clear()
+                lane.rebase()
+            self.index.erased(before.commit for before in lane.entries)
+        lane.entries.append(entry)
+        self.index.add(entry.commit)
+        if entry.waiter is None:
+            self.wake(lane)
+            return
+        lane.waiting += 1
+        if self._breaker.is_open or lane.parked is not None:
+            self._answer_early(lane)
+        else:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._patience.erase_wait_s, self._answer_early, lane)
+        self.wake(lane, at_once=True)
 
     # --- life ------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Flush what a replay brought."""
+        """Flush what a replay brought, on top of what the store has; until that is known, on top of nothing."""
         for lane in self._lanes.values():
-            lane.rebase()
+            record = UserRecord(BLIND, partial=True)
+            for entry in lane.entries:
+                record, _ = applied_anew(entry, record, self._rules)
+                self.index.add(entry.commit)
+            lane.record, lane.head = record, record.version
             self.wake(lane)
+        self.scrub()  # the last run may have died between an erasing and this
 
     async def drain(self, timeout_s: float) -> int:
         """Flush everything as fast as the store takes it, for at most `timeout_s`; returns what is left."""
         self._hurry = True
-        tasks = []
-        for lane in list(self._lanes.values()):
-            self.wake(lane, at_once=True)
-            if lane.task is not None:
-                tasks.append(lane.task)
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout_s)
+        try:
+            for lane in list(self._lanes.values()):
+                self.wake(lane, at_once=True)
+            tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+            tasks += [self._scrubber] if self._scrubber is not None else []
+            if tasks:
+                await asyncio.wait(tasks, timeout=timeout_s)
+        finally:
+            self._hurry = False
         return self.entries_waiting
 
     async def stop(self) -> None:
@@ -192,13 +198,45 @@ class Flusher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.store_is_down()
+        for lane in self._lanes.values():
+            if lane.release is not None:
+                lane.release.cancel()
+        if self._scrubber is not None:
+            await asyncio.gather(self._scrubber, return_exceptions=True)
+        for tell in self._scrub_for:
+            tell()
+
+    def store_is_down(self) -> None:
+        """Nobody waits for the store any longer."""
+        for lane in self._lanes.values():
+            self._answer_early(lane)
+
+    def _answer_early(self, lane: FlushLane) -> None:
+        if lane.waiting:
+            lane.waiting = 0
+            for entry in lane.entries:
+                entry.answer()
 
     def wake(self, lane: FlushLane, at_once: bool = False) -> None:
         """See that a lane is flushed; `at_once` without waiting for more to gather."""
         if at_once:
             lane.urgent.set()
-        if lane.task is None and not self._stopped and lane.parked is None:
+        if lane.task is None and not self._stopped and lane.parked is None and lane.entries:
             lane.task = asyncio.create_task(self._run(lane))
+
+    def release(self, lane: FlushLane) -> None:
+        """Let go of a lane with nothing pending, once the next write for its user need not wait."""
+        if lane.release is not None:
+            lane.release.cancel()
+            lane.release = None
+        if lane.pending or lane.task is not None or self._lanes.get(lane.user) is not lane:
+            return
+        wait_s = lane.flushed_s + self._patience.write_interval_s - self._clock.monotonic_s()
+        if wait_s > 0 and not self._stopped:
+            lane.release = asyncio.get_running_loop().call_later(wait_s, self.release, lane)
+        else:
+            del self._lanes[lane.user]
 
     # --- flushing --------------------------------------------------------------------------------------
 
@@ -206,201 +244,206 @@ class Flusher:
         try:
             while lane.entries and lane.parked is None:
                 await self._pace(lane)
-                if erases(lane.entries[0].commit) and self._breaker.is_open:
-                    self._answer_without_store(lane)
-                await self._breaker.wait_closed()
-                async with self._slots, lane.lock:
-                    await self._flush(lane)
+                trying = await self._breaker.admitted()
+                try:
+                    async with self._slots, lane.lock:
+                        done = not lane.entries or await self._flush(lane)
+                finally:
+                    self._breaker.leave(trying)
+                if not done:
+                    await asyncio.sleep(random.uniform(0, self._patience.retry_s_max))
+        except Exception as error:  # the top of a task: what we do not understand is not tried for ever
+            _log.exception("a lane is parked: it failed")
+            self._park(lane, SamvadError(f"Flushing failed ({type(error).__name__})."))
         finally:
             lane.task = None
-            if not lane.entries and not lane.writing and self._lanes.get(lane.user) is lane:
-                del self._lanes[lane.user]
+            self.release(lane)
 
     async def _pace(self, lane: FlushLane) -> None:
-        wait_s = lane.flushed_s + WRITE_INTERVAL_S - self._clock.monotonic_s()
-        if wait_s > 0 and not self._hurry:
-            try:
+        wait_s = lane.flushed_s + self._patience.write_interval_s - self._clock.monotonic_s()
+        if wait_s > 0 and not self._hurry and not lane.waiting:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await lane.urgent.wait()
-            except TimeoutError:
-                pass
         lane.urgent.clear()
 
-    async def _flush(self, lane: FlushLane) -> None:
-        """One commit to the store; the caller holds the lane's lock."""
-        if lane.base is None or lane.base.epoch < 0:
+    async def _flush(self, lane: FlushLane) -> bool:
+        """One commit to the store, or one load; the caller holds the lane's lock. False: wait before the next."""
+        if self._breaker.is_open:
+            return False
+        size = lane.batch_size()
+        entries = [lane.entries[i] for i in range(size)]
+        if lane.base is None and not unbound(entries):
             try:
                 await self._rebase(lane)
             except Unavailable:
-                await self._failed(lane)
-                return
-            if not lane.entries:
-                return
-        size = lane.batch if lane.batch is not None else self._batch_size(lane)
-        entries = [lane.entries[i] for i in range(size)]
-        assert lane.base is not None
+                return False
+            return True
         commit = self._merged(lane, entries)
+        for entry in entries:
+            entry.tried = True
         try:
-            committed = await self._store.commit(commit)
-        except StaleVersion:
-            lane.batch = None
+            committed = await self._breaker.through(lambda: self._store.commit(commit))
+        except (StaleVersion, MessageExists) as error:
+            if isinstance(error, MessageExists):
+                learn(entries, error)
             lane.rebase()
-        except MessageExists as error:
-            lane.batch = None
-            _remember(entries, error)
-            lane.rebase()
+            lane.stales += 1
+            return lane.stales < 3
         except Unavailable:
             lane.batch = size
-            await self._failed(lane)
+            return False
         except SamvadError as error:
-            self._refused(lane, size, error)
-        else:
-            self._breaker.succeeded()
-            self._flushed(lane, entries, commit, committed)
+            lane.batch = None
+            if size > 1:  # find out which one it is
+                lane.suspects = lane.suspects or size
+                lane.cap = size // 2
+            else:
+                self._park(lane, error)
+            return True
+        self._flushed(lane, entries, commit, committed)
+        return True
 
     def _merged(self, lane: FlushLane, entries: list[Entry]) -> Commit:
-        assert lane.base is not None
         origin = Origin(entries[-1].replica, entries[-1].number)
-        if len(entries) == 1:
-            return msgspec.structs.replace(entries[0].commit, expected=lane.base, origin=origin, record=None)
-        changes = coalesce(change for entry in entries for change in entry.commit.changes)
+        expected = ANY_VERSION if unbound(entries) else lane.base
+        assert expected is not None
+        changes = entries[0].commit.changes
+        if len(entries) > 1:
+            changes = coalesce(change for entry in entries for change in entry.commit.changes)
         steps = sum(steps_of(entry.commit) for entry in entries)
-        return Commit(lane.user, lane.base, changes, origin, None, None, steps)
-
-    def _batch_size(self, lane: FlushLane) -> int:
-        """How many entries go into one commit: bounded in messages and bytes, an erasing by itself."""
-        size, messages, length = 0, 0, 0
-        for entry in lane.entries:
-            if size and (erases(entry.commit) or entry.replica != lane.entries[0].replica):
-                break
-            for change in entry.commit.changes:
-                if isinstance(change, MessagesAdded):
-                    messages += len(change.messages)
-                    length += sum(len(message.body) for message in change.messages)
-            if size and (messages > BATCH_MESSAGES_MAX or length > BATCH_BYTES_MAX):
-                break
-            size += 1
-            if erases(entry.commit) or lane.single:
-                break
-        return size
+        return Commit(lane.user, expected, changes, origin, None, None, steps)
 
     def _flushed(self, lane: FlushLane, entries: list[Entry], commit: Commit, committed: Committed) -> None:
         self.commits += 1
         self.entries_flushed += len(entries)
         lane.batch = None
-        lane.single = False
+        lane.stales = 0
+        lane.suspects = max(0, lane.suspects - len(entries))
         lane.flushed_s = self._clock.monotonic_s()
+        erased = erases(commit)
         for entry in entries:
+            self._forget(lane.entries.popleft())
             if entry.waiter is not None:
-                entry.waiter(committed)
-                entry.waiter = None
-        self._forget(lane, len(entries))
+                lane.waiting = max(0, lane.waiting - 1)
+                if erased:  # told only once it has left this place as well
+                    self._scrub_for.append(lambda entry=entry: entry.answer(committed))  # type: ignore[misc]
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(self._patience.erase_wait_s, entry.answer, committed)
+                else:
+                    entry.answer(committed)
+        if erased or any(entry.of_erased for entry in entries):
+            self.scrub()
+        if commit.expected == ANY_VERSION:
+            return
         expected = commit.expected
         wanted = (
             Version(expected.epoch + 1, 0)
-            if erases(commit)
+            if erased
             else Version(expected.epoch, expected.revision + steps_of(commit))
         )
-        lane.base = committed.version
-        if committed.version != wanted:  # the store had seen this commit, and others wrote since
+        if committed.version == wanted:
+            lane.base = wanted
+        else:  # the store had seen this commit, and others wrote since
             lane.rebase()
             if not lane.entries:
-                self._on_rebased(lane.user)
+                self._taken_back(lane)
 
-    def _forget(self, lane: FlushLane, count: int) -> None:
-        for _ in range(count):
-            self._journal.forget(lane.entries.popleft().number)
+    def _forget(self, entry: Entry) -> None:
+        self.index.remove(entry.commit)
+        self._journal.forget(entry.number)
 
-    async def _failed(self, lane: FlushLane) -> None:
-        self._breaker.failed()
-        self._answer_without_store(lane)
-        if not self._breaker.is_open:
-            await asyncio.sleep(random.uniform(0, _RETRY_S_MAX))
+    def _drop(self, lane: FlushLane, entry: Entry) -> None:
+        """An entry is not for the store (any more)."""
+        self._forget(entry)
+        if entry.waiter is not None:
+            lane.waiting = max(0, lane.waiting - 1)
+            entry.answer()
 
-    def _answer_without_store(self, lane: FlushLane) -> None:
-        for entry in lane.entries:
-            if entry.waiter is not None and entry.answer_without_store is not None:
-                entry.waiter(entry.answer_without_store)
-                entry.waiter = None
-
-    def _refused(self, lane: FlushLane, size: int, error: SamvadError) -> None:
-        lane.batch = None
-        if size > 1:
-            lane.single = True  # find out which one it is
-            lane.rebase()
-            return
+    def _park(self, lane: FlushLane, error: SamvadError) -> None:
+        lane.suspects = 0
         lane.parked = error
+        self._answer_early(lane)
         _log.error("a lane is parked: the store refuses an operation", extra={"code": error.code})
+
+    # --- erasing here too --------------------------------------------------------------------------------
+
+    def scrub(self) -> None:
+        """See that no bytes of what is forgotten stay in the journal."""
+        self.scrub_owed = True
+        if self._scrubber is None and not self._stopped:
+            self._scrubber = asyncio.create_task(self._scrub())
+
+    async def _scrub(self) -> None:
+        try:
+            while self.scrub_owed and not self._stopped:
+                self.scrub_owed = False
+                told, self._scrub_for = self._scrub_for, []
+                try:
+                    await self._journal.scrub()
+                except ShuttingDown:
+                    self.scrub_owed = True
+                    break
+                except SamvadError as error:  # the disk: what was erased is erased in the store all the same
+                    self.scrub_owed = True
+                    _log.warning("the journal could not be scrubbed", extra={"code": error.code})
+                    await asyncio.sleep(self._patience.retry_s_max)
+                finally:
+                    for tell in told:
+                        tell()
+        finally:
+            self._scrubber = None
 
     # --- applying anew ---------------------------------------------------------------------------------
 
     async def rebased(self, lane: FlushLane) -> UserRecord:
         """The user's record with all that is pending, read from the store; Unavailable where it is down."""
         async with lane.lock:
-            if lane.base is None or lane.base.epoch < 0 or lane.record is None:
-                if self._breaker.is_open:
-                    raise Unavailable("The store is down, and this process does not know this user.")
+            if lane.record is None or lane.record.partial:
                 await self._rebase(lane)
         assert lane.record is not None
         return lane.record
 
     async def _rebase(self, lane: FlushLane) -> None:
-        loaded = await self._store.load(
-            lane.user,
-            window=self._rules.window,
-            open_after_ms=self._clock.now_ms() - limits.SESSION_IDLE_S_MAX * 1000,
-            sessions_max=limits.SESSIONS_IN_RECORD_MAX,
+        """Load the user's record and apply to it what is pending; the caller holds the lane's lock."""
+        generation = lane.generation
+        loaded = await self._breaker.through(
+            lambda: self._store.load(
+                lane.user,
+                window=self._rules.window,
+                open_after_ms=self._clock.now_ms() - limits.SESSION_IDLE_S_MAX * 1000,
+                sessions_max=limits.SESSIONS_IN_RECORD_MAX,
+            )
         )
-        self._breaker.succeeded()
         self.rebases += 1
         record = user_log.loaded(loaded, self._rules)
         done = record.applied
-        before = lane.head
         kept: deque[Entry] = deque()
         for entry in lane.entries:
-            record = self._apply_anew(entry, record, done, kept)
-        for entry in set(lane.entries) - set(kept):
-            self._journal.forget(entry.number)
+            self.index.remove(entry.commit)
+            in_store = entry.number <= done.get(entry.replica, -1)
+            if not in_store:
+                record, overtaken = applied_anew(entry, record, self._rules)
+                self.overtaken += overtaken
+            self.index.add(entry.commit)
+            if entry.commit.changes and not in_store:
+                kept.append(entry)
+            else:
+                self._settled(lane, entry, record)
         lane.entries = kept
         lane.batch = None
         lane.base = loaded.version
         lane.head = record.version
         lane.record = record
-        lane.generation += 1
-        if before != lane.head:
-            self._on_rebased(lane.user)
+        lane.generation = generation + 1
+        self._on_rebased(lane.user)
 
-    def _apply_anew(
-        self, entry: Entry, record: UserRecord, done: dict[str, int], kept: deque[Entry]
-    ) -> UserRecord:
-        commit = entry.commit
-        operation = commit.operation
-        if entry.number <= done.get(entry.replica, -1) or -1 < commit.expected.epoch < record.version.epoch:
-            # The store has it already, or its user was erased since: nothing old comes back.
-            if entry.waiter is not None:
-                entry.waiter(Committed(record.version, record.seq))
-            return record
-        if operation is None:
-            kept.append(entry)
-            return record
-        if isinstance(operation, SaveState):
-            operation.if_match, operation.if_absent = None, False  # it was acknowledged under the condition
-        try:
-            applied = user_log.apply(record, operation, self._rules)
-        except SamvadError as error:
-            self.overtaken += 1
-            _log.warning("an operation was overtaken by another replica", extra={"code": error.code})
-            return record
-        entry.commit = Commit(
-            commit.user, record.version, applied.changes, None, operation, applied.record, commit.steps
-        )
-        if applied.changes:
-            kept.append(entry)
-        return applied.record
-
-
-def _remember(entries: list[Entry], error: MessageExists) -> None:
-    for entry in entries:
-        operation = entry.commit.operation
-        if isinstance(operation, AppendMessages):
-            operation.known = {**operation.known, error.message_id: error.seq}
+    def _settled(self, lane: FlushLane, entry: Entry, record: UserRecord) -> None:
+        """The store has it, or needs it no more."""
+        self._forget(entry)
+        if erases(entry.commit) or entry.of_erased or entry.epoch < record.version.epoch:
+            self.scrub()
+        if entry.waiter is not None:
+            lane.waiting = max(0, lane.waiting - 1)
+            # If it was sent before, what it removed is not known: that answer says so.
+            entry.answer(None if entry.tried else Committed(record.version, record.seq))

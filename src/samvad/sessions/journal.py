@@ -257,12 +257,15 @@ class Journal:
         future: asyncio.Future[_T] = self._loop.create_future()
 
         def job() -> None:
+            result: _T | SamvadError
             try:
                 result = work()
             except OSError as error:
-                self._to_loop(_settle, future, StoreUnavailable(f"The journal cannot be written ({error})."))
-            else:
-                self._to_loop(_settle, future, result)
+                result = StoreUnavailable(f"The journal cannot be written ({_reason(error)}).")
+            except Exception as error:  # the top of a task on the thread
+                _log.exception("the journal's writer failed")
+                result = SamvadError(f"The journal failed ({type(error).__name__}); please report this.")
+            self._to_loop(_settle, future, result)
 
         self._gathered.jobs.append(job)
         self._hand_over_soon()
@@ -343,9 +346,11 @@ class Journal:
         """Write down what was forgotten, where no entry took it along, and keep the directory small."""
         try:
             self._files.write_forgotten()
+            self._files.tidy()
         except OSError as error:
             self._note_fault(_reason(error))
-        self._files.tidy()
+        except Exception:  # the top of a task on the thread: entries are written all the same
+            _log.exception("the journal in %s cannot be kept small", self.directory)
 
     def _note_fault(self, reason: str) -> None:
         if self.fault is None:

@@ -29,15 +29,20 @@ from samvad.sessions.journal_records import (
     SEAL,
     SYNCED,
     Header,
-    Record,
     Run,
-    read_header,
     record,
     runs_of,
     runs_to_bytes,
-    scan,
 )
-from samvad.sessions.journal_recovery import Damage, Directory, Found, Replay, read_directory
+from samvad.sessions.journal_recovery import (
+    Damage,
+    Directory,
+    Found,
+    Replay,
+    Unreadable,
+    live_records,
+    read_directory,
+)
 from samvad.sessions.journal_segments import PROVISIONAL, Ledger, Segment, segment_path, worth_compacting
 
 _DAMAGED: Final = "damaged"
@@ -45,10 +50,6 @@ _TIDY_AGAIN_S: Final = 1.0
 _NUMBERS_PER_MS: Final = 1024  # a start begins at its wall clock, so that a restored backup does not go back
 
 _log = logging.getLogger(__name__)
-
-
-class Unreadable(OSError):
-    """A segment does not hold what was written into it."""
 
 
 class SegmentFiles:
@@ -85,6 +86,10 @@ class SegmentFiles:
         self._header: Header | None = None
         self._synced_end = 0
         self._unlogged: list[int] = []  # forgotten, but not yet written down
+        self._superseded: list[
+            int
+        ] = []  # segments still to be removed: their entries stand in another as well
+        self._renamed = False  # the name of a compacted segment is not synced yet
         self._tidy_at_s = float("-inf")
 
     # --- start and end ---------------------------------------------------------------------------------
@@ -143,7 +148,7 @@ class SegmentFiles:
                 continue
             segment = each.segment
             segment.closed_s = self._clock.monotonic_s()
-            segment.unsealed = newest and not each.whole
+            segment.unsealed = not each.whole
             if not aside:
                 segment.unreadable = True
                 if not segment.live:
@@ -195,6 +200,7 @@ class SegmentFiles:
         records = [(ENTRY, first + index, payload) for index, payload in enumerate(payloads)]
         self._next += len(payloads)  # used up even if this fails: they may be on the disk
         self._write(self._forget_records() + records, sync=True)
+        self._unlogged = []
         for index, payload in enumerate(payloads):
             self.ledger.add_entry(first + index, len(payload))
         return first
@@ -208,13 +214,12 @@ class SegmentFiles:
         if self._unlogged:
             self._make_room(0)
             self._write(self._forget_records(), sync=False)
+            self._unlogged = []
 
     def _forget_records(self) -> list[tuple[int, int, bytes]]:
         if not self._unlogged:
             return []
-        payload = runs_to_bytes(runs_of(self._unlogged))
-        self._unlogged = []
-        return [(FORGET, 0, payload)]
+        return [(FORGET, 0, runs_to_bytes(runs_of(self._unlogged)))]
 
     def _make_room(self, size: int) -> None:
         """See that there is a segment with room for this much, what is to be forgotten, and a seal."""
@@ -278,7 +283,6 @@ class SegmentFiles:
 
     def _begin_segment(self, size: int) -> None:
         """Make the next segment, durable with its name before the first entry; it repeats what is forgotten so far."""
-        replica = uuid.UUID(self.replica).bytes
         ahead = self.ledger.segments[-1] if self.ledger.segments else None
         forgotten = runs_to_bytes(run for each in self.ledger for run in each.forgotten_runs())
         length = DATA_AT + (RECORD_BYTES + len(forgotten) if forgotten else 0)
@@ -287,7 +291,7 @@ class SegmentFiles:
             first=self._next,
             capacity=max(self._segment_bytes, length + size + 2 * RECORD_BYTES),
             marker=os.urandom(8),
-            replica=replica,
+            replica=uuid.UUID(self.replica).bytes,
             place=self._place,
             abandoned=ahead.number if ahead and ahead.unsealed else 0,
             abandoned_end=ahead.end if ahead and ahead.unsealed else 0,
@@ -301,9 +305,11 @@ class SegmentFiles:
         self._header = header
         self._synced_end = length
         self._unlogged = []
-        self.ledger.add_segment(Segment(header.segment, header.first, length, replica))
+        self.ledger.add_segment(Segment(header.segment, header.first, length, header.replica))
 
-    def _write_file(self, path: Path, data: bytes, keep_open_at_bytes: int | None = None) -> int:
+    def _write_file(
+        self, path: Path, data: bytes, keep_open_at_bytes: int | None = None, *, sync_name: bool = True
+    ) -> int:
         """Make a file that is there with all of `data` or not at all; its descriptor, if it is to stay open."""
         provisional = path.with_name(path.name + PROVISIONAL)
         descriptor = self._disk.create(provisional)
@@ -313,7 +319,8 @@ class SegmentFiles:
             self._disk.write(descriptor, data, 0)
             self._sync(descriptor)
             self._disk.rename(provisional, path)
-            self._disk.sync_directory(path.parent)
+            if sync_name:
+                self._disk.sync_directory(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._disk.close(descriptor)
@@ -343,10 +350,8 @@ class SegmentFiles:
         try:
             self._compact_abandoned()
             self._delete_forgotten()
-            closed_before_s = now_s - self._compact_after_s
-            if self.disk_bytes > self._bytes_max:
-                closed_before_s = now_s
-            if run := worth_compacting(self.ledger, closed_before_s, self._segment_bytes):
+            age_s = 0.0 if self.disk_bytes > self._bytes_max else self._compact_after_s
+            if run := worth_compacting(self.ledger, now_s - age_s, self._segment_bytes):
                 self._compact(run)
         except OSError as error:
             _log.warning("the journal in %s cannot be compacted: %s", self._directory, error)
@@ -377,6 +382,7 @@ class SegmentFiles:
                 self._compact([segment])
 
     def _delete_forgotten(self) -> None:
+        self._remove_superseded()
         gone = [each for each in self.ledger.segments[:-1] if not each.live]
         abandoned = [each for each in gone if each.unsealed]
         for segment in abandoned:
@@ -384,6 +390,14 @@ class SegmentFiles:
         self._remove([each.number for each in gone if not each.unsealed])
         for segment in gone:
             self.ledger.replace([segment], None)
+
+    def _remove_superseded(self) -> None:
+        """Before the segment that replaces them is changed or deleted: it alone says that they do not count."""
+        if self._renamed:
+            self._disk.sync_directory(self._directory)
+            self._renamed = False
+        self._remove(self._superseded)
+        self._superseded = []
 
     def _remove(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -394,8 +408,9 @@ class SegmentFiles:
 
     def _compact(self, old: list[Segment], forgotten: Iterable[Run] = ()) -> None:
         """Write the live entries of neighbours into one file under the last one's name, then remove the others."""
+        self._remove_superseded()
         try:
-            records, above = self._live_records(old)
+            headers, records, above = live_records(self._disk, self._directory, old)
         except Unreadable:
             for segment in old:
                 segment.unreadable = True
@@ -415,6 +430,8 @@ class SegmentFiles:
             next=above,
             entries=len(records),
             covers_from=old[0].number if len(old) > 1 else 0,
+            abandoned=headers[0].abandoned,
+            abandoned_end=headers[0].abandoned_end,
         )
         new = Segment(header.segment, header.first, header.capacity, header.replica)
         new.closed_s = old[-1].closed_s
@@ -426,23 +443,8 @@ class SegmentFiles:
             new.add(each.number, len(each.payload))
         if runs:
             parts.append(record(header, offset, FORGET, SYNCED, 0, runs))
-        self._write_file(segment_path(self._directory, header.segment), b"".join(parts))
-        self.ledger.replace(old, new)
-        self._remove([each.number for each in old[:-1]])
-
-    def _live_records(self, old: list[Segment]) -> tuple[list[Record], int]:
-        """The live entries of segments as they stand on the disk, and a number above all that were ever in them."""
-        records: list[Record] = []
-        above = 0
-        for segment in old:
-            data = self._disk.read(segment_path(self._directory, segment.number))
-            header, _ = read_header(data)
-            if header is None:
-                raise Unreadable(f"segment {segment.number} has no header any more")
-            result = scan(data, header, end=segment.end, following=None)
-            live = [each for each in result.records if each.kind == ENTRY and segment.is_live(each.number)]
-            if len(live) != segment.live:
-                raise Unreadable(f"segment {segment.number} has {len(live)} of {segment.live} entries")
-            records += live
-            above = max(above, result.next)
-        return records, above
+        self._write_file(segment_path(self._directory, header.segment), b"".join(parts), sync_name=False)
+        self.ledger.replace(old, new)  # from here on it is this file that a start would find
+        self._renamed = True
+        self._superseded = [each.number for each in old[:-1]]
+        self._remove_superseded()

@@ -285,9 +285,9 @@ def _gaps(
             low = below[-1] + 1 if below else header.first
             high = above[0] if above else following
             if high is not None:
-                numbers = (low, high)
+                numbers = (low, max(low, high))
         else:
-            lost_max = min(lost_max, header.entries - entries)
+            lost_max = min(lost_max, max(header.entries - entries, 0))
         if numbers is not None:
             lost_max = min(lost_max, numbers[1] - numbers[0])
         synced_later = any(each.flags & SYNCED for each in records[position:])

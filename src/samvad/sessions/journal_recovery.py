@@ -24,6 +24,7 @@ from samvad.sessions.journal_records import (
     Gap,
     Header,
     NewerFormat,
+    Record,
     Run,
     Scan,
     read_header,
@@ -243,3 +244,30 @@ class _Reader:
             taken.append(Entry(each.number, payload, replica))
         self.entries += reversed(taken)
         return damages
+
+
+class Unreadable(OSError):
+    """A segment does not hold what was written into it."""
+
+
+def live_records(disk: Disk, directory: Path, old: list[Segment]) -> tuple[list[Header], list[Record], int]:
+    """The headers and live entries of segments as the disk has them, and a number above all ever in them.
+
+    Unreadable where an entry is missing.
+    """
+    headers: list[Header] = []
+    records: list[Record] = []
+    above = 0
+    for segment in old:
+        data = disk.read(segment_path(directory, segment.number))
+        header, _ = read_header(data)
+        if header is None:
+            raise Unreadable(f"segment {segment.number} has no header any more")
+        result = scan(data, header, end=segment.end, following=None)
+        live = [each for each in result.records if each.kind == ENTRY and segment.is_live(each.number)]
+        if len(live) != segment.live:
+            raise Unreadable(f"segment {segment.number} has {len(live)} of {segment.live} entries")
+        headers.append(header)
+        records += live
+        above = max(above, result.next)
+    return headers, records, above

@@ -49,6 +49,7 @@ class Lane:
         "opening",
         "pending",
         "published",
+        "published_number",
         "removal",
         "size_bytes",
         "used_s",
@@ -58,6 +59,7 @@ class Lane:
     def __init__(self, key: UserKey) -> None:
         self.key = key
         self.published: UserRecord | None = None
+        self.published_number = -1  # of the operation that was published last
         self.latest: UserRecord | None = None
         self.pending: deque[Written] = deque()
         self.again: list[Written] = []

@@ -101,6 +101,12 @@ class Lanes:
             lane.latest = None
             self._reopen(lane)
 
+    def doubt(self, key: UserKey) -> None:
+        """The store can be asked again what it could not be asked before: load the record when it is next needed."""
+        lane = self.cache.get(key)
+        if lane is not None:
+            lane.latest = None
+
     async def newest(self, key: UserKey) -> UserRecord:
         """The record on which the next operation is applied: what is still on its way is in it."""
         lane = self._lane(key)
@@ -229,7 +235,7 @@ class Lanes:
                 if any(written.acknowledged and written.attempts > 1 for written in lane.again):
                     await asyncio.sleep(0.2)  # the store reads but does not write: no reason to spin
                 try:
-                    record = await self._load(lane.key)
+                    loaded = await self._load(lane.key)
                 except Unavailable as error:
                     self._keep_only_acknowledged(lane, error)
                     if not lane.again:
@@ -247,6 +253,9 @@ class Lanes:
                 self.cache.discard(lane.key)
             raise
         lane.opening = None
+        record = loaded
+        if record.partial and record.version.revision == 0 and lane.published is not None:
+            record = lane.published  # the store cannot be asked: what this process knows still stands
         if (not self._early or not lane.again) and not record.partial:
             lane.published = record
         lane.latest = record
@@ -395,6 +404,9 @@ class Lanes:
         record, before = applied.record, lane.published
         if record.partial:
             return  # what it says of the user is not all that there is: nobody may read it
+        if written.number < lane.published_number:
+            return  # a removal waits for the store behind a journal, and later operations were through before it
+        lane.published_number = written.number
         lane.published = record
         self.cache.resize(lane, user_log.size_bytes(record))
         if self.on_published and record is not before:

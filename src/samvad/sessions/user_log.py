@@ -195,7 +195,9 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
         seq += 1
         given = message_id is not None
         if message_id is None:
-            message_id = message.made or made_id(seq, message.random)
+            here = made_id(seq, message.random)
+            message_id = message.made or here
+            given = message_id != here  # told for another place: only as a given id is it found again
         at_ms = message.at_ms if message.at_ms is not None else max(op.at_ms, floor_ms)
         floor_ms = max(floor_ms, at_ms)
         fields = message.fields
@@ -354,7 +356,9 @@ def _forget_interruptions(record: UserRecord, op: ForgetInterruptions, rules: Ru
 def _erase(record: UserRecord, op: EraseUser, rules: Rules) -> Applied:
     if record.version.revision == 0 and not record.partial:
         return Applied(record, (), None)
-    return Applied(UserRecord(Version(record.version.epoch + 1, 0)), (Erased(op.at_ms),), None)
+    epoch = record.version.epoch
+    after = Version(epoch + 1 if epoch >= 0 else epoch, 0)  # less than 0: the store could not be asked
+    return Applied(UserRecord(after), (Erased(op.at_ms),), None)
 
 
 def _bounded(body: bytes, bytes_max: int, what: str) -> bytes:

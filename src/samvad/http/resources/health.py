@@ -13,12 +13,15 @@ async def healthz(call: Call) -> Reply:
 
 
 async def readyz(call: Call) -> Reply:
-    """200 where a write would be acknowledged as durably as promised, else 503."""
+    """200 where a write would be acknowledged as durably as promised, else 503.
+
+    `degraded`: the store behind is down, and writes go on in the journal.
+    """
     core = call.service.core
     health = await core.store.check()
     body = {
-        "status": "ready" if health.up else "unavailable",
-        "store": "up" if health.up else "down",
+        "status": ("ready" if health.store_up else "degraded") if health.up else "unavailable",
+        "store": "up" if health.up and health.store_up else "down",
         "engine": core.store.name,
         "durability": core.rules.durability,
         "operationsWaiting": core.lanes.operations_waiting,

@@ -1,0 +1,134 @@
+"""What is pending of one user: entries of the journal on their way to the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from samvad.errors import SamvadError
+from samvad.records import Commit, Committed, MessagesAdded, UserKey, UserRecord, Version, only_receipts
+from samvad.sessions.coalesce import erases, removes
+
+BATCH_MESSAGES_MAX = 500
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+
+Done = Callable[[Committed | SamvadError], None]
+
+
+class Entry:
+    """One journaled commit on its way to the store, which knows it as (`replica`, `number`).
+
+    `epoch` is the life of the user that it belongs to (-1 where that could not be asked), `tried` whether the
+    store may have it already. A removal may have somebody waiting for what the store says of it (`waiter`);
+    `early` is the answer if the store says nothing in time.
+    """
+
+    __slots__ = ("commit", "early", "epoch", "number", "of_erased", "replica", "tried", "waiter")
+
+    def __init__(self, replica: str, number: int, commit: Commit) -> None:
+        self.replica = replica
+        self.number = number
+        self.commit = commit
+        self.epoch = commit.expected.epoch
+        self.tried = False
+        self.of_erased = False
+        self.waiter: Done | None = None
+        self.early: Committed | None = None
+
+    def answer(self, result: Committed | SamvadError | None = None) -> None:
+        """Tell who waits, if somebody does: this, or else the answer without the store."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and (result or self.early) is not None:
+            waiter(result or self.early)  # type: ignore[arg-type]
+
+
+class FlushLane:
+    """What is pending of one user.
+
+    `entries` are journaled, `writing` is how many are not yet. `base` is the version in the store on which the
+    entries build (None: they must be applied anew to what the store has); `record` is the user's record after all
+    entries, `head` the version after all that was submitted. `generation` changes where `record` is not what
+    was answered: what is being written then is applied anew. `batch` is the number of entries of a commit whose
+    fate is open, `suspects` how many of the next ones
+    hold one that the store refuses: they go in batches of at most `cap`, until it is found.
+    """
+
+    __slots__ = (
+        "base", "batch", "cap", "entries", "flushed_s", "generation", "head", "lock", "parked", "record",
+        "release", "stales", "suspects", "task", "urgent", "user", "waiting", "writing",
+    )  # fmt: skip
+
+    def __init__(self, user: UserKey) -> None:
+        self.user = user
+        self.entries: deque[Entry] = deque()
+        self.base: Version | None = None
+        self.head: Version | None = None
+        self.record: UserRecord | None = None
+        self.batch: int | None = None
+        self.cap = 0
+        self.suspects = 0
+        self.stales = 0
+        self.writing = 0
+        self.waiting = 0
+        self.generation = 0
+        self.flushed_s = float("-inf")
+        self.urgent = asyncio.Event()
+        self.lock = asyncio.Lock()
+        self.task: asyncio.Task[None] | None = None
+        self.release: asyncio.TimerHandle | None = None
+        self.parked: SamvadError | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything is on its way."""
+        return bool(self.entries or self.writing)
+
+    def start(self, expected: Version, known: UserRecord | None) -> None:
+        """Nothing is pending that this builds on: the next commit builds on `expected`, which the store has.
+
+        `known` is the user's record as it is read at this moment, if it is in memory.
+        """
+        self.base = expected if expected.epoch >= 0 else None
+        self.head = expected
+        self.record = known if known is not None and known.version == expected else None
+
+    def rebase(self) -> None:
+        """What is pending may not follow from what the store has: it must be applied anew."""
+        self.base = None
+        self.batch = None
+
+    def refused(self) -> None:
+        """Something submitted was not journaled: what was built on it is applied anew."""
+        self.generation += 1
+        self.head = None if self.record is None else self.record.version
+        if self.record is None:
+            self.base = None
+
+    def batch_size(self) -> int:
+        """How many entries go into one commit: bounded in messages and bytes, an erasing by itself, a removal last."""
+        if self.batch is not None:
+            return self.batch
+        size, messages, length = 0, 0, 0
+        ids: set[str] = set()
+        for entry in self.entries:
+            if size and (erases(entry.commit) or entry.replica != self.entries[0].replica):
+                break
+            again = False
+            for change in entry.commit.changes:
+                if isinstance(change, MessagesAdded):
+                    messages += len(change.messages)
+                    length += sum(len(message.body) for message in change.messages)
+                    again = again or not ids.isdisjoint(change.unproven)
+                    ids.update(message.id for message in change.messages)
+            if size and (messages > BATCH_MESSAGES_MAX or length > BATCH_BYTES_MAX or again):
+                break
+            size += 1
+            if removes(entry.commit) or (self.suspects and size >= self.cap):
+                break
+        return size
+
+
+def unbound(entries: list[Entry]) -> bool:
+    """Whether these are receipts alone: no version speaks against them."""
+    return all(only_receipts(entry.commit) for entry in entries)

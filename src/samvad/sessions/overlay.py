@@ -1,0 +1,180 @@
+"""Reads of a store with what is journaled laid over them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from samvad.records import (
+    Change,
+    Erased,
+    InterruptionAdded,
+    InterruptionsRemoved,
+    MessagesAdded,
+    SessionRemoved,
+    SessionSet,
+    SessionTouched,
+    Stats,
+    StoredInterruption,
+    StoredMessage,
+    StoredReceipt,
+    StoredSession,
+    UserKey,
+)
+from samvad.sessions.breaker import Breaker
+from samvad.sessions.flusher import Flusher
+from samvad.sessions.pending import session_among
+from samvad.stores.base import Store
+
+
+class OverlaidReads:
+    """The reads of a JournaledStore but for `load`. Unavailable where the store must be asked and is down."""
+
+    inner: Store
+    breaker: Breaker
+    flusher: Flusher
+
+    def _pending(self, user: UserKey) -> tuple[bool, list[Change]]:
+        """What is pending of a user, and whether it begins with an erasing: then the store's part counts no more."""
+        lane = self.flusher.find(user)
+        erased = False
+        changes: list[Change] = []
+        for entry in lane.entries if lane is not None else ():
+            for change in entry.commit.changes:
+                if isinstance(change, Erased):
+                    erased = True
+                    changes.clear()
+                else:
+                    changes.append(change)
+        return erased, changes
+
+    async def page(
+        self, user: UserKey, *, after: int | None, before: int | None, limit: int, bytes_max: int
+    ) -> tuple[list[StoredMessage], bool]:
+        low = 0 if after is None else after
+        high = 1 << 62 if before is None else before
+        erased, changes = self._pending(user)
+        pending = [m for change in changes if isinstance(change, MessagesAdded) for m in change.messages]
+        first = pending[0].seq if pending else (1 if erased else high)
+        waiting = [m for m in pending if low < m.seq < high]
+        until = min(high, first)
+        stored: list[StoredMessage] = []
+        more = False
+        if after is not None:
+            if low + 1 < first:
+                stored, more = await self.breaker.through(
+                    lambda: self.inner.page(user, after=after, before=until, limit=limit, bytes_max=bytes_max)
+                )
+            page = stored if more else [*stored, *waiting]
+            taken = _bounded(page, limit, bytes_max)
+            return page[:taken], more or len(page) > taken
+        taken = _bounded(waiting[::-1], limit, bytes_max)
+        page = waiting[len(waiting) - taken :]
+        if taken < len(waiting) or first <= 1 or until <= 1:
+            return page, taken < len(waiting)
+        if taken == limit:
+            return page, True
+        used = sum(len(message.body) for message in page)
+        if page and used >= bytes_max:
+            return page, True
+        stored, more = await self.breaker.through(
+            lambda: self.inner.page(
+                user, after=None, before=until, limit=limit - taken, bytes_max=bytes_max - used
+            )
+        )
+        return [*stored, *page], more
+
+    async def session(self, tenant: str, session_id: str) -> StoredSession | None:
+        touched: list[Change] = []
+        for user in self.flusher.index.users_of_session(tenant, session_id):
+            changes = self._pending(user)[1]
+            session, decided = session_among(changes, session_id, None)
+            if decided:
+                return session
+            touched += changes
+        stored = await self.breaker.through(lambda: self.inner.session(tenant, session_id))
+        if stored is not None and self._pending(UserKey(tenant, stored.user_id))[0]:
+            return None
+        return session_among(touched, session_id, stored)[0]
+
+    async def sessions(self, user: UserKey, *, open_after_ms: int | None) -> list[StoredSession]:
+        erased, changes = self._pending(user)
+        by_id: dict[str, StoredSession] = {}
+        if not erased:
+            stored = await self.breaker.through(
+                lambda: self.inner.sessions(user, open_after_ms=open_after_ms)
+            )
+            by_id = {session.id: session for session in stored}
+        for change in changes:
+            if isinstance(change, SessionSet):
+                by_id[change.session.id] = change.session
+            elif isinstance(change, SessionRemoved):
+                by_id.pop(change.session_id, None)
+            elif isinstance(change, SessionTouched) and change.session_id in by_id:
+                touched = msgspec.structs.replace(by_id[change.session_id], active_ms=change.active_ms)
+                by_id[change.session_id] = touched
+        found = [
+            s
+            for s in by_id.values()
+            if open_after_ms is None or (s.ended_ms is None and s.active_ms > open_after_ms)
+        ]
+        return sorted(found, key=lambda s: (-s.active_ms, s.id))
+
+    async def interruptions(self, tenant: str, session_id: str, limit: int) -> list[StoredInterruption]:
+        session = await self.session(tenant, session_id)
+        if session is None:
+            return []
+        owner = UserKey(tenant, session.user_id)
+        erased, changes = self._pending(owner)
+        gone = erased
+        kept: dict[str, StoredInterruption] = {}
+        for change in changes:
+            if isinstance(change, InterruptionAdded) and change.interruption.session_id == session_id:
+                kept[change.interruption.id] = change.interruption
+            elif (
+                isinstance(change, InterruptionsRemoved | SessionRemoved) and change.session_id == session_id
+            ):
+                gone = True
+                kept.clear()
+        if not gone:
+            stored = await self.breaker.through(lambda: self.inner.interruptions(tenant, session_id, limit))
+            kept = {interruption.id: interruption for interruption in stored} | kept
+        return sorted(kept.values(), key=lambda i: (i.at_ms, i.id), reverse=True)[:limit]
+
+    async def receipt(self, key: bytes) -> StoredReceipt | None:
+        pending = self.flusher.index.receipt(key)
+        if pending is not None:
+            return pending
+        return await self.breaker.through(lambda: self.inner.receipt(key))
+
+    async def stats(self, tenant: str, *, active_after_ms: int, open_after_ms: int) -> Stats:
+        return await self.breaker.through(
+            lambda: self.inner.stats(tenant, active_after_ms=active_after_ms, open_after_ms=open_after_ms)
+        )
+
+    async def users(self, tenant: str, *, after: str, limit: int) -> list[str]:
+        gone: set[str] = set()
+        names: set[str] = set()
+        for lane in self.flusher.lanes_of(tenant):
+            erased, changes = self._pending(lane.user)
+            if changes:
+                names.add(lane.user.user_id)
+            elif erased:
+                gone.add(lane.user.user_id)
+        room = limit + len(gone)
+        stored = await self.breaker.through(lambda: self.inner.users(tenant, after=after, limit=room))
+        names = {name for name in names if name.encode() > after.encode()}.union(stored) - gone
+        return sorted(names, key=str.encode)[:limit]
+
+    async def expire(self, *, receipts_before_ms: int) -> int:
+        return await self.breaker.through(lambda: self.inner.expire(receipts_before_ms=receipts_before_ms))
+
+
+def _bounded(messages: list[StoredMessage], limit: int, bytes_max: int) -> int:
+    """How many of these fit into a page, at least one."""
+    taken = size = 0
+    for message in messages:
+        size += len(message.body)
+        if taken == limit or (taken and size > bytes_max):
+            break
+        taken += 1
+    return taken
