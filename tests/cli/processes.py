@@ -108,9 +108,7 @@ class Server:
     def half_a_request(self, path: str, body: bytes, sent: int) -> socket.socket:
         """A connection on which a POST has begun: the server waits for the rest of the body."""
         connection = socket.create_connection(self.address, timeout=WAIT_S)
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n"
-        )
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n"
         connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode())
         assert connection.recv(1024).startswith(b"HTTP/1.1 100")  # the handler asked for the body
         connection.sendall(body[:sent])
