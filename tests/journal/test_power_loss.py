@@ -112,6 +112,42 @@ def test_power_loss(tmp_path: Path, faults: bool) -> None:
     Run(tmp_path, SEED, 1_000, faults=faults).work()
 
 
+def test_power_loss_while_compacting(tmp_path: Path) -> None:
+    """At each step of merging segments, 40 states each: every live entry is there, and counted once."""
+    rng = random.Random(SEED)
+    disk, clock = MemoryDisk(), StillClock()
+    live: dict[int, bytes] = {}
+    for turn in range(6):
+        journal = segment_files(tmp_path, disk, clock, compact_after_s=1.0)
+        journal.open()
+        first = journal.append([b"%d:%d" % (turn, index) * 50 for index in range(4)])
+        journal.forget(range(first + 1, first + 4))
+        live[first] = b"%d:0" % turn * 50
+        if turn < 5:
+            journal.close()
+        else:
+            journal.append([b""])  # so that what was forgotten is durable
+            live[first + 4] = b""
+    checked = 0
+
+    def lose_power(disk: MemoryDisk) -> None:
+        nonlocal checked
+        for _ in range(40):
+            checked += 1
+            journal, _, replay = reopened(tmp_path, disk.state(rng))
+            assert {entry.number: entry.payload for entry in replay.entries} == live
+            assert journal.ledger.live == len(live)
+            assert replay.entries_lost_max == 0
+
+    clock.s += 10.0
+    disk.on_step = lose_power
+    before = len(disk.files)
+    journal.tidy()
+    disk.on_step = None
+    assert len(disk.files) < before - 2
+    assert checked > 400
+
+
 @pytest.mark.soak
 @pytest.mark.skipif(not SOAK, reason="SAMVAD_SOAK=1 asks for it")
 @pytest.mark.parametrize("faults", [False, True], ids=["sound", "failing"])

@@ -18,7 +18,8 @@ What holds:
   could hold, and at the wall clock (1,024 numbers a millisecond), so that also a directory restored from a
   backup does not use a number twice. They fit 53 bits until the year 2248.
 - `replica` changes when the directory is found at another place (copied, restored, another machine or boot).
-  Entries from before keep the name under which the store may know them.
+  Entries from before keep the name under which the store may know them. Machines forked from one memory
+  snapshot cannot be told apart: give each a directory of its own.
 - An entry refused with StoreUnavailable may exist or not after a crash, as with any failed commit. It never
   comes back within the running process, and its number is not given to another.
 """
