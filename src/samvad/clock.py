@@ -69,10 +69,17 @@ def random_hex() -> str:
     return _random.pop()
 
 
+_last_uuid = 0
+
+
 def uuid7(now_ms: int) -> str:
     """A UUID of version 7 (RFC 9562, section 5.7): 48 bits of time, 74 of randomness, as 36 characters."""
     value = (now_ms & 0xFFFFFFFFFFFF) << 80 | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
+    global _last_uuid
+    if value <= _last_uuid and value >> 80 == _last_uuid >> 80:
+        value = _last_uuid + 1  # within one millisecond they sort in the order in which they were made
+    _last_uuid = value
     digits = f"{value:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
