@@ -221,7 +221,11 @@ async def test_a_parked_lane(tmp_path: Path) -> None:
 
     def refusal(commit: Commit) -> TooLarge | None:
         bad = [
-            m for c in commit.changes if isinstance(c, MessagesAdded) for m in c.messages if b"bad" in m.body
+            m
+            for c in commit.changes
+            if isinstance(c, MessagesAdded)
+            for m in c.messages
+            if b'"content":"bad"' in m.body
         ]
         return TooLarge() if bad else None
 
