@@ -39,7 +39,7 @@ from samvad.sessions.journal import Journal
 from samvad.sessions.operations import AnyOperation, AppendMessages
 from samvad.sessions.overlay import OverlaidReads
 from samvad.sessions.user_log import Rules
-from samvad.stores.base import Capabilities, HealthReport, Store
+from samvad.stores.base import Capabilities, HealthReport, Store, awaited
 
 _ASKED_IN_VAIN_MAX: Final = 10_000
 
@@ -163,18 +163,7 @@ class JournaledStore(OverlaidReads):
     # --- writing ---------------------------------------------------------------------------------------
 
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
-        future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-
-        def done(result: Committed | SamvadError) -> None:
-            if future.done():
-                return
-            if isinstance(result, SamvadError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-        self.submit(commit, done)
-        return future
+        return awaited(self.submit, commit)
 
     def submit(self, commit: Commit, done: Done) -> None:
         """As `commit`; `done` is called on the event loop.

@@ -10,10 +10,11 @@ means that nothing was acknowledged (it may or may not have been written: the ca
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from samvad.errors import SetupError
+from samvad.errors import SamvadError, SetupError
 from samvad.records import (
     Commit,
     Committed,
@@ -49,6 +50,24 @@ class HealthReport(NamedTuple):
 def not_open() -> SetupError:
     """What to tell somebody who uses a store that was never opened."""
     return SetupError("Open the service first: async with open_samvad(…) as samvad.")
+
+
+def awaited(
+    submit: Callable[[Commit, Callable[[Committed | SamvadError], None]], None], commit: Commit
+) -> asyncio.Future[Committed]:
+    """The answer to a commit as a future, for stores whose own way of answering is a callback."""
+    future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+
+    def done(result: Committed | SamvadError) -> None:
+        if future.done():
+            return
+        if isinstance(result, SamvadError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    submit(commit, done)
+    return future
 
 
 class Store(Protocol):

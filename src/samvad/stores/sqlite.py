@@ -23,7 +23,7 @@ from typing import IO, Final, TypeVar
 import apsw
 
 from samvad.clock import Clock, SystemClock
-from samvad.errors import SamvadError, SetupError, ShuttingDown, StoreLocked, StoreUnavailable
+from samvad.errors import SetupError, ShuttingDown, StoreLocked, StoreUnavailable
 from samvad.records import (
     Commit,
     Committed,
@@ -36,7 +36,7 @@ from samvad.records import (
     UserRecord,
 )
 from samvad.stores import sqlite_reads as reads
-from samvad.stores.base import Capabilities, HealthReport, not_open
+from samvad.stores.base import Capabilities, HealthReport, awaited, not_open
 from samvad.stores.sqlite_thread import Done, WriterThread, reason
 from samvad.stores.sqlite_writes import BUSY_MS, fold
 
@@ -218,18 +218,7 @@ class SQLiteStore:
     # --- writing ---------------------------------------------------------------------------------------
 
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
-        future: asyncio.Future[Committed] = self._opened_loop().create_future()
-
-        def done(result: Committed | SamvadError) -> None:
-            if future.done():
-                return
-            if isinstance(result, SamvadError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-        self.submit(commit, done)
-        return future
+        return awaited(self.submit, commit)
 
     def submit(self, commit: Commit, done: Done) -> None:
         """As `commit`, without a future: `done` is called on the event loop, in a later turn of it."""
