@@ -171,6 +171,12 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class ProviderUnavailable(Unavailable):
+    """The live provider cannot be reached, or refuses this conversation; try again soon."""
+
+    code = "provider_unavailable"
+
+
 class ShuttingDown(Unavailable):
     """The service is stopping; nothing was acknowledged, try again on the next instance."""
 

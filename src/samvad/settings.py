@@ -115,8 +115,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     location: Annotated[str | None, Meta(description="Google Cloud location, for Vertex AI.")] = None
     live_provider: Annotated[
-        Literal["extractive", "vertex", "gemini", "openai", "openai_realtime"],
-        Meta(description="Who answers in a live conversation."),
+        str,
+        Meta(
+            min_length=1,
+            description="Who answers in a live conversation: extractive, vertex, gemini, openai, openai_realtime, "
+            "or one that another package brings.",
+        ),
     ] = "extractive"
     live_model: Annotated[str | None, Meta(description="The live provider's model.")] = None
     openai_base_url: Annotated[

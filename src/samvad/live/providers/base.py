@@ -56,7 +56,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     history: Callable[[], Sequence[Turn]] = tuple
     state: Mapping[str, Any] = {}
     tools: tuple[ToolSpec, ...] = ()
-    resume_handle: str | None = None
+    resume_handle: str | None = None  # of the last `Resumable`, if the conversation was with this provider
+    resume_model: str | None = None  # that of the same event; with another model the handle is of no use
     client_activity: bool = False  # the client says when the user speaks (push to talk)
 
 
@@ -64,7 +65,11 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transcript(msgspec.Struct, frozen=True, tag=True):
-    """Words of the user's or the assistant's speech, as they become known; in order, each piece once."""
+    """Words of the user's or the assistant's speech, as they become known; in order, each piece once.
+
+    `final` closes what that role said in this turn; its text may be empty. A provider that cannot tell where the
+    words end closes both roles before `TurnDone`.
+    """
 
     role: Literal["user", "assistant"]
     text: str
@@ -119,7 +124,10 @@ class Resumable(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reconnected(msgspec.Struct, frozen=True, tag=True):
-    """The provider's connection was renewed. `resumed`: it remembers; else it was seeded with the last turns."""
+    """The provider's connection was renewed. `resumed`: it remembers; else it is seeded with the last turns.
+
+    What the user said and was not answered yet is said again by the session itself.
+    """
 
     resumed: bool
     reason: str
@@ -132,7 +140,10 @@ class GoingAway(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """Something went wrong. With `fatal` the session is over; else this turn is, and the next may succeed."""
+    """Something went wrong. With `fatal` the session is over; else this turn is, and the next may succeed.
+
+    It takes the place of the turn's `TurnDone`. What was said until then stays said.
+    """
 
     code: str
     message: str
@@ -178,7 +189,10 @@ class ProviderSession(Protocol):
         ...
 
     async def interrupt(self, *, heard_text: str, played_ms: int | None) -> None:
-        """Stop the answer under way; this is what of it was heard."""
+        """Stop the answer under way; this is what of it was heard.
+
+        If there was one, its `TurnDone` follows at once, and nothing of it after that.
+        """
         ...
 
     async def send_tool_result(
