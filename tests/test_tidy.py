@@ -207,7 +207,7 @@ def test_locks_pin_by_hash_alone(lock: Path) -> None:
     text = lock.read_text()
     complain(
         "no address or path in a lock:",
-        re.findall(r"\S*://\S*|-[-\w]*(?:url|links|index)\S*|\S* @ \S*", text),
+        re.findall(r"\S*://\S*|(?<!\w)-[-\w]*(?:url|links|index)\S*|\S* @ \S*", text),
     )
     assert pins(lock)
     complain("no hash:", [package for package, (_, hashes) in pins(lock).items() if not hashes])
