@@ -26,7 +26,9 @@ from samvad.records import (
     UserKey,
     Version,
 )
+from samvad.stores import firestore_indexes
 from samvad.stores.firestore_queries import QueryShape
+from samvad.stores.firestore_queries import shape as shape_of
 from samvad.testing.model import raw_message
 from tests.firestore.raw import everything
 from tests.firestore.support import open_store
@@ -108,6 +110,13 @@ async def test_every_query_has_its_index_and_every_index_its_query() -> None:
             assert composite in declared, f"no index for {shape}"
             used.add(declared[composite])
     assert used == COMPOSITES
+    # What the doctor asks for is what the code asks for, no more and no less.
+    assert {(index.collection, index.fields) for index in firestore_indexes.COMPOSITES} == COMPOSITES
+    for index in firestore_indexes.COMPOSITES:
+        probe = shape_of(index.query(), tuple(index.sums()))
+        _, composite = needed(probe)
+        assert composite is not None
+        assert declared[composite] == (index.collection, index.fields)
     assert not single & EXEMPT, "a query needs the index of a field that is exempt"
     assert len(store.query_shapes) >= 18
 

@@ -85,7 +85,10 @@ def _findings(given_flags: dict[str, str | None]) -> Iterator[Finding]:
 def _store(url: str, settings: Settings) -> Iterator[Finding]:
     path = database_path(url)
     if path is None:
-        if url.startswith("memory:"):
+        if url.startswith("firestore:"):
+            yield checks.clock(None)
+            yield from _firestore(url, settings)
+        elif url.startswith("memory:"):
             yield checks.clock(None)
         else:
             yield from _refused(url)
@@ -101,6 +104,26 @@ def _store(url: str, settings: Settings) -> Iterator[Finding]:
         yield from _database(path)
     elif path.parent.exists():
         yield Finding("ok", "database", f"{path}, not there yet: the first start makes it")
+
+
+def _firestore(url: str, settings: Settings) -> Iterator[Finding]:
+    from samvad.cli import firestore_checks
+    from samvad.stores.urls import firestore_place
+
+    try:
+        project, database = firestore_place(url)
+        place = firestore_checks.Place(
+            project,
+            database or firestore_checks.DEFAULT_DATABASE,
+            os.environ.get("FIRESTORE_EMULATOR_HOST") or None,
+            settings.location or "",
+        )
+        yield from firestore_checks.findings(place)
+    except SetupError as error:
+        yield Finding("fail", "store", error.message, _FIRST)
+    except ModuleNotFoundError as missing:
+        todo = "pip install 'samvad-sessions[firestore]'"
+        yield Finding("fail", "store", f"Firestore needs more packages ({missing.name} is missing)", todo)
 
 
 def _refused(url: str) -> Iterator[Finding]:

@@ -173,6 +173,12 @@ class BoundedClient:
                 response_deserializer=response.FromString,
             )
 
+    @property
+    def account(self) -> str:
+        """The service account whose credentials these are; empty where they are a person's, or there are none."""
+        email = getattr(self._credentials, "service_account_email", "") or ""
+        return "" if email == "default" else str(email)
+
     async def close(self) -> None:
         """Let the connection go. Closing twice is fine."""
         channel, self._channel = self._channel, None
@@ -269,6 +275,28 @@ class BoundedClient:
                 return answers
             await self.pause(attempt, deadline)
         raise StoreUnavailable(self._unreachable("too many attempts"))
+
+    async def attempt(
+        self, method: str, request: Any, response: Any, timeout_s: float, *, streams: bool, routed_by: str
+    ) -> list[Any]:
+        """One attempt of any method of the service, for who wants to see its error as it is: AioRpcError.
+
+        `method` is its whole path, `response` the class of its answers, `routed_by` the field of the request that
+        names the database. Nothing is counted or remembered.
+        """
+        if self._channel is None:
+            raise ShuttingDown
+        routing = ("x-goog-request-params", f"{routed_by}={self._names.database}")
+        metadata = [*(each for each in self._metadata if each[0] != routing[0]), routing]
+        kind = self._channel.unary_stream if streams else self._channel.unary_unary
+        call = kind(
+            method,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response.FromString,
+        )(request, timeout=timeout_s, metadata=metadata)
+        if streams:
+            return [answer async for answer in _stream(call)]
+        return [await call]
 
     # --- the calls -------------------------------------------------------------------------------------
 

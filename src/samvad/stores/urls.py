@@ -48,7 +48,8 @@ def _sqlite(url: str, clock: Clock, options: dict[str, Any]) -> Store:
     return SQLiteStore(path, clock=clock, **options)
 
 
-def _firestore(url: str, clock: Clock, options: dict[str, Any]) -> Store:
+def firestore_place(url: str) -> tuple[str, str | None]:
+    """The project and the database (None: the default one) of a Firestore URL; SetupError if it names no project."""
     parts = urlsplit(url)
     project = unquote(parts.netloc) or os.environ.get("PROJECT_ID", "")
     database = unquote(parts.path.strip("/"))
@@ -57,10 +58,15 @@ def _firestore(url: str, clock: Clock, options: dict[str, Any]) -> Store:
             f"{url!r} is not the URL of a Firestore database; write firestore://PROJECT_ID[/DATABASE], "
             "or set PROJECT_ID."
         )
+    return project, database or None
+
+
+def _firestore(url: str, clock: Clock, options: dict[str, Any]) -> Store:
+    project, database = firestore_place(url)
     try:
         from samvad.stores.firestore import FirestoreStore
     except ModuleNotFoundError as missing:
         raise SetupError(
             f"Firestore needs more packages ({missing.name} is missing): pip install 'samvad-sessions[firestore]'."
         ) from missing
-    return FirestoreStore(project, database or None, clock=clock, **options)
+    return FirestoreStore(project, database, clock=clock, **options)
