@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from samvad.clock import SystemClock
-from samvad.records import UserKey
+from samvad.records import ANY_VERSION, Commit, ReceiptKept, StoredReceipt, UserKey
 from samvad.sessions.breaker import Patience
 from samvad.sessions.operations import ReceiptKey
 from samvad.stores.base import Store
@@ -150,6 +151,18 @@ async def test_an_id_far_back_is_the_same_message(inner: FaultyStore, tmp_path: 
         await drained(samvad)
         assert len(await contents(inner.store, "asha")) == 122
         assert (await samvad.get_user_profile("asha")).position.seq == 122
+
+
+async def test_a_pending_receipt_makes_no_user(inner: FaultyStore, tmp_path: Path) -> None:
+    """A kept refusal is no sign of life: who has nothing else is not listed, while it waits and afterwards."""
+    async with opened(inner, tmp_path / "j") as samvad:
+        inner.hang()
+        kept = ReceiptKept(StoredReceipt(b"k" * 32, b"f" * 32, 1, b'{"refused":"error"}'))
+        await samvad.store.commit(Commit(KEY, ANY_VERSION, (kept,)))
+        listing = asyncio.ensure_future(samvad.store.users("default", after="", limit=9))
+        inner.release()
+        assert list(await listing) == []
+        assert (await samvad.store.receipt(b"k" * 32)) == kept.receipt
 
 
 async def test_lanes_do_not_stay(inner: FaultyStore, tmp_path: Path) -> None:

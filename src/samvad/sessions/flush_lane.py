@@ -7,8 +7,18 @@ from collections import deque
 from collections.abc import Callable
 
 from samvad.errors import SamvadError
-from samvad.records import Commit, Committed, MessagesAdded, UserKey, UserRecord, Version, only_receipts
-from samvad.sessions.coalesce import erases, removes
+from samvad.records import (
+    ANY_VERSION,
+    Commit,
+    Committed,
+    MessagesAdded,
+    Origin,
+    UserKey,
+    UserRecord,
+    Version,
+    only_receipts,
+)
+from samvad.sessions.coalesce import coalesce, erases, removes, steps_of
 
 BATCH_MESSAGES_MAX = 500
 BATCH_BYTES_MAX = 4 * 1024 * 1024
@@ -20,11 +30,12 @@ class Entry:
     """One journaled commit on its way to the store, which knows it as (`replica`, `number`).
 
     `epoch` is the life of the user that it belongs to (-1 where that could not be asked), `tried` whether the
-    store may have it already. A removal may have somebody waiting for what the store says of it (`waiter`);
+    store may have it already. `verbatim` commits do not say what was asked for: the store must answer them
+    (see that module). A removal may have somebody waiting for what the store says of it (`waiter`);
     `early` is the answer if the store says nothing in time.
     """
 
-    __slots__ = ("commit", "early", "epoch", "number", "of_erased", "replica", "tried", "waiter")
+    __slots__ = ("commit", "early", "epoch", "number", "of_erased", "replica", "tried", "verbatim", "waiter")
 
     def __init__(self, replica: str, number: int, commit: Commit) -> None:
         self.replica = replica
@@ -34,7 +45,8 @@ class Entry:
         self.tried = False
         self.of_erased = False
         self.waiter: Done | None = None
-        self.early: Committed | None = None
+        self.early: Committed | SamvadError | None = None
+        self.verbatim = commit.operation is None and not only_receipts(commit)
 
     def answer(self, result: Committed | SamvadError | None = None) -> None:
         """Tell who waits, if somebody does: this, or else the answer without the store."""
@@ -84,6 +96,11 @@ class FlushLane:
         """Whether anything is on its way."""
         return bool(self.entries or self.writing)
 
+    @property
+    def answered(self) -> bool:
+        """Whether anything is on its way that was or will be acknowledged before the store has it."""
+        return self.writing > 0 or any(not entry.verbatim for entry in self.entries)
+
     def start(self, expected: Version, known: UserRecord | None) -> None:
         """Nothing is pending that this builds on: the next commit builds on `expected`, which the store has.
 
@@ -112,7 +129,7 @@ class FlushLane:
         size, messages, length = 0, 0, 0
         ids: set[str] = set()
         for entry in self.entries:
-            if size and (erases(entry.commit) or entry.replica != self.entries[0].replica):
+            if size and (erases(entry.commit) or entry.verbatim or entry.replica != self.entries[0].replica):
                 break
             again = False
             for change in entry.commit.changes:
@@ -124,9 +141,20 @@ class FlushLane:
             if size and (messages > BATCH_MESSAGES_MAX or length > BATCH_BYTES_MAX or again):
                 break
             size += 1
-            if removes(entry.commit) or (self.suspects and size >= self.cap):
+            if removes(entry.commit) or entry.verbatim or (self.suspects and size >= self.cap):
                 break
         return size
+
+    def merged(self, entries: list[Entry]) -> Commit:
+        """The first entries of the lane as one commit, numbered as the last of them."""
+        origin = Origin(entries[-1].replica, entries[-1].number)
+        expected = ANY_VERSION if unbound(entries) else self.base
+        assert expected is not None
+        changes = entries[0].commit.changes
+        if len(entries) > 1:
+            changes = coalesce(change for entry in entries for change in entry.commit.changes)
+        steps = sum(steps_of(entry.commit) for entry in entries)
+        return Commit(self.user, expected, changes, origin, None, None, steps)
 
 
 def unbound(entries: list[Entry]) -> bool:

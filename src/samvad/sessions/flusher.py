@@ -22,14 +22,13 @@ from samvad.records import (
     ANY_VERSION,
     Commit,
     Committed,
-    Origin,
     UserKey,
     UserRecord,
     Version,
 )
-from samvad.sessions import user_log
+from samvad.sessions import user_log, verbatim
 from samvad.sessions.breaker import Breaker, Patience
-from samvad.sessions.coalesce import coalesce, erases, steps_of
+from samvad.sessions.coalesce import erases, steps_of
 from samvad.sessions.flush_lane import Entry, FlushLane, unbound
 from samvad.sessions.journal import Journal
 from samvad.sessions.pending import PendingIndex
@@ -59,13 +58,13 @@ class Flusher:
         patience: Patience,
         on_rebased: Callable[[UserKey], None],
     ) -> None:
-        self._store = store
-        self._journal = journal
-        self._breaker = breaker
+        self.store = store
+        self.journal = journal
+        self.breaker = breaker
         self._clock = clock
         self._rules = rules
         self._patience = patience
-        self._on_rebased = on_rebased
+        self.on_rebased = on_rebased
         self._lanes: dict[UserKey, FlushLane] = {}
         self._slots = asyncio.Semaphore(FLUSHES_AT_ONCE_MAX)
         self._hurry = False
@@ -139,11 +138,11 @@ class Flusher:
         lane.record = None
         lane.refused()
         self.release(lane)
-        self._on_rebased(lane.user)
+        self.on_rebased(lane.user)
 
     def add(self, lane: FlushLane, entry: Entry) -> None:
         """Take in an entry that the journal has."""
-        if erases(entry.commit):
+        if erases(entry.commit) and not entry.verbatim:
             if lane.parked is not None:  # nothing may hold back an erasing
                 lane.parked = None
                 for before in lane.entries:
@@ -152,14 +151,15 @@ class Flusher:
                 lane.rebase()
             self.index.erased(before.commit for before in lane.entries)
         lane.entries.append(entry)
-        self.index.add(entry.commit)
+        if not entry.verbatim:
+            self.index.add(entry.commit)
         if entry.waiter is None:
             self.wake(lane)
             return
         lane.waiting += 1
-        if self._breaker.is_open or lane.parked is not None:
+        if self.breaker.is_open or lane.parked is not None or self._stopped:
             self._answer_early(lane)
-        else:
+        elif not entry.verbatim:
             loop = asyncio.get_running_loop()
             loop.call_later(self._patience.erase_wait_s, self._answer_early, lane)
         self.wake(lane, at_once=True)
@@ -172,7 +172,8 @@ class Flusher:
             record = UserRecord(BLIND, partial=True)
             for entry in lane.entries:
                 record, _ = applied_anew(entry, record, self._rules)
-                self.index.add(entry.commit)
+                if not entry.verbatim:
+                    self.index.add(entry.commit)
             lane.record, lane.head = record, record.version
             self.wake(lane)
         self.scrub()  # the last run may have died between an erasing and this
@@ -244,12 +245,12 @@ class Flusher:
         try:
             while lane.entries and lane.parked is None:
                 await self._pace(lane)
-                trying = await self._breaker.admitted()
+                trying = await self.breaker.admitted()
                 try:
                     async with self._slots, lane.lock:
                         done = not lane.entries or await self._flush(lane)
                 finally:
-                    self._breaker.leave(trying)
+                    self.breaker.leave(trying)
                 if not done:
                     await asyncio.sleep(random.uniform(0, self._patience.retry_s_max))
         except Exception as error:  # the top of a task: what we do not understand is not tried for ever
@@ -269,21 +270,23 @@ class Flusher:
 
     async def _flush(self, lane: FlushLane) -> bool:
         """One commit to the store, or one load; the caller holds the lane's lock. False: wait before the next."""
-        if self._breaker.is_open:
+        if self.breaker.is_open:
             return False
         size = lane.batch_size()
         entries = [lane.entries[i] for i in range(size)]
+        if entries[0].verbatim:
+            return await verbatim.flush(self, lane, entries[0])
         if lane.base is None and not unbound(entries):
             try:
                 await self._rebase(lane)
             except Unavailable:
                 return False
             return True
-        commit = self._merged(lane, entries)
+        commit = lane.merged(entries)
         for entry in entries:
             entry.tried = True
         try:
-            committed = await self._breaker.through(lambda: self._store.commit(commit))
+            committed = await self.breaker.through(lambda: self.store.commit(commit))
         except (StaleVersion, MessageExists) as error:
             if isinstance(error, MessageExists):
                 learn(entries, error)
@@ -304,23 +307,10 @@ class Flusher:
         self._flushed(lane, entries, commit, committed)
         return True
 
-    def _merged(self, lane: FlushLane, entries: list[Entry]) -> Commit:
-        origin = Origin(entries[-1].replica, entries[-1].number)
-        expected = ANY_VERSION if unbound(entries) else lane.base
-        assert expected is not None
-        changes = entries[0].commit.changes
-        if len(entries) > 1:
-            changes = coalesce(change for entry in entries for change in entry.commit.changes)
-        steps = sum(steps_of(entry.commit) for entry in entries)
-        return Commit(lane.user, expected, changes, origin, None, None, steps)
-
     def _flushed(self, lane: FlushLane, entries: list[Entry], commit: Commit, committed: Committed) -> None:
-        self.commits += 1
-        self.entries_flushed += len(entries)
-        lane.batch = None
+        self.brought(lane, len(entries))
         lane.stales = 0
         lane.suspects = max(0, lane.suspects - len(entries))
-        lane.flushed_s = self._clock.monotonic_s()
         erased = erases(commit)
         for entry in entries:
             self._forget(lane.entries.popleft())
@@ -349,9 +339,17 @@ class Flusher:
             if not lane.entries:
                 self._taken_back(lane)
 
+    def brought(self, lane: FlushLane, entries: int) -> None:
+        """A commit came through, with so many entries of the lane."""
+        self.commits += 1
+        self.entries_flushed += entries
+        lane.batch = None
+        lane.flushed_s = self._clock.monotonic_s()
+
     def _forget(self, entry: Entry) -> None:
-        self.index.remove(entry.commit)
-        self._journal.forget(entry.number)
+        if not entry.verbatim:
+            self.index.remove(entry.commit)
+        self.journal.forget(entry.number)
 
     def _drop(self, lane: FlushLane, entry: Entry) -> None:
         """An entry is not for the store (any more)."""
@@ -380,7 +378,7 @@ class Flusher:
                 self.scrub_owed = False
                 told, self._scrub_for = self._scrub_for, []
                 try:
-                    await self._journal.scrub()
+                    await self.journal.scrub()
                 except ShuttingDown:
                     self.scrub_owed = True
                     break
@@ -407,8 +405,8 @@ class Flusher:
     async def _rebase(self, lane: FlushLane) -> None:
         """Load the user's record and apply to it what is pending; the caller holds the lane's lock."""
         generation = lane.generation
-        loaded = await self._breaker.through(
-            lambda: self._store.load(
+        loaded = await self.breaker.through(
+            lambda: self.store.load(
                 lane.user,
                 window=self._rules.window,
                 open_after_ms=self._clock.now_ms() - limits.SESSION_IDLE_S_MAX * 1000,
@@ -420,6 +418,9 @@ class Flusher:
         done = record.applied
         kept: deque[Entry] = deque()
         for entry in lane.entries:
+            if entry.verbatim:
+                kept.append(entry)
+                continue
             self.index.remove(entry.commit)
             in_store = entry.number <= done.get(entry.replica, -1)
             if not in_store:
@@ -436,7 +437,7 @@ class Flusher:
         lane.head = record.version
         lane.record = record
         lane.generation = generation + 1
-        self._on_rebased(lane.user)
+        self.on_rebased(lane.user)
 
     def _settled(self, lane: FlushLane, entry: Entry, record: UserRecord) -> None:
         """The store has it, or needs it no more."""

@@ -16,13 +16,13 @@ from typing import Final
 import msgspec
 
 from samvad.clock import Clock
-from samvad.errors import SamvadError, SetupError, StaleVersion, Unavailable
+from samvad.errors import SamvadError, SetupError, StaleVersion, StoreUnavailable, Unavailable
 from samvad.records import (
-    ANY_VERSION,
     Change,
     Commit,
     Committed,
     MessagesAdded,
+    Origin,
     Removed,
     SessionRemoved,
     UserKey,
@@ -53,6 +53,8 @@ class JournalEntry(msgspec.Struct, array_like=True):
     steps: int
     operation: AnyOperation | None
     changes: tuple[Change, ...] = ()
+    revision: int = -1
+    origin: Origin | None = None
 
 
 _encode = msgspec.msgpack.encode
@@ -121,8 +123,8 @@ class JournaledStore(OverlaidReads):
         except msgspec.DecodeError as error:
             raise SetupError(f"The journal holds an entry that this version cannot read: {error}.") from error
         user = UserKey(kept.tenant, kept.user_id)
-        expected = ANY_VERSION if kept.operation is None else Version(kept.epoch, 0)
-        commit = Commit(user, expected, kept.changes, None, kept.operation, None, kept.steps)
+        expected = Version(kept.epoch, kept.revision if kept.operation is None else 0)
+        commit = Commit(user, expected, kept.changes, kept.origin, kept.operation, None, kept.steps)
         self.flusher.lane(user).entries.append(Entry(replica, number, commit))
 
     async def drain(self, timeout_s: float) -> int:
@@ -168,13 +170,15 @@ class JournaledStore(OverlaidReads):
     def submit(self, commit: Commit, done: Done) -> None:
         """As `commit`; `done` is called on the event loop.
 
-        A commit must say what was asked for (`operation`, `record`), but for one that keeps receipts alone.
+        A commit that says what was asked for (`operation`, `record`) is acknowledged by the journal, and so is one
+        that keeps receipts alone. Any other is answered by the store (see `verbatim`).
         """
         lane = self.flusher.lane(commit.user)
         bound = not only_receipts(commit)
-        if bound:
-            if commit.record is None:
-                raise TypeError("behind a journal a commit carries its operation and record")
+        if bound and commit.record is None:
+            self._submit_verbatim(lane, commit, done)
+            return
+        if bound and commit.record is not None:
             if lane.head is None or not lane.pending:
                 lane.start(commit.expected, self.known(commit.user))
             elif commit.expected != lane.head:
@@ -195,6 +199,23 @@ class JournaledStore(OverlaidReads):
             else:
                 self._journaled(lane, commit, result, generation, done)
                 self.flusher.release(lane)
+
+        self.journal.submit(_payload(commit), journaled)
+
+    def _submit_verbatim(self, lane: FlushLane, commit: Commit, done: Done) -> None:
+        lane.head = None  # what follows is not known to build on what is pending
+        if self.breaker.is_open or lane.parked is not None:
+            asyncio.get_running_loop().call_soon(done, StoreUnavailable())
+            self.flusher.release(lane)
+            return
+
+        def journaled(result: int | SamvadError) -> None:
+            if isinstance(result, SamvadError):
+                done(result)
+                return
+            entry = Entry(self.journal.replica, result, commit)
+            entry.waiter, entry.early = done, StoreUnavailable()
+            self.flusher.add(self.flusher.lane(commit.user), entry)
 
         self.journal.submit(_payload(commit), journaled)
 
@@ -252,10 +273,10 @@ class JournaledStore(OverlaidReads):
 
     async def load(self, user: UserKey, *, window: int, open_after_ms: int, sessions_max: int) -> UserRecord:
         lane = self.flusher.find(user)
-        if lane is not None and lane.pending and (lane.record is None or lane.record.partial):
+        if lane is not None and lane.answered and (lane.record is None or lane.record.partial):
             with contextlib.suppress(Unavailable):
                 return await self.flusher.rebased(lane)
-        if lane is not None and lane.pending and lane.record is not None:
+        if lane is not None and lane.answered and lane.record is not None:
             if lane.record.partial:
                 self._remember_doubt(user)
             return lane.record
@@ -269,7 +290,9 @@ class JournaledStore(OverlaidReads):
             self._remember_doubt(user)
             return UserRecord(version=BLIND, partial=True)
         lane = self.flusher.find(user)
-        if lane is not None and lane.pending and lane.record is not None:  # meanwhile something was journaled
+        if (
+            lane is not None and lane.answered and lane.record is not None
+        ):  # meanwhile something was journaled
             return lane.record
         return record
 
@@ -317,6 +340,8 @@ def _payload(commit: Commit) -> bytes:
         commit.steps,
         commit.operation,
         () if commit.operation is not None else commit.changes,
+        commit.expected.revision,
+        commit.origin,
     )
     try:
         return _encode(kept)

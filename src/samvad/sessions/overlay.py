@@ -10,6 +10,7 @@ from samvad.records import (
     InterruptionAdded,
     InterruptionsRemoved,
     MessagesAdded,
+    ReceiptKept,
     SessionRemoved,
     SessionSet,
     SessionTouched,
@@ -39,6 +40,8 @@ class OverlaidReads:
         erased = False
         changes: list[Change] = []
         for entry in lane.entries if lane is not None else ():
+            if entry.verbatim:
+                continue
             for change in entry.commit.changes:
                 if isinstance(change, Erased):
                     erased = True
@@ -156,7 +159,7 @@ class OverlaidReads:
         names: set[str] = set()
         for lane in self.flusher.lanes_of(tenant):
             erased, changes = self._pending(lane.user)
-            if changes:
+            if any(not isinstance(change, ReceiptKept) for change in changes):
                 names.add(lane.user.user_id)
             elif erased:
                 gone.add(lane.user.user_id)
