@@ -56,6 +56,25 @@ class InvalidJson(InvalidRequest):
     code = "invalid_json"
 
 
+class UnreadableDocument(InvalidRequest):
+    """No text can be read from this document."""
+
+    code = "unreadable_document"
+
+
+class UrlRefused(InvalidRequest):
+    """This address is not fetched: only public http and https addresses are."""
+
+    code = "url_refused"
+
+
+class UrlFailed(InvalidRequest):
+    """The address did not give a document that can be read."""
+
+    code = "url_failed"
+    retryable = True
+
+
 class Unauthenticated(SamvadError):
     """No valid credentials were given."""
 
