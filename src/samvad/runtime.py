@@ -27,6 +27,7 @@ from samvad.sessions.journal_place import survives
 from samvad.sessions.journaled import JournaledStore
 from samvad.sessions.lane import Lane
 from samvad.sessions.lanes import Lanes
+from samvad.sessions.parked import ParkedNotes
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.service import SessionPersistenceService
 from samvad.sessions.user_log import Rules
@@ -108,7 +109,9 @@ class Samvad(SessionPersistenceService):
         )
         super().__init__(core, LOCAL)
         self.store = store
+        self._parked_notes: ParkedNotes | None = None
         if isinstance(store, JournaledStore):
+            self._parked_notes = store.flusher.on_parked = ParkedNotes(store, clock)
             store.on_rebased = lanes.invalidate
             store.on_doubt = lanes.doubt
             store.known = lanes.peek
@@ -135,6 +138,8 @@ class Samvad(SessionPersistenceService):
 
     async def _open(self) -> None:
         await self.store.open()
+        if self._parked_notes is not None:
+            self._parked_notes()  # what an earlier run left there is tried again
         self._opened = True
         self._upkeep = asyncio.create_task(self._keep_up())
 
@@ -158,6 +163,8 @@ class Samvad(SessionPersistenceService):
         if isinstance(self.store, JournaledStore):
             left += await self.store.drain(max(0.0, ends_s - self.core.clock.monotonic_s()))
         await self.store.close()
+        if self._parked_notes is not None:
+            await self._parked_notes.settle()
         return left
 
     async def _keep_up(self) -> None:

@@ -27,6 +27,7 @@ EXIT_INTERRUPTED: Final = 130
 VERBS: Final = {
     "serve": ("samvad.cli.serve", "Run the server."),
     "doctor": ("samvad.cli.doctor", "Look for what could go wrong, and say what to do."),
+    "parked": ("samvad.cli.parked", "Decide about operations that the store refuses for ever."),
     "stats": ("samvad.cli.stats", "Count users, sessions and messages."),
     "user": ("samvad.cli.user", "Show, export or erase one user."),
     "import": ("samvad.cli.importing", "Take in conversations from a file of JSON lines."),

@@ -144,6 +144,35 @@ def holder(database: Path) -> Finding:
     return Finding("ok", "in use", "by no process")
 
 
+def journal(directory: Path) -> Iterator[Finding]:
+    """The journal in front of a remote store: whether it survives, who holds it, and what waits in it."""
+    from samvad.sessions.journal_place import survives
+    from samvad.sessions.parked import still_there, waiting
+
+    survival = survives(directory)
+    if not survival.survives:
+        todo = "Writes are acknowledged as `memory`: choose a --data-dir on a disk or volume, or --durability store."
+        yield Finding("warn", "journal", survival.reason, todo, True)
+    if not directory.is_dir():
+        yield Finding("ok", "journal", f"{directory}, not there yet: the first start makes it")
+        return
+    try:
+        entries, parked = waiting(directory), still_there(directory)
+    except SetupError as error:
+        yield Finding("fail", "journal", error.message, "Look at it with the rights of the server's user.")
+        return
+    told = f"{len(entries):,} operations" if entries else "empty"
+    if parked:
+        todo = "The store refuses them for ever: look at them with `samvad parked list`, then retry or drop them."
+        yield Finding("warn", "journal", f"{told}, {len(parked):,} of them parked", todo, True)
+    else:
+        yield Finding("ok", "journal", f"{told} waiting for the store" if entries else told)
+    damaged = directory / "damaged"
+    if damaged.is_dir() and any(damaged.iterdir()):
+        todo = "Acknowledged writes may be among them: read the notes there, and move the directory away."
+        yield Finding("warn", "journal", f"damaged bytes were set aside in {damaged}", todo, True)
+
+
 def exposure(settings: Settings) -> Iterator[Finding]:
     """Settings that are a risk where others depend on the server."""
     try:

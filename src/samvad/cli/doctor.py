@@ -119,6 +119,8 @@ def _firestore(url: str, settings: Settings) -> Iterator[Finding]:
             settings.location or "",
         )
         yield from firestore_checks.findings(place)
+        if settings.durability == "auto":
+            yield from checks.journal(settings.data_path() / "journal")
     except SetupError as error:
         yield Finding("fail", "store", error.message, _FIRST)
     except ModuleNotFoundError as missing:

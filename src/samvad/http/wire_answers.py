@@ -347,4 +347,8 @@ class ReadyAnswer(Wire):
     engine: str
     durability: Durability
     operations_waiting: Count
+    users_parked: (
+        Annotated[int, Meta(ge=1, description="Users of whom the store refuses an operation for ever.")]
+        | UnsetType
+    ) = UNSET
     fault: str | UnsetType = UNSET

@@ -67,12 +67,13 @@ class FlushLane:
     """
 
     __slots__ = (
-        "base", "batch", "cap", "entries", "flushed_s", "generation", "head", "lock", "parked", "record",
+        "_parked", "base", "batch", "cap", "entries", "flushed_s", "generation", "head", "lock", "on_parked", "record",
         "release", "stales", "suspects", "task", "urgent", "user", "waiting", "writing",
     )  # fmt: skip
 
-    def __init__(self, user: UserKey) -> None:
+    def __init__(self, user: UserKey, on_parked: Callable[[], None] = lambda: None) -> None:
         self.user = user
+        self.on_parked = on_parked
         self.entries: deque[Entry] = deque()
         self.base: Version | None = None
         self.head: Version | None = None
@@ -89,7 +90,17 @@ class FlushLane:
         self.lock = asyncio.Lock()
         self.task: asyncio.Task[None] | None = None
         self.release: asyncio.TimerHandle | None = None
-        self.parked: SamvadError | None = None
+        self._parked: SamvadError | None = None
+
+    @property
+    def parked(self) -> SamvadError | None:
+        """Why the store refuses the first entry for ever; None where it does not."""
+        return self._parked
+
+    @parked.setter
+    def parked(self, why: SamvadError | None) -> None:
+        self._parked = why
+        self.on_parked()
 
     @property
     def pending(self) -> bool:

@@ -65,6 +65,7 @@ class Flusher:
         self._rules = rules
         self._patience = patience
         self.on_rebased = on_rebased
+        self.on_parked: Callable[[], None] = lambda: None  # a lane was parked, or is not any more
         self._lanes: dict[UserKey, FlushLane] = {}
         self._slots = asyncio.Semaphore(FLUSHES_AT_ONCE_MAX)
         self._hurry = False
@@ -75,8 +76,7 @@ class Flusher:
         self.index = PendingIndex()
         self.commits = 0
         self.entries_flushed = 0
-        self.rebases = 0
-        self.overtaken = 0
+        self.rebases = self.overtaken = 0
 
     # --- the lanes -------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class Flusher:
         """The user's lane, perhaps a new one."""
         lane = self._lanes.get(user)
         if lane is None:
-            lane = self._lanes[user] = FlushLane(user)
+            lane = self._lanes[user] = FlushLane(user, lambda: self.on_parked())
         return lane
 
     def lanes_of(self, tenant: str) -> Iterable[FlushLane]:

@@ -62,6 +62,14 @@ _decode = msgspec.msgpack.Decoder(JournalEntry).decode
 _decode_json = msgspec.json.Decoder(JournalEntry).decode
 
 
+def decode_entry(payload: bytes) -> JournalEntry:
+    """What an entry of the journal holds; SetupError where a newer version wrote it."""
+    try:
+        return (_decode_json if payload.startswith(b"[") else _decode)(payload)
+    except msgspec.DecodeError as error:
+        raise SetupError(f"The journal holds an entry that this version cannot read: {error}.") from error
+
+
 class JournaledStore(OverlaidReads):
     """`inner` behind a journal.
 
@@ -118,10 +126,7 @@ class JournaledStore(OverlaidReads):
         if not payload:
             self.journal.forget(number)
             return
-        try:
-            kept = (_decode_json if payload.startswith(b"[") else _decode)(payload)
-        except msgspec.DecodeError as error:
-            raise SetupError(f"The journal holds an entry that this version cannot read: {error}.") from error
+        kept = decode_entry(payload)
         user = UserKey(kept.tenant, kept.user_id)
         expected = Version(kept.epoch, kept.revision if kept.operation is None else 0)
         commit = Commit(user, expected, kept.changes, kept.origin, kept.operation, None, kept.steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from samvad import __version__
 from samvad.http.call import Call, Reply, encode
 from samvad.http.routing import Route
+from samvad.sessions.journaled import JournaledStore
 
 
 async def healthz(call: Call) -> Reply:
@@ -15,7 +16,8 @@ async def healthz(call: Call) -> Reply:
 async def readyz(call: Call) -> Reply:
     """200 where a write would be acknowledged as durably as promised, else 503.
 
-    `degraded`: the store behind is down, and writes go on in the journal.
+    `degraded`: the store behind is down, and writes go on in the journal. `usersParked`: of so many users the
+    store refuses an operation for ever, and somebody must decide about it.
     """
     core = call.service.core
     health = await core.store.check()
@@ -26,6 +28,8 @@ async def readyz(call: Call) -> Reply:
         "durability": core.rules.durability,
         "operationsWaiting": core.lanes.operations_waiting,
     }
+    if isinstance(core.store, JournaledStore) and (parked := len(core.store.flusher.parked())):
+        body["usersParked"] = parked
     if health.fault is not None:
         body["fault"] = health.fault
     core.lanes.writes_fail = not health.up
