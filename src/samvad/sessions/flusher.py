@@ -88,7 +88,7 @@ class Flusher:
         """The user's lane, perhaps a new one."""
         lane = self._lanes.get(user)
         if lane is None:
-            lane = self._lanes[user] = FlushLane(user, lambda: self.on_parked())
+            lane = self._lanes[user] = FlushLane(user, self.on_parked)
         return lane
 
     def lanes_of(self, tenant: str) -> Iterable[FlushLane]:
