@@ -133,6 +133,18 @@ class StoredReceipt(msgspec.Struct, frozen=True, gc=False, array_like=True):
     user_id: str | None = None
 
 
+class Erasure(NamedTuple):
+    """The last erasing of a user: when it was asked for, and which replica's commit it was (number -1: not known).
+
+    It tells what belongs to the life that it ended: of the same replica what has a lower number, of others what was
+    asked for until then (see `sessions/reapply`).
+    """
+
+    at_ms: int = 0
+    replica: str = ""
+    number: int = -1
+
+
 class UserRecord(msgspec.Struct, frozen=True):
     """All of a user that is held in memory. A new one is made for each change; none is ever altered."""
 
@@ -149,6 +161,8 @@ class UserRecord(msgspec.Struct, frozen=True):
     applied: dict[str, int] = msgspec.field(default_factory=dict)
     # True where the store could not be asked: what is not here may still be there.
     partial: bool = False
+    # The erasing that ended the life before this one. Only a record that was just loaded tells it.
+    erased: Erasure = Erasure()
 
 
 # --- changes: facts, decided by user_log, that a store writes as they are ------------------------------

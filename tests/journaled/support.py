@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from samvad.clock import SystemClock
+from samvad.clock import Clock, SystemClock
 from samvad.records import StoredMessage, UserKey
 from samvad.runtime import Options, Samvad
 from samvad.sessions.breaker import Patience
@@ -27,23 +27,39 @@ QUICK = Patience(
     retry_s_max=0.005,
     probe_s_min=0.005,
     probe_s_max=0.02,
+    clock_skew_s=0.0,  # all replicas of a test have one clock, unless it says otherwise
 )
 
 
-def journaled(inner: Any, directory: Path, *, patience: Patience = QUICK, **journal: Any) -> JournaledStore:
+class SkewedClock(SystemClock):
+    """A clock that is wrong by so many milliseconds."""
+
+    def __init__(self, wrong_ms: int) -> None:
+        self.wrong_ms = wrong_ms
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.wrong_ms
+
+
+def journaled(
+    inner: Any, directory: Path, *, patience: Patience = QUICK, clock: Clock | None = None, **journal: Any
+) -> JournaledStore:
     """A store behind a journal that does not take its time."""
     return JournaledStore(
         inner,
         Journal(directory, **journal),
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
         rules=Rules(durability="journaled"),
         patience=patience,
     )
 
 
-def service(inner: Any, directory: Path, *, patience: Patience = QUICK, **journal: Any) -> Samvad:
+def service(
+    inner: Any, directory: Path, *, patience: Patience = QUICK, clock: Clock | None = None, **journal: Any
+) -> Samvad:
     """A service over `inner` behind a journal."""
-    return Samvad(journaled(inner, directory, patience=patience, **journal), options=Options())
+    store = journaled(inner, directory, patience=patience, clock=clock, **journal)
+    return Samvad(store, clock=clock, options=Options())
 
 
 def store_of(samvad: Samvad) -> JournaledStore:
@@ -70,9 +86,11 @@ async def abandon(samvad: Samvad) -> None:
     """
     store = store_of(samvad)
     flusher = store.flusher
-    flusher._stopped = True
+    flusher._stopped = flusher.scrubber._stopped = True
     tasks = [lane.task for lane in flusher._lanes.values() if lane.task is not None]
-    tasks += [task for task in (flusher._scrubber, store.breaker._prober, samvad._upkeep) if task is not None]
+    tasks += [
+        task for task in (flusher.scrubber.task, store.breaker._prober, samvad._upkeep) if task is not None
+    ]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -29,19 +29,20 @@ Done = Callable[[Committed | SamvadError], None]
 class Entry:
     """One journaled commit on its way to the store, which knows it as (`replica`, `number`).
 
-    `epoch` is the life of the user that it belongs to (-1 where that could not be asked), `tried` whether the
-    store may have it already. `verbatim` commits do not say what was asked for: the store must answer them
+    `epoch` is the life of the user in the store that it was made in (-1 where that could not be asked, or where it
+    follows an erasing that the store does not have yet), `tried` whether the store may have it already. `verbatim`
+    commits do not say what was asked for: the store must answer them
     (see that module). A removal may have somebody waiting for what the store says of it (`waiter`);
     `early` is the answer if the store says nothing in time.
     """
 
     __slots__ = ("commit", "early", "epoch", "number", "of_erased", "replica", "tried", "verbatim", "waiter")
 
-    def __init__(self, replica: str, number: int, commit: Commit) -> None:
+    def __init__(self, replica: str, number: int, commit: Commit, epoch: int) -> None:
         self.replica = replica
         self.number = number
         self.commit = commit
-        self.epoch = commit.expected.epoch
+        self.epoch = epoch
         self.tried = False
         self.of_erased = False
         self.waiter: Done | None = None
@@ -59,7 +60,8 @@ class FlushLane:
     """What is pending of one user.
 
     `entries` are journaled, `writing` is how many are not yet. `base` is the version in the store on which the
-    entries build (None: they must be applied anew to what the store has); `record` is the user's record after all
+    entries build (None: they must be applied anew to what the store has), `epoch` the life that the user has there
+    as far as is known (-1: it is not); `record` is the user's record after all
     entries, `head` the version after all that was submitted. `generation` changes where `record` is not what
     was answered: what is being written then is applied anew. `batch` is the number of entries of a commit whose
     fate is open, `suspects` how many of the next ones
@@ -67,7 +69,8 @@ class FlushLane:
     """
 
     __slots__ = (
-        "_parked", "base", "batch", "cap", "entries", "flushed_s", "generation", "head", "lock", "on_parked", "record",
+        "_parked", "base", "batch", "cap", "entries", "epoch", "flushed_s", "generation", "head", "lock", "on_parked",
+        "record",
         "release", "stales", "suspects", "task", "urgent", "user", "waiting", "writing",
     )  # fmt: skip
 
@@ -76,6 +79,7 @@ class FlushLane:
         self.on_parked = on_parked
         self.entries: deque[Entry] = deque()
         self.base: Version | None = None
+        self.epoch = -1
         self.head: Version | None = None
         self.record: UserRecord | None = None
         self.batch: int | None = None
@@ -118,6 +122,7 @@ class FlushLane:
         `known` is the user's record as it is read at this moment, if it is in memory.
         """
         self.base = expected if expected.epoch >= 0 else None
+        self.epoch = expected.epoch
         self.head = expected
         self.record = known if known is not None and known.version == expected else None
 

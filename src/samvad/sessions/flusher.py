@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 from collections import deque
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable
 
 from samvad import limits
 from samvad.clock import Clock
-from samvad.errors import MessageExists, SamvadError, ShuttingDown, StaleVersion, Unavailable
+from samvad.errors import MessageExists, SamvadError, StaleVersion, Unavailable
 from samvad.records import (
     ANY_VERSION,
     Commit,
@@ -33,6 +34,7 @@ from samvad.sessions.flush_lane import Entry, FlushLane, unbound
 from samvad.sessions.journal import Journal
 from samvad.sessions.pending import PendingIndex
 from samvad.sessions.reapply import applied_anew, learn
+from samvad.sessions.scrubber import Scrubber
 from samvad.sessions.user_log import Rules
 from samvad.stores.base import Store
 
@@ -70,9 +72,7 @@ class Flusher:
         self._slots = asyncio.Semaphore(FLUSHES_AT_ONCE_MAX)
         self._hurry = False
         self._stopped = False
-        self._scrub_for: list[Callable[[], None]] = []
-        self._scrubber: asyncio.Task[None] | None = None
-        self.scrub_owed = False
+        self.scrubber = Scrubber(journal, clock, patience, waits=store.capabilities.shared)
         self.index = PendingIndex()
         self.commits = 0
         self.entries_flushed = 0
@@ -176,7 +176,7 @@ class Flusher:
                     self.index.add(entry.commit)
             lane.record, lane.head = record, record.version
             self.wake(lane)
-        self.scrub()  # the last run may have died between an erasing and this
+        self.scrubber.scrub()  # the last run may have died between an erasing and this
 
     async def drain(self, timeout_s: float) -> int:
         """Flush everything as fast as the store takes it, for at most `timeout_s`; returns what is left."""
@@ -185,7 +185,7 @@ class Flusher:
             for lane in list(self._lanes.values()):
                 self.wake(lane, at_once=True)
             tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
-            tasks += [self._scrubber] if self._scrubber is not None else []
+            tasks += [self.scrubber.task] if self.scrubber.task is not None else []
             if tasks:
                 await asyncio.wait(tasks, timeout=timeout_s)
         finally:
@@ -203,10 +203,7 @@ class Flusher:
         for lane in self._lanes.values():
             if lane.release is not None:
                 lane.release.cancel()
-        if self._scrubber is not None:
-            await asyncio.gather(self._scrubber, return_exceptions=True)
-        for tell in self._scrub_for:
-            tell()
+        await self.scrubber.stop()
 
     def store_is_down(self) -> None:
         """Nobody waits for the store any longer."""
@@ -317,13 +314,13 @@ class Flusher:
             if entry.waiter is not None:
                 lane.waiting = max(0, lane.waiting - 1)
                 if erased:  # told only once it has left this place as well
-                    self._scrub_for.append(lambda entry=entry: entry.answer(committed))  # type: ignore[misc]
-                    loop = asyncio.get_running_loop()
-                    loop.call_later(self._patience.erase_wait_s, entry.answer, committed)
+                    self.scrubber.then_tell(commit, functools.partial(entry.answer, committed))
                 else:
                     entry.answer(committed)
+        if erased:
+            lane.epoch = committed.version.epoch
         if erased or any(entry.of_erased for entry in entries):
-            self.scrub()
+            self.scrubber.scrub()
         if commit.expected == ANY_VERSION:
             return
         expected = commit.expected
@@ -364,34 +361,6 @@ class Flusher:
         self._answer_early(lane)
         _log.error("a lane is parked: the store refuses an operation", extra={"code": error.code})
 
-    # --- erasing here too --------------------------------------------------------------------------------
-
-    def scrub(self) -> None:
-        """See that no bytes of what is forgotten stay in the journal."""
-        self.scrub_owed = True
-        if self._scrubber is None and not self._stopped:
-            self._scrubber = asyncio.create_task(self._scrub())
-
-    async def _scrub(self) -> None:
-        try:
-            while self.scrub_owed and not self._stopped:
-                self.scrub_owed = False
-                told, self._scrub_for = self._scrub_for, []
-                try:
-                    await self.journal.scrub()
-                except ShuttingDown:
-                    self.scrub_owed = True
-                    break
-                except SamvadError as error:  # the disk: what was erased is erased in the store all the same
-                    self.scrub_owed = True
-                    _log.warning("the journal could not be scrubbed", extra={"code": error.code})
-                    await asyncio.sleep(self._patience.retry_s_max)
-                finally:
-                    for tell in told:
-                        tell()
-        finally:
-            self._scrubber = None
-
     # --- applying anew ---------------------------------------------------------------------------------
 
     async def rebased(self, lane: FlushLane) -> UserRecord:
@@ -415,7 +384,10 @@ class Flusher:
         )
         self.rebases += 1
         record = user_log.loaded(loaded, self._rules)
-        done = record.applied
+        done = dict(record.applied)
+        if record.erased.number > done.get(record.erased.replica, -1):
+            done[record.erased.replica] = record.erased.number
+        skew_ms = round(self._patience.clock_skew_s * 1000)
         kept: deque[Entry] = deque()
         for entry in lane.entries:
             if entry.verbatim:
@@ -424,7 +396,7 @@ class Flusher:
             self.index.remove(entry.commit)
             in_store = entry.number <= done.get(entry.replica, -1)
             if not in_store:
-                record, overtaken = applied_anew(entry, record, self._rules)
+                record, overtaken = applied_anew(entry, record, self._rules, loaded, skew_ms)
                 self.overtaken += overtaken
             self.index.add(entry.commit)
             if entry.commit.changes and not in_store:
@@ -434,6 +406,7 @@ class Flusher:
         lane.entries = kept
         lane.batch = None
         lane.base = loaded.version
+        lane.epoch = loaded.version.epoch
         lane.head = record.version
         lane.record = record
         lane.generation = generation + 1
@@ -442,8 +415,8 @@ class Flusher:
     def _settled(self, lane: FlushLane, entry: Entry, record: UserRecord) -> None:
         """The store has it, or needs it no more."""
         self._forget(entry)
-        if erases(entry.commit) or entry.of_erased or entry.epoch < record.version.epoch:
-            self.scrub()
+        if erases(entry.commit) or entry.of_erased or entry.epoch != record.version.epoch:
+            self.scrubber.scrub()
         if entry.waiter is not None:
             lane.waiting = max(0, lane.waiting - 1)
             # If it was sent before, what it removed is not known: that answer says so.

@@ -130,7 +130,7 @@ class JournaledStore(OverlaidReads):
         user = UserKey(kept.tenant, kept.user_id)
         expected = Version(kept.epoch, kept.revision if kept.operation is None else 0)
         commit = Commit(user, expected, kept.changes, kept.origin, kept.operation, None, kept.steps)
-        self.flusher.lane(user).entries.append(Entry(replica, number, commit))
+        self.flusher.lane(user).entries.append(Entry(replica, number, commit, kept.epoch))
 
     async def drain(self, timeout_s: float) -> int:
         """Bring what is pending to the store, for at most `timeout_s`; returns how many entries are left."""
@@ -193,6 +193,8 @@ class JournaledStore(OverlaidReads):
         commit = _with_told_ids(commit)
         lane.writing += 1
         generation = lane.generation
+        # What follows an erasing that the store does not have yet is of no life that the store knows.
+        epoch = commit.expected.epoch if commit.expected.epoch == lane.epoch else -1
 
         def journaled(result: int | SamvadError) -> None:
             lane.writing -= 1
@@ -202,10 +204,10 @@ class JournaledStore(OverlaidReads):
                 self.flusher.release(lane)
                 done(result)
             else:
-                self._journaled(lane, commit, result, generation, done)
+                self._journaled(lane, commit, result, epoch, generation, done)
                 self.flusher.release(lane)
 
-        self.journal.submit(_payload(commit), journaled)
+        self.journal.submit(_payload(commit, epoch), journaled)
 
     def _submit_verbatim(self, lane: FlushLane, commit: Commit, done: Done) -> None:
         lane.head = None  # what follows is not known to build on what is pending
@@ -218,13 +220,16 @@ class JournaledStore(OverlaidReads):
             if isinstance(result, SamvadError):
                 done(result)
                 return
-            entry = Entry(self.journal.replica, result, commit)
+            entry = Entry(self.journal.replica, result, commit, epoch)
             entry.waiter, entry.early = done, StoreUnavailable()
             self.flusher.add(self.flusher.lane(commit.user), entry)
 
-        self.journal.submit(_payload(commit), journaled)
+        epoch = commit.expected.epoch
+        self.journal.submit(_payload(commit, epoch), journaled)
 
-    def _journaled(self, lane: FlushLane, commit: Commit, number: int, generation: int, done: Done) -> None:
+    def _journaled(
+        self, lane: FlushLane, commit: Commit, number: int, epoch: int, generation: int, done: Done
+    ) -> None:
         if generation != lane.generation and not only_receipts(commit):
             again = self._again(lane, commit)
             if isinstance(again, SamvadError):
@@ -241,7 +246,7 @@ class JournaledStore(OverlaidReads):
             self.journal.forget(number)
             done(Committed(version, seq))
             return
-        entry = Entry(self.journal.replica, number, msgspec.structs.replace(commit, record=None))
+        entry = Entry(self.journal.replica, number, msgspec.structs.replace(commit, record=None), epoch)
         if not removes(commit):
             done(Committed(version, seq))
         else:
@@ -335,13 +340,13 @@ def _with_told_ids(commit: Commit) -> Commit:
     return msgspec.structs.replace(commit, operation=msgspec.structs.replace(operation, messages=messages))
 
 
-def _payload(commit: Commit) -> bytes:
+def _payload(commit: Commit, epoch: int) -> bytes:
     if not commit.changes:
         return b""
     kept = JournalEntry(
         commit.user.tenant,
         commit.user.user_id,
-        commit.expected.epoch,
+        epoch,
         commit.steps,
         commit.operation,
         () if commit.operation is not None else commit.changes,

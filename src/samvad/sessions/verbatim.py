@@ -43,6 +43,6 @@ async def flush(flusher: Flusher, lane: FlushLane, entry: Entry) -> bool:
     if isinstance(answer, Committed):
         flusher.on_rebased(lane.user)
         if erases(commit):
-            flusher.scrub()
+            flusher.scrubber.scrub()
     entry.answer(answer)
     return True

@@ -52,9 +52,10 @@ class Eraser:
         """The writes that end a life, on condition that the head is the one that was read."""
         user = commit.user
         at_ms = next(change.at_ms for change in commit.changes if isinstance(change, Erased))
-        erasure = documents.set_write(
-            self._names.erasure(user), {"epoch": head.epoch + 1, "erasedMs": at_ms, "token": token}
-        )
+        fields: documents.Fields = {"epoch": head.epoch + 1, "erasedMs": at_ms, "token": token}
+        if commit.origin is not None:
+            fields |= commit.origin._asdict()
+        erasure = documents.set_write(self._names.erasure(user), fields)
         writes = [erasure]
         if head.update_time is not None:
             gone = documents.delete_write(self._names.head(user))

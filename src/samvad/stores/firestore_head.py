@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from samvad.records import StoredMessage, StoredProfile, StoredState, UserKey
+from samvad.records import Erasure, StoredMessage, StoredProfile, StoredState, UserKey
 from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_documents import Fields
 
@@ -26,6 +26,7 @@ SESSIONS_LISTED_MAX: Final = 64
 REPLICAS_MAX: Final = 16
 TOKENS_MAX: Final = 16
 _OVERHEAD_BYTES: Final = 2_000
+_NEVER: Final = Erasure()
 
 
 class Torn(Exception):
@@ -63,6 +64,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     sessions_more: bool = False
     applied: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)  # number, at which revision
     tokens: tuple[tuple[int, str], ...] = ()  # revision after the write, its token
+    erased: Erasure = _NEVER  # the one that ended the life before
 
     @property
     def there(self) -> bool:
@@ -97,14 +99,21 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.tokens) < TOKENS_MAX or self.tokens[0][0] <= revision
 
 
-def absent(epoch: int, erasure_time: Any, older_state: StoredState | None) -> Head:
+def erasure_from(document: Any) -> Erasure:
+    """The erasing that a document of `erasures` tells of; what an earlier version wrote says only when it was."""
+    fields = documents.fields_of(document)
+    return Erasure(fields.get("erasedMs") or 0, fields.get("replica") or "", fields.get("number", -1))
+
+
+def absent(epoch: int, erasure_time: Any, older_state: StoredState | None, erased: Erasure = _NEVER) -> Head:
     """The head of a user without a document; a state of the older layout may be there all the same."""
     if older_state is None:
-        return Head(epoch=epoch, erasure_time=erasure_time)
+        return Head(epoch=epoch, erasure_time=erasure_time, erased=erased)
     return Head(
         epoch=epoch,
         revision=1,
         erasure_time=erasure_time,
+        erased=erased,
         older=True,
         older_state=older_state,
         state_ms=older_state.updated_ms,
@@ -126,7 +135,7 @@ def head_from(user: UserKey, document: Any) -> Head:
     tail = get["tail"].map_value.fields
     fields = {
         name: documents.from_value(get[name])
-        for name in ("segments", "sessions", "applied", "tokens", "stateMs")
+        for name in ("segments", "sessions", "applied", "tokens", "stateMs", "erased")
         if name in get
     }
     profile = None
@@ -150,6 +159,7 @@ def head_from(user: UserKey, document: Any) -> Head:
         sessions_more=get["sessionsMore"].boolean_value,
         applied={each["replica"]: (each["number"], each["revision"]) for each in fields.get("applied") or ()},
         tokens=tuple((each["revision"], each["token"]) for each in fields.get("tokens") or ()),
+        erased=Erasure(**fields["erased"]) if "erased" in fields else _NEVER,
     )
 
 
@@ -224,6 +234,8 @@ def head_fields(user: UserKey, head: Head) -> Fields:
         fields["updatedMs"] = profile.updated_ms
     if head.state_ms is not None:
         fields["stateMs"] = head.state_ms
+    if head.erased.at_ms:
+        fields["erased"] = head.erased._asdict()
     active_ms = head.active_ms()
     if active_ms is not None:
         fields["activeMs"] = active_ms

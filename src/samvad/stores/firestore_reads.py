@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from samvad.records import (
+    Erasure,
     Stats,
     StoredInterruption,
     StoredMessage,
@@ -66,9 +67,12 @@ class Reader:
         fence = beside[erasure]
         epoch = 0 if fence is None else fence.fields["epoch"].integer_value
         fenced = None if fence is None else fence.update_time
+        erased = Erasure() if fence is None else heads.erasure_from(fence)
         if head is None:
-            return heads.absent(epoch, fenced, older_state), found.read_time
-        head = msgspec.structs.replace(head, epoch=epoch, erasure_time=fenced, older_state=older_state)
+            return heads.absent(epoch, fenced, older_state, erased), found.read_time
+        head = msgspec.structs.replace(
+            head, epoch=epoch, erasure_time=fenced, erased=erased, older_state=older_state
+        )
         if older_state is not None:
             head = msgspec.structs.replace(head, state_ms=older_state.updated_ms)
         return head, found.read_time
@@ -152,7 +156,7 @@ class Reader:
     ) -> tuple[UserRecord, Head]:
         head, read_time = await self.head(user, deadline)
         if not head.there:
-            return UserRecord(Version(head.epoch, 0)), head
+            return UserRecord(Version(head.epoch, 0), erased=head.erased), head
         first = max(1, head.seq - window + 1)
         state, sessions, sealed = await asyncio.gather(
             self._state(user, head, deadline, read_time),
@@ -169,6 +173,7 @@ class Reader:
             sessions={session.id: session for session in sessions[:sessions_max]},
             sessions_complete=len(sessions) <= sessions_max,
             applied={replica: number for replica, (number, _) in head.applied.items()},
+            erased=head.erased,
         )
         return record, head
 

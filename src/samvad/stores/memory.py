@@ -17,6 +17,7 @@ from samvad.records import (
     Commit,
     Committed,
     Erased,
+    Erasure,
     InterruptionAdded,
     InterruptionsRemoved,
     MessagesAdded,
@@ -63,7 +64,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._users: dict[UserKey, _User] = {}
-        self._epochs: dict[bytes, int] = {}
+        self._erasures: dict[bytes, tuple[int, Erasure]] = {}  # the epoch after it, and which it was
         self._sessions: dict[tuple[str, str], StoredSession] = {}
         self._interruptions: dict[tuple[str, str], dict[str, StoredInterruption]] = {}
         self._receipts: dict[bytes, tuple[bytes, StoredReceipt]] = {}
@@ -91,7 +92,7 @@ class MemoryStore:
         key, origin = commit.user, commit.origin
         user = self._users.get(key)
         if user is None:
-            user = _User(self._epochs.get(user_hash(key), 0))
+            user = _User(self._erasure(key)[0])
         if origin is not None and user.applied.get(origin.replica, -1) >= origin.number:
             return Committed(Version(user.epoch, user.revision), len(user.messages))
         if commit.expected != (user.epoch, user.revision) and not only_receipts(commit):
@@ -108,7 +109,8 @@ class MemoryStore:
             elif isinstance(change, Erased):
                 removed = self._erase(key, user)
                 user = _User(user.epoch + 1)
-                self._epochs[user_hash(key)] = user.epoch
+                number = origin or ("", -1)
+                self._erasures[user_hash(key)] = (user.epoch, Erasure(change.at_ms, *number))
             else:
                 moves = True
                 removed = self._write(key, user, change, removed)
@@ -118,6 +120,9 @@ class MemoryStore:
         if origin is not None and user.revision:
             user.applied[origin.replica] = origin.number
         return Committed(Version(user.epoch, user.revision), len(user.messages), removed)
+
+    def _erasure(self, key: UserKey) -> tuple[int, Erasure]:
+        return self._erasures.get(user_hash(key), (0, Erasure()))
 
     def _refuse(self, key: UserKey, user: _User, changes: tuple[Change, ...]) -> None:
         for change in changes:
@@ -193,7 +198,8 @@ class MemoryStore:
     async def load(self, user: UserKey, *, window: int, open_after_ms: int, sessions_max: int) -> UserRecord:
         found = self._users.get(user)
         if found is None:
-            return UserRecord(Version(self._epochs.get(user_hash(user), 0), 0))
+            epoch, erased = self._erasure(user)
+            return UserRecord(Version(epoch, 0), erased=erased)
         sessions = await self.sessions(user, open_after_ms=open_after_ms)
         return UserRecord(
             version=Version(found.epoch, found.revision),
@@ -204,6 +210,7 @@ class MemoryStore:
             sessions={session.id: session for session in sessions[:sessions_max]},
             sessions_complete=len(sessions) <= sessions_max,
             applied=dict(found.applied),
+            erased=self._erasure(user)[1],
         )
 
     async def page(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import apsw
 
 from samvad.records import (
+    Erasure,
     Stats,
     StoredInterruption,
     StoredMessage,
@@ -27,7 +28,7 @@ _HEAD = """
            states.body, states.updated_ms, states.version
     FROM users LEFT JOIN states USING (user_no) WHERE tenant = ? AND user_id = ?
 """
-_EPOCH = "SELECT epoch FROM erasures WHERE user_hash = ?"
+_ERASURE = "SELECT epoch, erased_ms, replica, number FROM erasures WHERE user_hash = ?"
 _USER_NO = "SELECT user_no FROM users WHERE tenant = ? AND user_id = ?"
 _LAST_MESSAGES = (
     "SELECT seq, at_ms, given_id IS NOT NULL, body FROM messages WHERE user_no = ? ORDER BY seq DESC LIMIT ?"
@@ -77,8 +78,8 @@ def load(
     with _snapshot(connection):
         head = connection.execute(_HEAD, user).fetchone()
         if head is None:
-            epoch = connection.execute(_EPOCH, (user_hash(user),)).get or 0
-            return UserRecord(Version(epoch, 0))
+            after, *erased = connection.execute(_ERASURE, (user_hash(user),)).fetchone() or (0, *Erasure())
+            return UserRecord(Version(after, 0), erased=Erasure(*erased))
         user_no, epoch, revision, seq, preferences, created_ms, updated_ms, state, state_ms, state_version = (
             head
         )
@@ -90,6 +91,7 @@ def load(
             )
         ]
         applied = {str(replica): int(number) for replica, number in connection.execute(_APPLIED, (user_no,))}
+        erased = connection.execute(_ERASURE, (user_hash(user),)).fetchone() if epoch else None
     return UserRecord(
         version=Version(epoch, revision),
         seq=seq,
@@ -99,6 +101,7 @@ def load(
         sessions={session.id: session for session in sessions[:sessions_max]},
         sessions_complete=len(sessions) <= sessions_max,
         applied=applied,
+        erased=Erasure(*erased[1:]) if erased else Erasure(),
     )
 
 

@@ -64,7 +64,9 @@ _SET_INTERRUPTION = """
     INSERT OR REPLACE INTO interruptions (user_no, tenant, session_id, id, at_ms, body)
     SELECT user_no, tenant, session_id, ?, ?, ? FROM sessions WHERE tenant = ? AND session_id = ? AND user_no = ?
 """
-_SET_ERASURE = "INSERT OR REPLACE INTO erasures (user_hash, epoch, erased_ms) VALUES (?, ?, ?)"
+_SET_ERASURE = (
+    "INSERT OR REPLACE INTO erasures (user_hash, epoch, erased_ms, replica, number) VALUES (?, ?, ?, ?, ?)"
+)
 _SET_APPLIED = "INSERT OR REPLACE INTO applied (user_no, replica, number) VALUES (?, ?, ?)"
 
 
@@ -192,7 +194,7 @@ class GroupWriter:
                 self._receipt(user, change, removed)
                 continue
             if isinstance(change, Erased):
-                removed = self._erase(user, head, change)
+                removed = self._erase(user, head, change, origin or ("", -1))
                 continue
             moves = True
             if head.user_no is None:
@@ -301,7 +303,7 @@ class GroupWriter:
             _SET_RECEIPT, (receipt.key, receipt.fingerprint, receipt.at_ms, user_hash(user), answer)
         )
 
-    def _erase(self, user: UserKey, head: _Head, change: Erased) -> Removed:
+    def _erase(self, user: UserKey, head: _Head, change: Erased, origin: tuple[str, int]) -> Removed:
         self._flush()  # what was appended in this group goes too
         self._erased = True
 
@@ -324,5 +326,5 @@ class GroupWriter:
         delete("UPDATE receipts SET answer = NULL WHERE user_hash = ?", user_hash(user))
         delete("DELETE FROM users WHERE user_no = ?", user_no)
         head.user_no, head.epoch, head.revision, head.seq, head.updated_ms = None, head.epoch + 1, 0, 0, None
-        self._connection.execute(_SET_ERASURE, (user_hash(user), head.epoch, change.at_ms))
+        self._connection.execute(_SET_ERASURE, (user_hash(user), head.epoch, change.at_ms, *origin))
         return removed

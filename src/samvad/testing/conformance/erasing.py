@@ -29,6 +29,13 @@ from samvad.testing.conformance.base import ASHA, BALA, NEW, Suite
 from samvad.testing.model import Place, everything, raw_message
 
 
+async def empty(store: Store, version: Version, erased_ms: int) -> None:
+    """Asha has nothing, and was last erased then (0: never)."""
+    record = await wants.load(store, ASHA)
+    assert record == UserRecord(version, erased=record.erased)
+    assert record.erased.at_ms == erased_ms
+
+
 class ErasingConformance(Suite):
     """What erasing leaves, and that many writers at once lose nothing."""
 
@@ -46,7 +53,7 @@ class ErasingConformance(Suite):
             assert erased == Committed(
                 Version(1, 0), 0, Removed(state=True, profile=True, sessions=2, messages=7, interruptions=3)
             )
-            assert await wants.load(store, ASHA) == UserRecord(Version(1, 0))
+            await empty(store, Version(1, 0), 5)
             assert await wants.page(store, ASHA) == ([], False)
             assert await store.sessions(ASHA, open_after_ms=None) == []
             for session_id in ("asha 1", "asha 2"):
@@ -81,8 +88,9 @@ class ErasingConformance(Suite):
         """Nothing that was on its way when a user was erased comes back; what comes after is a new life."""
 
         async def test(store: Store) -> None:
+            erased_ms = 0
             for life in range(4):
-                assert await wants.load(store, ASHA) == UserRecord(Version(life, 0))
+                await empty(store, Version(life, 0), erased_ms)
                 await wants.commit(
                     store, ASHA, Version(life, 0), wants.messages(1, name=f"{life}-"), wants.state(life + 1)
                 )
@@ -92,7 +100,10 @@ class ErasingConformance(Suite):
                             await wants.commit(store, ASHA, Version(old, revision), wants.messages(2))
                 record = await wants.load(store, ASHA)
                 assert [m.id for m in record.window] == [f"{life}-1"]
-                erased = await wants.commit(store, ASHA, Version(life, 1), Erased(life))
+                # Whoever holds something back knows by this whether it belongs to the life before.
+                assert record.erased.at_ms == erased_ms
+                erased_ms = 1_000 + life
+                erased = await wants.commit(store, ASHA, Version(life, 1), Erased(erased_ms))
                 assert erased.version == Version(life + 1, 0)
                 for revision in (0, 1, 2):
                     with pytest.raises(StaleVersion):
