@@ -10,7 +10,8 @@ It knows nothing of what it carries. Faults apply to the connections there are a
 - `refused`: connections are reset, and new ones as soon as they come;
 - `hung`: connections stay and new ones are taken, and not a byte passes, either way;
 - `slow`: bytes pass after `delay_s`;
-- `trickle`: answers pass one byte every `delay_s`.
+- `trickle`: answers pass one byte every `delay_s`;
+- `reset`: each connection is reset in the middle of an answer, once some hundred bytes of answers have passed.
 
 `cut_reply` and `cut_request` reset the connections in the middle of what is said next.
 """
@@ -19,12 +20,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 from typing import Final, Literal, Self
 
-Fault = Literal["refused", "hung", "slow", "trickle"]
+Fault = Literal["refused", "hung", "slow", "trickle", "reset"]
 _CHUNK_BYTES: Final = 64 * 1024
+_RESET_AFTER_BYTES_MAX: Final = (
+    600  # of answers: a connection's first words are about 60 bytes, a commit's 150
+)
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time: closing sends RST
 
 
@@ -34,6 +39,7 @@ class _Link:
     def __init__(self, near: asyncio.StreamWriter, far: asyncio.StreamWriter) -> None:
         self.near = near
         self.far = far
+        self.reply_bytes_left: int | None = None  # until it is reset
 
     def reset(self) -> None:
         """Break it off, towards both sides."""
@@ -169,9 +175,23 @@ class FaultProxy:
                         writer.write(data[at : at + 1])
                         await asyncio.sleep(self.delay_s)
                     continue
+                if self._fault == "reset" and reply and self._is_reset(data, writer, link):
+                    return
                 if not self._is_cut(data, writer, link, reply):
                     writer.write(data)
                     await writer.drain()
+
+    def _is_reset(self, data: bytes, writer: asyncio.StreamWriter, link: _Link) -> bool:
+        """Let a part of an answer pass, and break the connection off once it has had its share."""
+        if link.reply_bytes_left is None:
+            link.reply_bytes_left = random.randrange(_RESET_AFTER_BYTES_MAX)
+        if len(data) <= link.reply_bytes_left:
+            link.reply_bytes_left -= len(data)
+            return False
+        writer.write(data[: link.reply_bytes_left])
+        self.cuts += 1
+        link.reset()
+        return True
 
     def _is_cut(self, data: bytes, writer: asyncio.StreamWriter, link: _Link, reply: bool) -> bool:
         """Count what passes towards a cut that is to come; make it once it is there."""
