@@ -29,13 +29,20 @@ class Server:
     """The processes of `samvad serve` on one data directory, one after the other.
 
     Use it as a context manager: whatever happens, no process is left behind. `prefix` is put in front of the
-    command line (`setpriv …`, `unshare …`).
+    command line (`setpriv …`, `unshare …`), `environment` is added to that of the tests.
     """
 
-    def __init__(self, data_dir: Path, *flags: str, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *flags: str,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.data_dir = data_dir
         self.flags = flags
         self.prefix = prefix
+        self.environment = environment or {}
         self.port = 0
         self.log: list[str] = []  # standard error of all processes
         self._process: subprocess.Popen[str] | None = None
@@ -81,7 +88,7 @@ class Server:
         self.port = 0
         self._process = subprocess.Popen(
             [*self.prefix, *command("serve", "--port", "0", "--data-dir", str(self.data_dir)), *self.flags],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, **self.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
