@@ -55,3 +55,26 @@ JOURNAL_BYTES_MAX: Final = 1024 * 1024 * 1024
 JOURNAL_SEGMENT_BYTES: Final = 16 * 1024 * 1024
 JOURNAL_ENTRY_BYTES_MAX: Final = 64 * 1024 * 1024
 JOURNAL_GROUP_BYTES_MAX: Final = 8 * 1024 * 1024
+
+# Live conversations
+LIVE_SOCKETS_MAX: Final = 2_000
+LIVE_SOCKETS_PER_USER_MAX: Final = 32
+LIVE_CONVERSATIONS_MAX: Final = 4_000  # with those that wait for their client to come back
+LIVE_OUTBOX_BYTES_MAX: Final = 2 * 1024 * 1024
+LIVE_TEXT_FRAME_BYTES_MAX: Final = 128 * 1024
+LIVE_AUDIO_FRAME_BYTES_MAX: Final = 64 * 1024
+LIVE_INSTRUCTION_BYTES_MAX: Final = 16 * 1024
+LIVE_START_S_MAX: Final = 15
+LIVE_ERRORS_MAX: Final = 100  # malformed frames on one connection
+LIVE_DETACHED_S_MAX: Final = 120
+LIVE_TOKEN_TTL_S: Final = 900
+LIVE_CONTEXT_MESSAGES: Final = 10
+LIVE_REPLAY_MESSAGES_MAX: Final = 1_000
+LIVE_CHECKPOINT_S: Final = 1
+LIVE_FALSE_ALARM_S: Final = 2
+LIVE_BATCHES_WAITING_MAX: Final = 256  # of one conversation's messages, while the store is down
+LIVE_TOOL_S_MAX: Final = 30
+LIVE_TOOL_CALLS_MAX: Final = 16  # at once, in one conversation
+LIVE_IDLE_S: Final = 600
+LIVE_DURATION_S: Final = 7_200
+LIVE_WARNING_S: Final = 60

@@ -8,7 +8,7 @@ import functools
 import inspect
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -22,6 +22,7 @@ from samvad.interruptions import InterruptionContextManager
 from samvad.records import UserKey
 from samvad.sessions.acting import SessionCore
 from samvad.sessions.cache import RecordCache
+from samvad.sessions.feed import Feed
 from samvad.sessions.journal import Journal
 from samvad.sessions.journal_place import survives
 from samvad.sessions.journaled import JournaledStore
@@ -110,6 +111,11 @@ class Samvad(SessionPersistenceService):
         super().__init__(core, LOCAL)
         self.store = store
         self._parked_notes: ParkedNotes | None = None
+        self.feed = Feed(lanes)
+        # Awaited when the service closes, while it still writes: who has something to keep keeps it now.
+        self.before_close: list[Callable[[], Awaitable[None]]] = []
+        # Awaited beside everything else once the service is open.
+        self.after_open: list[Callable[[], Awaitable[None]]] = []
         if isinstance(store, JournaledStore):
             self._parked_notes = store.flusher.on_parked = ParkedNotes(store, clock)
             store.on_rebased = lanes.invalidate
@@ -152,6 +158,8 @@ class Samvad(SessionPersistenceService):
         """Finish what is under way, for at most `drain_s`, and close; returns how many operations were left over."""
         if not self._opened:
             return 0
+        for listener in self.before_close:
+            await listener()
         self._opened = False
         self._closed = True
         if self._upkeep is not None:
@@ -168,6 +176,8 @@ class Samvad(SessionPersistenceService):
         return left
 
     async def _keep_up(self) -> None:
+        for listener in self.after_open:
+            await listener()
         while True:
             await asyncio.sleep(_UPKEEP_S)
             self.cache.sweep()

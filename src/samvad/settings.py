@@ -123,6 +123,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "extractive"
     live_model: Annotated[str | None, Meta(description="The live provider's model.")] = None
+    live_documents: Annotated[
+        str | None,
+        Meta(description="Folder of text and Markdown from which the extractive provider answers."),
+    ] = None
+    live_idle_s: Annotated[
+        Seconds, Meta(description="A live conversation in which nobody says anything ends after this long.")
+    ] = float(limits.LIVE_IDLE_S)
+    live_duration_s: Annotated[Seconds, Meta(description="A live conversation lasts this long at most.")] = (
+        float(limits.LIVE_DURATION_S)
+    )
+    live_token_secret: Annotated[
+        str | None,
+        Meta(
+            min_length=16,
+            description="Secret that signs resume tokens, for several servers behind one address; "
+            "left out, each keeps a key in its data directory.",
+            extra={"secret": True},
+        ),
+    ] = None
     openai_base_url: Annotated[
         str | None, Meta(description="Address of an API that speaks OpenAI's protocol.")
     ] = None
@@ -167,12 +186,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "active_window_s": self.active_window_s,
             "record_interruptions": self.record_interruptions,
         }
-
-
-# Settings that are known already and do nothing in this version.
-WITHOUT_EFFECT: Final = frozenset(
-    {"location", "live_provider", "live_model", "openai_base_url", "openai_api_key"}
-)
 
 
 class Description(NamedTuple):

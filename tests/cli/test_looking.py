@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from samvad.cli import app, checks, disk
 from samvad.runtime import open_samvad
-from samvad.settings import Settings, given
 
 URL = "sqlite:///data/samvad.db"
 
@@ -142,7 +141,7 @@ def test_the_doctor_names_a_foreign_file(here: Path) -> None:
 def test_the_doctor_names_settings_that_are_wrong_or_do_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names that are none fail; what is known and does nothing yet is a warning."""
+    """Names that are none fail; what is known and does nothing here is a warning."""
     monkeypatch.setenv("SAMVAD_LIVE_MODEL", "x")
     assert "SAMVAD_LIVE_MODEL does nothing" in call("doctor")
     (here / ".env").write_text("SAMVAD_PROT=1\n")
@@ -200,13 +199,6 @@ def test_a_data_directory_below_a_file_fails(tmp_path: Path) -> None:
     """The doctor says so before the server does."""
     (tmp_path / "file").write_text("")
     assert [finding.level for finding in checks.directory(tmp_path / "file" / "below")] == ["fail"]
-
-
-def test_a_data_directory_beside_a_store_is_told_to_do_nothing() -> None:
-    """Two settings that contradict each other are not left to guessing."""
-    environ = {"SAMVAD_STORE": "sqlite:///x.db", "SAMVAD_DATA_DIR": "y"}
-    found = list(checks.unused(given(environ=environ), Settings(store="sqlite:///x.db", data_dir="y")))
-    assert [finding.found for finding in found] == ["SAMVAD_DATA_DIR does nothing"]
 
 
 def test_bench_measures_and_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from samvad.http.metrics import Metrics
 from samvad.interruptions import InterruptionContextManager
 from samvad.runtime import Options, open_samvad
 from samvad.sessions.service import SessionPersistenceService
-from samvad.settings import WITHOUT_EFFECT, describe
+from samvad.settings import describe
 from tests.docs.pages import page
 from tests.support import REPOSITORY
 
@@ -58,13 +58,6 @@ def test_settings() -> None:
     columns = ("setting", "variable", "flag", "default")
     assert [tuple(code(row[column]) for column in columns) for row in rows] == wanted
     assert all(row["meaning"] for row in rows)
-
-
-def test_settings_without_effect() -> None:
-    """The page names the settings that do nothing yet, and no others."""
-    text = page(REFERENCE + "settings.md").text()
-    paragraph = text.split("## Without effect in this version")[1].split(".")[0]
-    assert set(re.findall(r"`(\w+)`", paragraph)) == WITHOUT_EFFECT
 
 
 def test_limits() -> None:

@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 from samvad import __version__
 from samvad.cli import disk
 from samvad.errors import SetupError
-from samvad.settings import WITHOUT_EFFECT, Given, Settings
+from samvad.settings import Given, Settings
 
 GIB: Final = 1024**3
 _FREE_BYTES_MIN: Final = 100 * 1024**2
@@ -192,10 +192,8 @@ def exposure(settings: Settings) -> Iterator[Finding]:
 def unused(given: Mapping[str, Given], settings: Settings) -> Iterator[Finding]:
     """Settings that were given and do nothing."""
     for name, one in given.items():
-        if name in WITHOUT_EFFECT:
-            todo = "Nothing in this version uses it yet; it can stay."
-        elif name == "data_dir" and settings.store is not None:
-            todo = "The store has a URL of its own, so this does nothing; take one of the two out."
+        if name == "live_model" and settings.live_provider == "extractive":
+            todo = "The extractive provider has no model; set SAMVAD_LIVE_PROVIDER as well."
         elif name == "project_id" and not (settings.store or "").startswith("firestore:"):
             todo = "Only a firestore:// store without a project uses it; it can stay."
         else:

@@ -45,6 +45,7 @@ def run(settings: Settings) -> None:
     gc.disable()  # what is imported stays: looking through it for garbage only takes time
     from samvad.http import server
     from samvad.http.app import create_app
+    from samvad.http.live_opening import live_maker
     from samvad.runtime import open_samvad
 
     logs.configure(settings.log_level, settings.log_format)
@@ -55,7 +56,7 @@ def run(settings: Settings) -> None:
     samvad = open_samvad(url, journal_dir=journal_dir, **settings.service_options())
     # Whoever may connect from elsewhere may use any name; from this machine, only its own.
     hosts = None if settings.insecure else {"localhost", "127.0.0.1", "[::1]", settings.host}
-    application = create_app(samvad, hosts=hosts)
+    application = create_app(samvad, hosts=hosts, live=live_maker(samvad, settings))
     gc.freeze()
     gc.enable()
 

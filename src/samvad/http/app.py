@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from samvad.errors import Forbidden, SamvadError
 from samvad.http.call import Call, Disconnected, Reply
+from samvad.http.live_socket import PATH as LIVE_PATH
+from samvad.http.live_socket import refuse_socket, serve_socket
 from samvad.http.metrics import CONTENT_TYPE, Metrics
 from samvad.http.problems import problem_reply
 from samvad.http.resources import batch, docs, health, interruptions, sessions, users
@@ -22,6 +24,7 @@ from samvad.http.routing import Route, Router, own_path
 from samvad.sessions.service import SessionPersistenceService
 
 if TYPE_CHECKING:
+    from samvad.live.service import LiveService
     from samvad.runtime import Samvad
 
 _log = logging.getLogger(__name__)
@@ -50,8 +53,16 @@ async def _metrics(call: Call) -> Reply:
 class SamvadApp:
     """The service as an ASGI application. `samvad` is open, or is opened by the application's lifespan."""
 
-    def __init__(self, samvad: Samvad, *, hosts: Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        samvad: Samvad,
+        *,
+        hosts: Iterable[str] | None = None,
+        live: Callable[[], LiveService] | None = None,
+    ) -> None:
         self.samvad = samvad
+        self._make_live = live
+        self._live: LiveService | None = None
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self.router = Router(routes())
         self.metrics = Metrics(samvad)
@@ -66,8 +77,7 @@ class SamvadApp:
         elif kind == "lifespan":
             await self._lifespan(receive, send)
         elif kind == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "There is no socket here yet."})
+            await self._websocket(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_s = time.perf_counter()
@@ -110,6 +120,37 @@ class SamvadApp:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
+    @property
+    def live(self) -> LiveService:
+        """Live conversations; made, and what they need imported, when the first one begins."""
+        if self._live is None:
+            if self._make_live is None:
+                from samvad.live.opening import plain_live
+
+                self._live = plain_live(self.samvad)
+            else:
+                self._live = self._make_live()
+        return self._live
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if own_path(scope) != LIVE_PATH:
+            await receive()
+            await refuse_socket(scope, send)
+            return
+        try:
+            self._check_origin(scope)
+            if not self.samvad.is_open:
+                await self.samvad.open()
+            service, live = self._service(scope), self.live
+        except SamvadError as error:
+            await receive()
+            await refuse_socket(scope, send, error)
+            return
+        try:
+            await serve_socket(scope, receive, send, live, service)
+        except Exception:  # the top of the connection
+            _log.exception("a live connection failed")
+
     def _check_origin(self, scope: Scope) -> None:
         """Refuse what a web page of another site sends through the browser of somebody on this machine.
 
@@ -126,7 +167,8 @@ class SamvadApp:
         if self._hosts is not None and host is not None and _name(host) not in self._hosts:
             raise Forbidden("This host name is not served here; use the address that the server has printed.")
         same_site = origin is None or origin.partition(b"://")[2].lower() == (host or b"").lower()
-        if not same_site and scope["method"] not in ("GET", "HEAD"):
+        # A browser lets any page open a WebSocket, and read what comes; only the server can refuse it.
+        if not same_site and scope.get("method") not in ("GET", "HEAD"):
             raise Forbidden("Requests from web pages of other sites are not accepted.")
 
     def _service(self, scope: Scope) -> SessionPersistenceService:
@@ -157,12 +199,18 @@ def _name(host: bytes) -> str:
     return text.partition(":")[0]
 
 
-def create_app(samvad: Samvad, *, hosts: Iterable[str] | None = None) -> SamvadApp:
+def create_app(
+    samvad: Samvad,
+    *,
+    hosts: Iterable[str] | None = None,
+    live: Callable[[], LiveService] | None = None,
+) -> SamvadApp:
     """The ASGI application over a service, which its lifespan (or its first request) opens.
 
-    `hosts` are the names under which it may be asked (`Host`), any with None.
+    `hosts` are the names under which it may be asked (`Host`), any with None. `live` makes the live conversations
+    when they are first needed; left out, they are answered by the default provider, which has no documents then.
     """
-    return SamvadApp(samvad, hosts=hosts)
+    return SamvadApp(samvad, hosts=hosts, live=live)
 
 
 __all__ = ["SamvadApp", "create_app", "routes"]

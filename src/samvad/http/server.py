@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from samvad import limits
 from samvad.errors import SetupError
@@ -156,6 +157,21 @@ class _BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
 
+class _AbortableSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket connection, which the application can drop at once: a client that reads nothing never
+    takes a close frame, and what waits for it would stay in memory.
+    """
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope["samvad.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()
+
+
 # --- the process -------------------------------------------------------------------------------------------
 
 
@@ -280,7 +296,7 @@ async def _serve(
         app,
         interface="asgi3",
         http=_BoundedHttp,
-        ws="websockets-sansio",
+        ws=_AbortableSocket,
         ws_max_size=WS_MESSAGE_BYTES_MAX,
         ws_per_message_deflate=False,
         lifespan="on",

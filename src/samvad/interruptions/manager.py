@@ -239,6 +239,40 @@ class InterruptionContextManager:
         """
         return self._settle((tenant, session_id), interruption_id, "false_alarm")
 
+    def reclassify(
+        self,
+        session_id: str,
+        interruption_id: str,
+        *,
+        type: str,
+        user_utterance: str | None = None,
+        tenant: str = "default",
+    ) -> Interruption | None:
+        """A pending interruption of that id with the type that the user's words have shown; None if there is none.
+
+        The assistant stops before it knows why: the words come later. Raises InvalidRequest and TooLarge as `push`.
+        """
+        if type not in rules.INTERRUPTION_TYPES:
+            raise InvalidRequest(f"type must be one of {', '.join(rules.INTERRUPTION_TYPES)}.")
+        stack = self._use((tenant, session_id))
+        for held in reversed(stack.held) if stack is not None else ():
+            before = self._look(held)
+            if before.id != interruption_id or before.status != "pending" or stack is None:
+                continue
+            if user_utterance is not None:
+                held.size_bytes += rules.check_text("userUtterance", user_utterance)
+                held.size_bytes += 2 * user_utterance.__sizeof__()
+            held.interruption = replace(
+                before,
+                type=cast(InterruptionType, type),
+                user_utterance=user_utterance or before.user_utterance,
+                can_resume=rules.can_resume(type, before.progress, before.unheard_text),
+            )
+            stack.counts.retype(before, held.interruption)
+            self._weigh(stack)
+            return held.interruption
+        return None
+
     def clear(self, session_id: str, *, tenant: str = "default") -> int:
         """Forget a session, its counts included; how many interruptions were held."""
         return self._drop((tenant, session_id))

@@ -100,6 +100,17 @@ class RunningCounts:
             if self.topics[topic] == 0:
                 del self.topics[topic]
 
+    def retype(self, before: Interruption, after: Interruption) -> None:
+        """An interruption turned out to be of another type."""
+        self.by_type[before.type] -= 1
+        if not self.by_type[before.type]:
+            del self.by_type[before.type]
+        self.by_type[after.type] = self.by_type.get(after.type, 0) + 1
+        if before.type not in NOT_INTERRUPTING and after.type in NOT_INTERRUPTING:
+            self.cut_off -= 1
+            self.progress_sum -= before.progress
+            self.early -= before.progress < EARLY_PROGRESS_MAX
+
     def patterns(self, session_id: str) -> InterruptionPatterns:
         """What the counts say. Of equally frequent topics, the one interrupted last."""
         early = self.cut_off >= HABIT_COUNT_MIN and self.early >= self.cut_off * HABIT_SHARE_MIN

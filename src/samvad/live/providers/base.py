@@ -88,6 +88,15 @@ class Audio(msgspec.Struct, frozen=True, tag=True):
     data: bytes
 
 
+class Ahead(msgspec.Struct, frozen=True, tag=True):
+    """The whole text of the answer under way, from a provider that knows it before it has said it all.
+
+    Where the answer is interrupted, what follows the heard part of it is what can be resumed, word for word.
+    """
+
+    text: str
+
+
 class Interrupted(msgspec.Struct, frozen=True, tag=True):
     """The provider noticed that the user speaks over the assistant, and has stopped."""
 
@@ -155,6 +164,7 @@ Event = (
     Transcript
     | Delta
     | Audio
+    | Ahead
     | Interrupted
     | TurnDone
     | ToolCall

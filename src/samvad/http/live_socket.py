@@ -1,0 +1,89 @@
+"""GET /api/live: the WebSocket of live conversations, from ASGI to `samvad.live` and back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from samvad.errors import NotFound, SamvadError
+from samvad.http.problems import problem_reply
+
+if TYPE_CHECKING:
+    from samvad.live.service import LiveService
+    from samvad.sessions.service import SessionPersistenceService
+
+PATH: Final = b"/api/live"
+SUBPROTOCOL: Final = "samvad.v1"
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class _Socket:
+    """The wire under a `Connection`."""
+
+    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._abort: Callable[[], None] = scope.get("samvad.abort", lambda: None)
+
+    async def send_text(self, data: bytes) -> None:
+        await self._send({"type": "websocket.send", "text": data.decode()})
+
+    async def send_audio(self, data: bytes) -> None:
+        await self._send({"type": "websocket.send", "bytes": data})
+
+    async def close(self, code: int, reason: str) -> None:
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
+    def abort(self) -> None:
+        self._abort()
+
+    async def receive(self) -> str | bytes | None:
+        """The next frame; None once the client is gone."""
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            return None
+        text = message.get("text")
+        return text if text is not None else message.get("bytes") or b""
+
+
+async def serve_socket(
+    scope: dict[str, Any],
+    receive: Receive,
+    send: Send,
+    live: LiveService,
+    service: SessionPersistenceService,
+) -> None:
+    """Talk with one client. A client that does not offer the subprotocol is talked with all the same."""
+    from samvad.live.connection import Connection
+
+    await receive()  # websocket.connect
+    socket = _Socket(scope, receive, send)
+    connection = Connection(live, service, socket)
+    try:
+        live.admit(connection)
+    except SamvadError as error:
+        await refuse_socket(scope, send, error)
+        return
+    try:
+        offered = scope.get("subprotocols") or ()
+        await send(
+            {"type": "websocket.accept", "subprotocol": SUBPROTOCOL if SUBPROTOCOL in offered else None}
+        )
+        await connection.run(socket.receive)
+    finally:
+        live.dismiss(connection)
+
+
+async def refuse_socket(scope: dict[str, Any], send: Send, error: SamvadError | None = None) -> None:
+    """Answer a handshake with a problem document, where the server can, else with 403."""
+    reply = problem_reply(
+        error or NotFound("There is no socket here; live conversations are at /api/live."), ""
+    )
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        return
+    headers = [(b"content-type", reply.media_type), (b"cache-control", b"no-store"), *reply.headers]
+    await send({"type": "websocket.http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": reply.body, "more_body": False})

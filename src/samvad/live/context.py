@@ -1,0 +1,99 @@
+"""What a conversation begins with: the last messages, the state, the language, what was interrupted, the topic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from samvad import limits
+from samvad.live.providers.base import Turn as EarlierTurn
+from samvad.records import StoredMessage, UserRecord
+from samvad.types import Interruption
+
+_decode = msgspec.json.decode
+
+
+class Background(NamedTuple):
+    """What is known of a user when a conversation begins. `language` is what the user or the session chose, if any."""
+
+    state: Mapping[str, Any]
+    topic: str | None
+    language: str | None
+    history: tuple[StoredMessage, ...]
+
+
+class _Heard(msgspec.Struct, rename="camel"):
+    role: str
+    content: str
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+_heard = msgspec.json.Decoder(_Heard)
+
+
+def background(record: UserRecord, session_id: str) -> Background:
+    """From a user's record: state, topic, language, and the last messages."""
+    state: dict[str, Any] = {} if record.state is None else _decode(record.state.body)
+    context = state.get("conversationContext")
+    topic = context.get("topic") if isinstance(context, dict) else None
+    return Background(
+        state,
+        topic if isinstance(topic, str) and topic.strip() else None,
+        _language(record, session_id, state),
+        record.window[-limits.LIVE_CONTEXT_MESSAGES :],
+    )
+
+
+def earlier_turns(
+    record: UserRecord | None, *, without: str | None, most: int = limits.LIVE_CONTEXT_MESSAGES
+) -> tuple[EarlierTurn, ...]:
+    """The last messages as a provider is told them; `without` is the message that is being answered now.
+
+    They never begin with a tool's result whose call is not among them.
+    """
+    if record is None:
+        return ()
+    window = [message for message in record.window if message.id != without][-most:]
+    while window and window[0].answers is not None:
+        del window[0]
+    turns = []
+    for message in window:
+        heard = _heard.decode(message.body)
+        turns.append(
+            EarlierTurn(
+                role=heard.role,  # type: ignore[arg-type]  # checked when it was appended
+                text=heard.content,
+                tool_calls=tuple(heard.tool_calls or ()),
+                tool_call_id=heard.tool_call_id,
+            )
+        )
+    return tuple(turns)
+
+
+def _language(record: UserRecord, session_id: str, state: Mapping[str, Any]) -> str | None:
+    session = record.sessions.get(session_id)
+    if session is not None and isinstance(chosen := _decode(session.body).get("language"), str):
+        return chosen
+    if isinstance(chosen := state.get("language"), str) and chosen:
+        return chosen
+    if record.profile is not None and isinstance(
+        chosen := _decode(record.profile.preferences).get("language"), str
+    ):
+        return chosen
+    return None
+
+
+def interruption_view(interruption: Interruption | None) -> dict[str, Any] | None:
+    """What a client is told of an interruption that can be resumed."""
+    if interruption is None:
+        return None
+    return {
+        "id": interruption.id,
+        "heardText": interruption.heard_text,
+        "unheardText": interruption.unheard_text,
+        "topic": interruption.topic,
+        "at": interruption.at,
+    }

@@ -1,0 +1,115 @@
+"""What waits to be sent on one connection: in order, bounded in bytes, with a note of what got through."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from samvad import limits
+
+
+class Delivered(Protocol):
+    """Who wants to know that a piece of an answer went out."""
+
+    def delivered(self, chars: int, audio_ms: float) -> None:
+        """All up to so many characters, and so many milliseconds of audio, has been handed to the network."""
+        ...
+
+
+class Wire(Protocol):
+    """The connection itself."""
+
+    async def send_text(self, data: bytes) -> None:
+        """Send one text frame (UTF-8); returns once the network has taken it."""
+        ...
+
+    async def send_audio(self, data: bytes) -> None:
+        """Send one binary frame."""
+        ...
+
+
+class _Waiting:
+    __slots__ = ("audio", "chars", "data", "for_whom", "ms")
+
+    def __init__(
+        self, data: bytes, audio: bool, for_whom: Delivered | None = None, chars: int = 0, ms: float = 0.0
+    ) -> None:
+        self.data = data
+        self.audio = audio
+        self.for_whom = for_whom
+        self.chars = chars
+        self.ms = ms
+
+
+class Outbox:
+    """Frames on their way to one client. `overflowed` is set where the client reads too slowly: it is cut off."""
+
+    def __init__(self, bytes_max: int = limits.LIVE_OUTBOX_BYTES_MAX) -> None:
+        self._waiting: deque[_Waiting] = deque()
+        self._bytes_max = bytes_max
+        self._wake = asyncio.Event()
+        self._sent = asyncio.Event()
+        self._closing = False
+        self.bytes_waiting = 0
+        self.overflowed = False
+        self.on_overflow: Callable[[], Any] = lambda: None
+
+    def put(
+        self,
+        data: bytes,
+        *,
+        audio: bool = False,
+        for_whom: Delivered | None = None,
+        chars: int = 0,
+        ms: float = 0.0,
+    ) -> None:
+        """Send this after all that waits. What comes after an overflow or a close is dropped."""
+        if self._closing or self.overflowed:
+            return
+        self._waiting.append(_Waiting(data, audio, for_whom, chars, ms))
+        self.bytes_waiting += len(data)
+        if self.bytes_waiting > self._bytes_max:
+            self.overflowed = True
+            self._waiting.clear()
+            self.bytes_waiting = 0
+            self._sent.set()
+            self.on_overflow()
+        self._wake.set()
+
+    def drop_answer(self, for_whom: Delivered) -> None:
+        """Take back what waits of an answer that was interrupted: nobody is to hear it any more."""
+        kept = deque([each for each in self._waiting if each.for_whom is not for_whom])
+        self._waiting = kept
+        self.bytes_waiting = sum([len(each.data) for each in kept])
+
+    async def room(self) -> None:
+        """Wait until there is room for what can wait: messages that are read from the history."""
+        while self.bytes_waiting > self._bytes_max // 4 and not (self._closing or self.overflowed):
+            self._sent.clear()
+            await self._sent.wait()
+
+    def close(self) -> None:
+        """Nothing more is to come; `run` ends when all is sent."""
+        self._closing = True
+        self._wake.set()
+        self._sent.set()
+
+    async def run(self, wire: Wire) -> None:
+        """Send what comes, until closed or overflowed."""
+        while not self.overflowed:
+            while self._waiting:
+                each = self._waiting.popleft()
+                self.bytes_waiting -= len(each.data)
+                if each.audio:
+                    await wire.send_audio(each.data)
+                else:
+                    await wire.send_text(each.data)
+                self._sent.set()
+                if each.for_whom is not None:
+                    each.for_whom.delivered(each.chars, each.ms)
+            if self._closing:
+                return
+            self._wake.clear()
+            await self._wake.wait()
