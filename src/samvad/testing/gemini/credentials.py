@@ -1,0 +1,73 @@
+"""A service account that is good for nothing but the fake server: its key file, and the endpoint that gives tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+
+class TokenEndpoint:
+    """An HTTP server on this machine that gives a token to whoever asks."""
+
+    def __init__(self) -> None:
+        self.credentials_file = Path()  # what GOOGLE_APPLICATION_CREDENTIALS must be
+        self.tokens_given = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self, directory: Path) -> None:
+        """Listen on a free port, and write the key file."""
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.credentials_file = directory / "credentials.json"
+        key = await asyncio.to_thread(_private_key)
+        self.credentials_file.write_text(
+            json.dumps(
+                {
+                    "type": "service_account",
+                    "project_id": "demo-project",
+                    "private_key_id": "1",
+                    "private_key": key,
+                    "client_email": "tests@demo-project.iam.gserviceaccount.com",
+                    "client_id": "1",
+                    "token_uri": f"http://127.0.0.1:{port}/token",
+                }
+            )
+        )
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            (
+                int(line.split(b":")[1])
+                for line in head.lower().split(b"\r\n")
+                if line.startswith(b"content-length")
+            ),
+            0,
+        )
+        await reader.readexactly(length)
+        self.tokens_given += 1
+        body = json.dumps({"access_token": "token-for-tests", "expires_in": 3600, "token_type": "Bearer"})
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            + f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        await writer.drain()
+        writer.close()
+
+
+def _private_key() -> str:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
