@@ -13,7 +13,7 @@ import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -21,18 +21,9 @@ from samvad.errors import ProviderUnavailable
 from samvad.live.providers import base
 from samvad.live.providers.base import Context, Event
 from samvad.live.providers.instructions import payload, seed
-from samvad.live.providers.line import (
-    PROVEN_S,
-    Dialer,
-    Line,
-    LineLost,
-    Noise,
-    NotResumable,
-    Part,
-    Redial,
-    Usage,
-)
+from samvad.live.providers.line import PROVEN_S, Dialer, Line, LineLost, Redial
 from samvad.live.providers.outbox import Outbox
+from samvad.live.providers.turn_under_way import TurnUnderWay
 from samvad.live.providers.waiting import Step, Waiting
 
 SEND_S_MAX: Final = 10.0
@@ -41,8 +32,6 @@ NOISE_STALL_S: Final = 5.0  # the same, after a frame that nobody understood: it
 HANDLE_GRACE_S: Final = 1.0  # a handle may come after the turn is over
 LEAVE_EARLY_S: Final = 1.0  # before the vendor ends the line
 FIRST_ATTEMPTS_MAX: Final = 3
-
-_ROLES: Final[tuple[Literal["user", "assistant"], ...]] = ("user", "assistant")
 
 _log = logging.getLogger("samvad.live")
 
@@ -70,23 +59,12 @@ class LineSession:
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        self._handle = context.resume_handle if context.resume_model in (None, dialer.model) else None
-        self._handle_is_fresh = self._handle is not None
+        handle = context.resume_handle if context.resume_model in (None, dialer.model) else None
+        self._turn = TurnUnderWay(self._outbox, self._waiting, handle, self._wake.set)
         self._to_seed = False
-        self._leave_by_s: float | None = None
         self._last_frame_s = time.monotonic()
+        self._must_leave_s: float | None = None
         self._dialled_s = 0.0
-        self._noise = False
-        # The turn under way
-        self._turn = False  # an answer is owed, or being given
-        self._answering = False  # some of it has come
-        self._discarding = False  # nobody wants the rest
-        self._interrupted = False
-        self._words: set[Literal["user", "assistant"]] = set()  # whose words were heard and not closed yet
-        self._usage: dict[str, int] | None = None
-        self._owed = False  # the line was asked for an answer
-        self._calls: dict[str, str] = {}  # owed results: the function's name by the call's id
-        self._unwanted: dict[str, str] = {}  # the same, of an answer that nobody wants
 
     # --- life ----------------------------------------------------------------------------------------------
 
@@ -126,7 +104,7 @@ class LineSession:
                     return
                 _log.info("a live provider's line is gone", extra={"code": lost.code, "why": lost.kind})
                 await self._hang_up()
-                self._line_went()
+                self._turn.line_went()
                 resumed = await self._connect()
                 if self._closing:
                     return
@@ -167,22 +145,23 @@ class LineSession:
                     raise
                 last = lost
                 continue
-            self._to_seed = self._handle is None
-            self._handle_is_fresh = self._handle is not None
-            self._leave_by_s, self._lost, self._noise = None, None, False
+            resumed = self._turn.handle is not None
+            self._to_seed = not resumed
+            self._turn.handle_is_fresh = resumed
+            self._lost = self._must_leave_s = None
             self._dialled_s = self._last_frame_s = time.monotonic()
-            return self._handle is not None
+            return resumed
         return False
 
     async def _dial(self) -> Line:
         """A line on which the conversation goes on; where its handle is refused, a new conversation."""
-        if self._handle is not None:
+        if self._turn.handle is not None:
             try:
-                return await self._dialer.dial(self._context, self._handle)
+                return await self._dialer.dial(self._context, self._turn.handle)
             except LineLost as lost:
                 if lost.kind != "handle":
                     raise
-                self._handle = None
+                self._turn.handle = None
         return await self._dialer.dial(self._context, None)
 
     async def _until_closing(self) -> None:
@@ -211,7 +190,7 @@ class LineSession:
                 now = time.monotonic()
                 if self._may_leave(now):
                     return LineLost("the provider ends the connection", code=0)
-                if self._has_stalled(now) and not self._give_up_waiting():
+                if self._has_stalled(now) and not self._turn.give_up():
                     return LineLost("the provider does not answer")
                 waker = asyncio.create_task(self._wake.wait())
                 try:
@@ -231,160 +210,50 @@ class LineSession:
     async def _read(self, line: Line) -> LineLost:
         try:
             while True:
-                for part in await line.receive():
-                    self._take(part)
+                found = await line.receive()
                 self._last_frame_s = time.monotonic()
+                done = self._turn.turns_done
+                for part in found:
+                    self._turn.take(part)
+                if self._turn.turns_done > done:
+                    self._redial.proved_good()
                 await self._refuse_calls()
                 await self._outbox.room()
         except LineLost as lost:
             return lost
 
-    @property
-    def _is_idle(self) -> bool:
-        return not (self._turn or self._calls or self._waiting.speaking or self._waiting.said)
-
     def _may_leave(self, now: float) -> bool:
-        if self._leave_by_s is None:
+        leave_by_s = self._leave_by_s()
+        if leave_by_s is None:
             return False
-        if now >= self._leave_by_s:
+        if now >= leave_by_s:
             return True
-        return self._is_idle and (self._handle_is_fresh or now >= self._last_frame_s + HANDLE_GRACE_S)
+        waited = now >= self._last_frame_s + HANDLE_GRACE_S
+        return self._turn.is_idle and (self._turn.handle_is_fresh or waited)
+
+    def _leave_by_s(self) -> float | None:
+        """When the line must be left at the latest, a little before the vendor ends it."""
+        if self._turn.leave_in_s is not None:
+            in_s, self._turn.leave_in_s = self._turn.leave_in_s, None
+            self._must_leave_s = time.monotonic() + in_s - min(LEAVE_EARLY_S, in_s / 2)
+        return self._must_leave_s
+
+    @property
+    def _stalls_at_s(self) -> float:
+        return self._last_frame_s + (min(NOISE_STALL_S, self._stall_s) if self._turn.noise else self._stall_s)
 
     def _has_stalled(self, now: float) -> bool:
-        patience_s = min(NOISE_STALL_S, self._stall_s) if self._noise else self._stall_s
-        owed = self._turn and not self._calls and not self._waiting.speaking
-        return owed and now >= self._last_frame_s + patience_s
-
-    def _give_up_waiting(self) -> bool:
-        """Whether there was nothing to answer: a noise, taken for speech by the client, is no reason to dial."""
-        if self._waiting.said or self._answering or self._words or self._noise:
-            return False
-        self._end_turn()
-        self._outbox.put(base.TurnDone())
-        return True
+        owed = self._turn.active and not self._turn.calls and not self._waiting.speaking
+        return owed and now >= self._stalls_at_s
 
     def _due_in_s(self, now: float) -> float | None:
         """When to look again, if nothing happens."""
-        due = [self._last_frame_s + (min(NOISE_STALL_S, self._stall_s) if self._noise else self._stall_s)]
-        if not self._turn:
-            due.clear()
-        if self._leave_by_s is not None:
-            due.append(self._leave_by_s)
-            if self._is_idle:
+        due = [self._stalls_at_s] if self._turn.active else []
+        if self._must_leave_s is not None:
+            due.append(self._must_leave_s)
+            if self._turn.is_idle:
                 due.append(self._last_frame_s + HANDLE_GRACE_S)
         return max(0.005, min(due) - now) if due else None
-
-    def _line_went(self) -> None:
-        """The line is gone: an answer in its middle is over, and nobody waits for results any more."""
-        if self._calls:
-            self._outbox.put(base.ToolCancelled(tuple(self._calls)))
-            self._calls.clear()
-        self._unwanted.clear()
-        if self._discarding:
-            self._end_turn()
-        elif self._answering or self._words:
-            self._close_words()
-            self._fail(
-                "provider_lost", "The connection to the live provider was lost in the middle of the answer."
-            )
-        for said in self._waiting.line_went():
-            self._fail("provider_lost", f"The live provider was lost {said.sent} times before it answered.")
-        self._answering = self._interrupted = self._owed = False
-        self._usage = None
-
-    def _fail(self, code: str, message: str) -> None:
-        self._end_turn()
-        self._outbox.put(base.Failed(code=code, message=message, retryable=True))
-
-    # --- what comes ----------------------------------------------------------------------------------------
-
-    def _take(self, part: Part) -> None:
-        match part:
-            case base.Transcript(role="user"):
-                self._turn = True
-                self._words.add("user")
-                self._waiting.was_heard()
-                self._outbox.put(part)
-            case base.Transcript() | base.Delta() | base.Audio():
-                self._answer(part)
-            case base.ToolCall(id=id, name=name):
-                self._calls[id] = name
-                self._answer(part)
-            case base.ToolCancelled(ids=ids):
-                for call_id in ids:
-                    self._calls.pop(call_id, None)
-                self._outbox.put(part)
-            case base.Interrupted():
-                self._interrupt_by_provider()
-            case base.TurnDone():
-                self._turn_done(part)
-            case base.Resumable(handle=handle):
-                self._handle, self._handle_is_fresh = handle, True
-                self._outbox.put(part)
-                self._wake.set()
-            case NotResumable():
-                self._handle_is_fresh = False
-            case Usage(counts=counts):
-                self._usage = dict(counts)
-            case base.GoingAway(in_s=in_s):
-                self._leave_by_s = time.monotonic() + max(0.0, in_s - min(LEAVE_EARLY_S, in_s / 2))
-                self._outbox.put(part)
-                self._wake.set()
-            case Noise():
-                self._noise = True
-                self._wake.set()
-            case _:
-                self._outbox.put(part)
-
-    def _answer(self, part: Event) -> None:
-        """A piece of the assistant's answer."""
-        self._noise = False
-        self._handle_is_fresh = False
-        if self._discarding:
-            self._answering = True
-            if isinstance(part, base.ToolCall):
-                self._unwanted[part.id] = self._calls.pop(part.id)
-            return
-        self._turn = self._answering = True
-        self._waiting.was_answered()
-        if isinstance(part, base.Transcript):
-            self._words.add("assistant")
-        self._outbox.put(part)
-
-    def _interrupt_by_provider(self) -> None:
-        self._interrupted = True
-        if self._discarding:
-            return
-        if self._answering:
-            self._outbox.drop_audio()
-            self._outbox.put(base.Interrupted())
-        self._close_words()  # what comes now belongs to the next turn
-
-    def _turn_done(self, done: base.TurnDone) -> None:
-        self._redial.proved_good()
-        interrupted, self._interrupted = self._interrupted, False
-        if not interrupted and not self._discarding:
-            self._waiting.was_answered()
-            self._close_words()
-        usage = done.usage or self._usage
-        # An interrupted turn that has said nothing, while another is on its way, is nobody's.
-        is_nobodys = self._discarding or (interrupted and not self._answering and bool(self._waiting.said))
-        self._end_turn()
-        if not is_nobodys:
-            self._outbox.put(msgspec.structs.replace(done, usage=usage))
-
-    def _end_turn(self) -> None:
-        self._turn = bool(self._waiting.said)
-        self._owed = any(said.on_line for said in self._waiting.said)
-        self._answering = self._discarding = self._noise = False
-        self._usage = None
-        self._wake.set()
-
-    def _close_words(self) -> None:
-        for role in _ROLES:
-            if role in self._words:
-                self._outbox.put(base.Transcript(role=role, text="", final=True))
-        self._words.clear()
 
     # --- what goes -----------------------------------------------------------------------------------------
 
@@ -392,13 +261,9 @@ class LineSession:
         """The user's next turn."""
         if note:
             self._waiting.add_note(note)
-        if self._discarding and not self._answering:
-            self._discarding = False  # nothing of the unwanted answer has come: it may never be begun
         self._waiting.say(text)
-        self._turn = True
-        self._handle_is_fresh = False
         self._last_frame_s = time.monotonic()
-        self._wake.set()
+        self._turn.begin()
         async with self._lock:
             await self._send_said()
 
@@ -411,29 +276,17 @@ class LineSession:
     async def activity(self, speaking: bool) -> None:
         """The user begins or ends to speak (where the client decides)."""
         self._waiting.activity(speaking)
+        self._turn.handle_is_fresh = False
         if not speaking:
-            self._turn = True
             self._last_frame_s = time.monotonic()
-        self._handle_is_fresh = False
-        self._wake.set()
+            self._turn.begin()
         async with self._lock:
             await self._send_audio()
 
     async def interrupt(self, *, heard_text: str, played_ms: int | None) -> None:
         """Stop the answer under way."""
-        if self._discarding or not (self._answering or self._owed or self._waiting.said):
+        if not self._turn.interrupt():
             return
-        self._discarding = self._answering or self._owed  # else no line knows of it
-        self._outbox.drop_audio()
-        self._close_words()
-        self._waiting.said.clear()
-        if self._calls:
-            self._outbox.put(base.ToolCancelled(tuple(self._calls)))
-            self._unwanted.update(self._calls)
-            self._calls.clear()
-        self._outbox.put(base.TurnDone(usage=self._usage))
-        if not self._discarding:
-            self._end_turn()
         async with self._lock:
             await self._do(lambda line: line.cut(played_ms))
         await self._refuse_calls()
@@ -442,7 +295,7 @@ class LineSession:
         self, call_id: str, name: str, result: Any, *, error: str | None = None
     ) -> None:
         """The result of a call; one that nobody waits for any more is dropped."""
-        if self._calls.pop(call_id, None) is None:
+        if self._turn.calls.pop(call_id, None) is None:
             return
         self._last_frame_s = time.monotonic()
         self._wake.set()
@@ -471,8 +324,8 @@ class LineSession:
 
     async def _refuse_calls(self) -> None:
         """Results that nobody wants are owed all the same: the model would wait for them."""
-        while self._unwanted:
-            call_id, name = self._unwanted.popitem()
+        while self._turn.unwanted:
+            call_id, name = self._turn.unwanted.popitem()
             refusal = payload(None, "the user has interrupted")
             async with self._lock:
                 await self._do(lambda line: line.result(call_id, name, refusal))  # noqa: B023 (awaited here)
@@ -485,27 +338,27 @@ class LineSession:
 
     async def _send_said(self) -> None:
         for said in list(self._waiting.unsent):
-            note = self._waiting.take_note()
-            say = functools.partial(_say, said.text, note)
-            sent = await self._prepare() and await self._do(say)
-            if not sent:
-                self._waiting.give_back(note)
+            said.add_note(self._waiting.take_note())
+            say = functools.partial(_say, said.text, said.note)
+            if not (await self._prepare() and await self._do(say)):
                 return
             said.sent += 1
-            said.on_line = self._owed = True
+            said.on_line = self._turn.owed = True
 
     async def _send_audio(self) -> None:
         while self._line is not None and (step := self._waiting.take_step()) is not None:
             if not await self._send_step(step):
                 self._waiting.give_step_back(step)
                 return
-            self._owed = self._owed or step is False
+            self._turn.owed = self._turn.owed or step is False
 
     async def _send_step(self, step: Step) -> bool:
         if not await self._prepare():
             return False
         if isinstance(step, bytes):
-            may_tell = not self._context.client_activity and (self._discarding or not self._answering)
+            may_tell = not self._context.client_activity and (
+                self._turn.discarding or not self._turn.answering
+            )
             return (not may_tell or await self._tell_note()) and await self._do(lambda line: line.hear(step))
         return (not step or await self._tell_note()) and await self._do(lambda line: line.activity(step))
 

@@ -17,8 +17,14 @@ class Said:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.note: str | None = None  # what goes with it, each time
         self.sent = 0
         self.on_line = False  # sent on the line that stands
+
+    def add_note(self, note: str | None) -> None:
+        """Something for the model, with this turn."""
+        if note:
+            self.note = f"{self.note}\n{note}" if self.note else note
 
 
 class Waiting:

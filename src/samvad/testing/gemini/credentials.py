@@ -11,29 +11,33 @@ class TokenEndpoint:
     """An HTTP server on this machine that gives a token to whoever asks."""
 
     def __init__(self) -> None:
-        self.credentials_file = Path()  # what GOOGLE_APPLICATION_CREDENTIALS must be
         self.tokens_given = 0
+        self._directory = Path()
         self._server: asyncio.Server | None = None
 
     async def start(self, directory: Path) -> None:
-        """Listen on a free port, and write the key file."""
+        """Listen on a free port."""
+        self._directory = directory
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.credentials_file = directory / "credentials.json"
-        key = await asyncio.to_thread(_private_key)
-        self.credentials_file.write_text(
-            json.dumps(
-                {
-                    "type": "service_account",
-                    "project_id": "demo-project",
-                    "private_key_id": "1",
-                    "private_key": key,
-                    "client_email": "tests@demo-project.iam.gserviceaccount.com",
-                    "client_id": "1",
-                    "token_uri": f"http://127.0.0.1:{port}/token",
-                }
-            )
-        )
+
+    @property
+    def credentials_file(self) -> Path:
+        """What GOOGLE_APPLICATION_CREDENTIALS must be; made when it is first asked for."""
+        path = self._directory / "credentials.json"
+        if not path.exists():
+            assert self._server is not None, "start it first"
+            port = self._server.sockets[0].getsockname()[1]
+            account = {
+                "type": "service_account",
+                "project_id": "demo-project",
+                "private_key_id": "1",
+                "private_key": _private_key(),
+                "client_email": "tests@demo-project.iam.gserviceaccount.com",
+                "client_id": "1",
+                "token_uri": f"http://127.0.0.1:{port}/token",
+            }
+            path.write_text(json.dumps(account))
+        return path
 
     async def stop(self) -> None:
         """Stop listening."""
