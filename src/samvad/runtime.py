@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
@@ -35,6 +35,9 @@ from samvad.sessions.user_log import Rules
 from samvad.stores.base import Store
 from samvad.stores.urls import store_from_url
 from samvad.types import LOCAL, Durability
+
+if TYPE_CHECKING:
+    from samvad.knowledge.base import KnowledgeBase
 
 _log = logging.getLogger(__name__)
 _UPKEEP_S = 60.0
@@ -107,6 +110,7 @@ class Samvad(SessionPersistenceService):
             owners=OrderedDict(),
             on_erased=[self._forget_user],
             on_session_removed=[self._forget_session],
+            on_erasing=[self._erase_documents],
         )
         super().__init__(core, LOCAL)
         self.store = store
@@ -122,11 +126,21 @@ class Samvad(SessionPersistenceService):
             store.on_doubt = lanes.doubt
             store.known = lanes.peek
         self.interruptions = InterruptionContextManager(clock)
+        self._knowledge: KnowledgeBase | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._opening: asyncio.Future[None] | None = None
         self._opened = False
         self._closed = False
         self._portal: contextlib.ExitStack | None = None
+
+    @property
+    def knowledge(self) -> KnowledgeBase:
+        """The documents of the assistant, and what is found in them; nothing of it runs until it is asked."""
+        if self._knowledge is None:
+            from samvad.knowledge.opening import knowledge_beside
+
+            self._knowledge = knowledge_beside(self.store, self.core.clock)
+        return self._knowledge
 
     async def open(self) -> Self:
         """Open the store; SetupError where that cannot be. Who comes while it is being opened waits for it."""
@@ -170,6 +184,8 @@ class Samvad(SessionPersistenceService):
         left = await self.core.lanes.drain(drain_s)
         if isinstance(self.store, JournaledStore):
             left += await self.store.drain(max(0.0, ends_s - self.core.clock.monotonic_s()))
+        if self._knowledge is not None:
+            await self._knowledge.core.shelf.close()
         await self.store.close()
         if self._parked_notes is not None:
             await self._parked_notes.settle()
@@ -195,6 +211,13 @@ class Samvad(SessionPersistenceService):
         self.interruptions.clear_user(key.user_id, tenant=key.tenant)
         for place in [place for place, owner in self.core.owners.items() if owner == key]:
             del self.core.owners[place]
+
+    async def _erase_documents(self, key: UserKey) -> None:
+        """Remove an erased user's documents; they go first, so that none outlives its user."""
+        from samvad.knowledge.opening import has_documents
+
+        if self._knowledge is not None or has_documents(self.store):
+            await self.knowledge.erase_user(key.tenant, key.user_id)
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -16,9 +16,10 @@ from typing import Any
 import msgspec
 
 from samvad import __version__, errors
-from samvad.http import wire, wire_answers
+from samvad.http import wire, wire_answers, wire_knowledge
 from samvad.http.call import Reply
-from samvad.http.openapi_routes import DESCRIPTIONS, PARAMETERS, Description
+from samvad.http.openapi_description import Description
+from samvad.http.openapi_routes import DESCRIPTIONS, PARAMETERS
 from samvad.http.problems import TYPE_PREFIX
 from samvad.http.routing import Route
 from samvad.http.wire import SCHEMAS
@@ -32,6 +33,7 @@ _TAGS = {
     "Profile and history": "What was said, and how the user likes it.",
     "Sessions": "One conversation on one device.",
     "Interruptions": "Where the assistant was cut off: the last three of each session, in memory.",
+    "Knowledge base": "Documents, searches and extractive answers. What is found is untrusted text.",
     "All at once": "Many operations in one request, erasing, counting.",
     "The process": "For operators, and this document.",
 }
@@ -199,7 +201,7 @@ def schemas() -> dict[str, Any]:
     """The components of all wire types that a route uses, straight or through another."""
     kinds = [
         kind
-        for module in (wire, wire_answers)
+        for module in (wire, wire_answers, wire_knowledge)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, wire.Wire) and kind.__module__ == module.__name__
     ]

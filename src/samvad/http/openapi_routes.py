@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from samvad import errors, limits
-from samvad.http import wire, wire_answers
+from samvad.http import openapi_knowledge, wire, wire_answers
+from samvad.http.openapi_description import Description
 
 _KEPT = "Any further fields are kept."
-
-
-class Description(NamedTuple):
-    """What the document says of a route beyond its path and its docstring."""
-
-    tag: str
-    answer: Any  # a wire type, a union of them, or a media type
-    body: Any = None  # a wire type, a union of them, or dict: any object
-    errors: tuple[type[errors.SamvadError], ...] = ()
-    parameters: tuple[str, ...] = ()
-    answer_headers: tuple[str, ...] = ()
-    other_answers: Mapping[str, Any] = {}  # status: a wire type, or None where there is no body
-    text: str = ""
-    links: tuple[tuple[str, str, str], ...] = ()  # operation, its parameter, the answer's field
-
 
 _Bad, _Gone, _Down = errors.InvalidRequest, errors.NotFound, errors.Unavailable
 _BODY = (_Bad, errors.TooLarge, errors.UnsupportedMediaType, _Down)
@@ -143,6 +128,7 @@ DESCRIPTIONS: dict[str, Description] = {
         links=_USER_LINKS,
     ),
     "getStats": Description("All at once", wire_answers.StatsAnswer, errors=(_Down,)),
+    **openapi_knowledge.DESCRIPTIONS,
     "healthz": Description("The process", wire_answers.HealthAnswer),
     "readyz": Description(
         "The process", wire_answers.ReadyAnswer, other_answers={"503": wire_answers.ReadyAnswer}
@@ -207,4 +193,5 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "Only messages behind this `seq`.",
         "schema": _integer(0, _SEQ_MAX),
     },
+    **openapi_knowledge.PARAMETERS,
 }

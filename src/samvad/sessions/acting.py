@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -52,6 +52,8 @@ class SessionCore(NamedTuple):
     # Called at once when a user was erased, or a session (tenant, id) removed: who holds something of them drops it.
     on_erased: list[Callable[[UserKey], None]]
     on_session_removed: list[Callable[[str, str], None]]
+    # Awaited before a user is erased: who keeps something of them elsewhere removes it, or raises.
+    on_erasing: Sequence[Callable[[UserKey], Awaitable[None]]] = ()
 
 
 class Acting:

@@ -230,6 +230,8 @@ class SessionPersistenceService(SessionVerbs):
         return await to_the_end(self._erase(key, receipt))
 
     async def _erase(self, key: UserKey, receipt: ReceiptKey | None) -> Cleared:
+        for remove in self.core.on_erasing:
+            await remove(key)
         operation = EraseUser(at_ms=self.core.clock.now_ms(), receipt=receipt)
         _, committed = await self.core.lanes.write(key, operation)
         for listener in self.core.on_erased:

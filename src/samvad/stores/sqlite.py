@@ -82,7 +82,7 @@ class SQLiteStore:
         self._vfs = vfs
         self._wal_pages_max = wal_pages_max
         self._synchronous = synchronous
-        self._readonly = readonly
+        self.readonly = readonly
         self._writer: WriterThread | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._local = threading.local()
@@ -98,7 +98,7 @@ class SQLiteStore:
         self._closing = False
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="samvad-sqlite-read")
         try:
-            if self._readonly:
+            if self.readonly:
                 if not self.path.exists():
                     raise SetupError(f"There is no database at {self.path}.")
                 await self._read(self._check_ours)

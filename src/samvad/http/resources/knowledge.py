@@ -1,0 +1,180 @@
+"""The knowledge base: documents, searches and answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from samvad import limits
+from samvad.errors import InvalidRequest
+from samvad.http.call import Call, Reply, encode
+from samvad.http.routing import Route
+from samvad.knowledge import taking
+from samvad.knowledge.base import Added, KnowledgeBase
+from samvad.knowledge.records import Document
+
+_COMMON = ("category", "tags", "language", "id", "source", "metadata", "owner")
+
+
+def knowledge_of(call: Call) -> KnowledgeBase:
+    """The knowledge base, for who is asking."""
+    return call.samvad.knowledge.acting_as(call.service.principal)
+
+
+async def add_text(call: Call) -> Reply:
+    """Add a text, or change the one of this `id` or `source`."""
+    body = await call.object()
+    taking.required(title=body.get("title"), content=body.get("content"))
+    given = {name: body[name] for name in _COMMON if body.get(name) is not None}
+    user_id = body.get("userId")
+    kind = body.get("type") or "text"
+    if kind not in ("text", "markdown"):
+        raise InvalidRequest("type must be text or markdown.")
+
+    async def act(receipt: object) -> dict[str, Any]:
+        added = await knowledge_of(call).add_text(
+            body["title"], body["content"], type=kind, user_id=user_id, **given
+        )
+        return told(added)
+
+    return Reply(encode(await call.once(user_id, dict[str, Any], act, keep=True)))
+
+
+def told(added: Added) -> dict[str, Any]:
+    """What is answered when a document was added."""
+    message = (
+        "Document added" if added.created else "Document updated" if added.changed else "Document unchanged"
+    )
+    return {
+        "success": True,
+        "message": f"{message} successfully" if added.changed else "Document was there already, unchanged",
+        "created": added.created,
+        "changed": added.changed,
+        "document": seen(added.document),
+    }
+
+
+def seen(document: Document) -> dict[str, Any]:
+    """A document as it is told: `category` and `language` are there also where they are null."""
+    fields: dict[str, Any] = msgspec.to_builtins(document)
+    return {
+        "category": None,
+        "language": None,
+        "tags": [],
+        "version": 1,
+        "owner": "tenant",
+        "passages": 0,
+    } | fields
+
+
+async def list_documents(call: Call) -> Reply:
+    """The documents, newest first."""
+    found = call.query("limit", "cursor", "category", "tag", "language", "userId")
+    limit = call.query_int(found, "limit", 1, limits.PAGE_DOCUMENTS_MAX)
+    page = await knowledge_of(call).list_documents(
+        limit=limit or limits.PAGE_DOCUMENTS,
+        cursor=found.get("cursor"),
+        category=found.get("category"),
+        tags=[found["tag"]] if "tag" in found else [],
+        language=found.get("language"),
+        user_id=found.get("userId"),
+    )
+    answer = {
+        "success": True,
+        "count": page.count,
+        "documents": [seen(document) for document in page.documents],
+    }
+    if page.next_cursor is not None:
+        answer["nextCursor"] = page.next_cursor
+    return Reply(encode(answer))
+
+
+async def get_document(call: Call) -> Reply:
+    """One document, with its content."""
+    found = call.query("userId")
+    stored = await knowledge_of(call).get(call.params[0], user_id=found.get("userId"))
+    document = seen(stored.document) | {"content": stored.text}
+    return Reply(encode({"success": True, "document": document}))
+
+
+async def delete_document(call: Call) -> Reply:
+    """Remove a document."""
+    found = call.query("userId")
+    await knowledge_of(call).delete(call.params[0], user_id=found.get("userId"))
+    return Reply(
+        encode({"success": True, "message": "Document deleted successfully", "documentId": call.params[0]})
+    )
+
+
+async def clear_documents(call: Call) -> Reply:
+    """Remove all documents of the tenant, or of one other owner."""
+    found = call.query("userId", "owner")
+    owner: Any = found.get("owner")
+    count = await knowledge_of(call).clear(user_id=found.get("userId"), owner=owner)
+    return Reply(
+        encode(
+            {
+                "success": True,
+                "message": "Knowledge base cleared successfully",
+                "cleared": {"documents": count},
+            }
+        )
+    )
+
+
+async def search(call: Call) -> Reply:
+    """Find the passages that fit a query best."""
+    body = await call.object()
+    taking.required(query=body.get("query"))
+    hits = await knowledge_of(call).search(
+        body["query"],
+        max_results=limits.RESULTS if body.get("maxResults") is None else body["maxResults"],
+        **_condition(body),
+    )
+    results = [{"doc": seen(hit.doc), "score": hit.score, "passage": hit.passage} for hit in hits]
+    return Reply(
+        encode({"success": True, "query": body["query"], "resultCount": len(results), "results": results})
+    )
+
+
+async def answer(call: Call) -> Reply:
+    """Answer a question with the sentence that says so, and where it stands; or say that none does."""
+    body = await call.object()
+    taking.required(query=body.get("query"))
+    confidence = body.get("minConfidence")
+    if confidence is None:
+        confidence = limits.ANSWER_CONFIDENCE_MIN
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float):
+        raise InvalidRequest("minConfidence must be a number from 0 to 1.")
+    found = await knowledge_of(call).answer(body["query"], min_confidence=confidence, **_condition(body))
+    told = {
+        "success": True,
+        "query": body["query"],
+        "answered": found.answered,
+        "confidence": found.confidence,
+        "answer": found.answer,
+        "citations": found.citations,
+    }
+    return Reply(encode(told))
+
+
+def _condition(body: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "category": body.get("category"),
+        "tags": body.get("tags") if body.get("tags") is not None else (),
+        "language": body.get("language"),
+        "user_id": body.get("userId"),
+    }
+
+
+_PATH = "/api/knowledge"
+ROUTES = (
+    Route("POST", _PATH + "/add-text", add_text, "addText"),
+    Route("GET", _PATH + "/list", list_documents, "listDocuments"),
+    Route("POST", _PATH + "/search", search, "searchKnowledge"),
+    Route("POST", _PATH + "/answer", answer, "answerQuestion"),
+    Route("GET", _PATH + "/{documentId}", get_document, "getDocument"),
+    Route("DELETE", _PATH + "/{documentId}", delete_document, "deleteDocument"),
+    Route("DELETE", _PATH, clear_documents, "clearDocuments"),
+)

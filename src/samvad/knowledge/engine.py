@@ -1,0 +1,183 @@
+"""The search engine over the indexes of several scopes: candidates, ranking, fusion.
+
+Synchronous, for one thread. The knowledge base runs it in a process of its own (see remote.py), so that a search
+never holds up an append; tools and benchmarks use it as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from samvad.knowledge.index import Row, ScopeIndex, remove_files
+from samvad.knowledge.queries import Query, parse
+from samvad.knowledge.ranking import Prepared, ideal, prepare, score
+from samvad.knowledge.records import Document, Filter, Hit, PassageFound, Scope, StoredDocument
+
+CANDIDATES: Final = 50
+CANDIDATE_ROWS_MAX: Final = 6_000
+_OPEN_MAX: Final = 64
+_PREPARED_MAX: Final = 4_000
+
+
+class Found(NamedTuple):
+    """A passage that was found, with what is known of it."""
+
+    score: float
+    relative: float  # the share of the best score that the query could have
+    scope: Scope
+    document: Document
+    row: Row
+    prepared: Prepared
+
+
+class _Together:
+    """The words of several scopes as one vocabulary."""
+
+    def __init__(self, indexes: Sequence[ScopeIndex]) -> None:
+        self._indexes = indexes
+
+    def frequency(self, term: str) -> int:
+        return sum(index.frequency(term) for index in self._indexes)
+
+    def spellings(self, term: str, prefix_chars: int) -> list[tuple[str, int]]:
+        return [one for index in self._indexes for one in index.spellings(term, prefix_chars)]
+
+    def size(self) -> tuple[int, int]:
+        sizes = [index.size() for index in self._indexes]
+        return sum(passages for passages, _ in sizes), sum(tokens for _, tokens in sizes)
+
+
+class Engine:
+    """Indexes below one directory (None: in memory), one a scope, opened when they are needed."""
+
+    def __init__(self, directory: Path | None, *, readonly: bool = False) -> None:
+        self._directory = directory
+        self._readonly = readonly
+        self._open: OrderedDict[Scope, ScopeIndex] = OrderedDict()
+        self._prepared: OrderedDict[tuple[Scope, int, int, bool], Prepared] = OrderedDict()
+
+    def close(self) -> None:
+        """Let all files go."""
+        for index in self._open.values():
+            index.close()
+        self._open.clear()
+        self._prepared.clear()
+
+    def path(self, scope: Scope) -> Path | None:
+        """The file of a scope: its name says nothing of whose it is."""
+        if self._directory is None:
+            return None
+        if scope.tenant is None:
+            return self._directory / "everyone.db"
+        kind = "tenant" if scope.user is None else "user"
+        parts = "\0".join((scope.tenant, scope.user or ""))
+        return self._directory / f"{kind}-{hashlib.sha256(parts.encode()).hexdigest()[:32]}.db"
+
+    def _index(self, scope: Scope, *, make: bool) -> ScopeIndex | None:
+        index = self._open.get(scope)
+        if index is not None:
+            self._open.move_to_end(scope)
+            return index
+        path = self.path(scope)
+        if not make and (path is None or not path.exists()):
+            return None
+        index = ScopeIndex(path, readonly=self._readonly)
+        self._open[scope] = index
+        if path is not None and len(self._open) > _OPEN_MAX:
+            self._open.popitem(last=False)[1].close()
+        return index
+
+    # --- changing --------------------------------------------------------------------------------------
+
+    def put(self, documents: Sequence[StoredDocument]) -> None:
+        """Index documents, each instead of what was there of it."""
+        by_scope: dict[Scope, list[StoredDocument]] = {}
+        for stored in documents:
+            by_scope.setdefault(stored.scope, []).append(stored)
+        for scope, group in by_scope.items():
+            index = self._index(scope, make=True)
+            assert index is not None
+            index.put(group)
+        self._prepared.clear()
+
+    def remove(self, scope: Scope, ids: Sequence[str]) -> None:
+        """Forget documents of a scope."""
+        index = self._index(scope, make=False)
+        if index is not None:
+            index.remove(ids)
+        self._prepared.clear()
+
+    def drop(self, scope: Scope) -> None:
+        """Forget a whole scope, files and all."""
+        index = self._open.pop(scope, None)
+        if index is not None:
+            index.close()
+        remove_files(self.path(scope))
+        self._prepared.clear()
+
+    def revisions(self, scope: Scope) -> dict[str, int]:
+        """The documents of a scope that are indexed, and the revision of each."""
+        index = self._index(scope, make=False)
+        return {} if index is None else index.revisions()
+
+    # --- asking ----------------------------------------------------------------------------------------
+
+    def _indexes(self, scopes: Sequence[Scope]) -> list[tuple[Scope, ScopeIndex]]:
+        found = [(scope, self._index(scope, make=False)) for scope in scopes]
+        return [(scope, index) for scope, index in found if index is not None]
+
+    def parse(self, text: str, scopes: Sequence[Scope]) -> Query:
+        """A query taken apart for the words of these scopes."""
+        return parse(text, _Together([index for _, index in self._indexes(scopes)]))
+
+    def find(self, query: str, scopes: Sequence[Scope], condition: Filter, limit: int) -> list[Found]:
+        """The best passages for a query, best first; at most `limit`."""
+        indexes = self._indexes(scopes)
+        together = _Together([index for _, index in indexes])
+        parsed = parse(query, together)
+        if not parsed.terms:
+            return []
+        passages, tokens = together.size()
+        average = tokens / passages if passages else 1.0
+        found = []
+        best = ideal(parsed.terms) or 1.0
+        lookups = parsed.lookups(together, CANDIDATE_ROWS_MAX)
+        for scope, index in indexes:
+            present = [term for term in lookups if index.frequency(term)]
+            for row in index.fetch(index.candidates(present, max(CANDIDATES, limit), condition)):
+                document = index.document(row.document)
+                prepared = self._prepare(scope, index, row, document, parsed.sounds)
+                value = score(parsed.terms, prepared, average)
+                found.append(Found(value, min(1.0, value / best), scope, document, row, prepared))
+        found.sort(key=lambda one: (-one.score, one.document.id, one.row.start))
+        return found[:limit]
+
+    def _prepare(
+        self, scope: Scope, index: ScopeIndex, row: Row, document: Document, sounds: bool
+    ) -> Prepared:
+        key = (scope, index.changes, row.no, sounds)
+        known = self._prepared.get(key)
+        if known is None:
+            known = prepare(document.title, row.headings, row.text, sounds=sounds)
+            self._prepared[key] = known
+            if len(self._prepared) > _PREPARED_MAX:
+                self._prepared.popitem(last=False)
+        return known
+
+    def search(self, query: str, scopes: Sequence[Scope], condition: Filter, limit: int) -> list[Hit]:
+        """As `find`, as callers see it."""
+        return [hit(one) for one in self.find(query, scopes, condition, limit)]
+
+
+def hit(found: Found) -> Hit:
+    """A passage as callers see it."""
+    row = found.row
+    return Hit(
+        doc=found.document,
+        score=round(found.relative, 4),
+        passage=PassageFound(text=row.text, start=row.start, end=row.end, headings=row.headings),
+    )

@@ -1,0 +1,289 @@
+"""One scope's index: passages and their words in one SQLite file (FTS5), made from documents and remade at will.
+
+A scope (everyone's, a tenant's, a user's) has a file of its own: what is in one can neither be found nor weigh on
+ranks elsewhere, and erasing a user is removing a file. https://sqlite.org/fts5.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import apsw
+import msgspec
+
+from samvad.knowledge.passages import passages
+from samvad.knowledge.ranking import field_terms
+from samvad.knowledge.records import Document, Filter, StoredDocument
+from samvad.knowledge.romanised import KEY_MARK
+
+LAYOUT: Final = 1  # of the tables and of the words in them: a file of another layout is made anew
+_SCHEMA: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE documents (
+    no INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, revision INTEGER NOT NULL, category TEXT, language TEXT,
+    tags TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE TABLE passages (
+    no INTEGER PRIMARY KEY, document INTEGER NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL,
+    headings TEXT NOT NULL, text TEXT NOT NULL
+);
+CREATE INDEX passages_document ON passages (document);
+CREATE VIRTUAL TABLE words USING fts5 (
+    title, headings, body, sound, content = '', tokenize = "unicode61 remove_diacritics 0 categories 'L* N* Co Mn Mc'"
+);
+CREATE VIRTUAL TABLE vocabulary USING fts5vocab (words, row);
+INSERT INTO words (words, rank) VALUES ('secure-delete', 1);
+INSERT INTO words (words, rank) VALUES ('rank', 'bm25(2.0, 1.5, 1.0, 0.7)');
+"""
+_ADD: Final = "INSERT INTO words (rowid, title, headings, body, sound) VALUES (?, ?, ?, ?, ?)"
+_REMOVE: Final = (
+    "INSERT INTO words (words, rowid, title, headings, body, sound) VALUES ('delete', ?, ?, ?, ?, ?)"
+)
+_CACHE_KIB: Final = 16 * 1024
+_SPELLINGS_MAX: Final = 2_000
+
+
+class Row(NamedTuple):
+    """A passage as the index keeps it."""
+
+    no: int
+    document: int
+    start: int
+    end: int
+    headings: tuple[str, ...]
+    text: str
+
+
+class ScopeIndex:
+    """The index of one scope. Not shared between threads. `path` None keeps it in memory."""
+
+    def __init__(self, path: Path | None, *, readonly: bool = False) -> None:
+        self.path = path
+        self._frequencies: dict[str, int] = {}
+        self._documents: dict[int, Document] = {}
+        self.changes = 0
+        if path is not None and not readonly:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._connection = self._opened(readonly)
+
+    def _opened(self, readonly: bool) -> apsw.Connection:
+        if self.path is None:
+            connection = apsw.Connection(":memory:")
+        elif readonly:
+            connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
+        else:
+            connection = apsw.Connection(str(self.path))
+        connection.set_busy_timeout(5_000)
+        connection.pragma("cache_size", -_CACHE_KIB)
+        if readonly:
+            return connection
+        connection.pragma("secure_delete", True)
+        # Whatever is lost with the power is made anew from the documents.
+        connection.pragma("journal_mode", "wal")
+        connection.pragma("synchronous", "off")
+        try:
+            layout = connection.pragma("user_version")
+        except apsw.Error:
+            layout = -1
+        if layout != LAYOUT:
+            if layout != 0:
+                connection.close()
+                remove_files(self.path)
+                return self._opened(readonly)
+            with connection:
+                connection.execute(_SCHEMA)
+                connection.pragma("user_version", LAYOUT)
+        return connection
+
+    def close(self) -> None:
+        """Let the file go."""
+        with contextlib.suppress(apsw.Error):
+            self._connection.close()
+
+    # --- changing --------------------------------------------------------------------------------------
+
+    def put(self, documents: Iterable[StoredDocument]) -> None:
+        """Index documents, each instead of what was there of it, in one transaction."""
+        with self._connection:
+            for stored in documents:
+                self._remove(stored.document.id)
+                self._put(stored)
+        self._changed()
+
+    def _put(self, stored: StoredDocument) -> None:
+        document = stored.document
+        pieces = passages(stored.text, stored.headings)
+        document = msgspec.structs.replace(document, passages=len(pieces))
+        execute = self._connection.execute
+        execute(
+            "INSERT INTO documents (id, revision, category, language, tags, body) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                document.id,
+                stored.revision,
+                document.category,
+                (document.language or "").partition("-")[0].lower() or None,
+                json.dumps(document.tags, ensure_ascii=False),
+                msgspec.json.encode(document),
+            ),
+        )
+        number = self._connection.last_insert_rowid()
+        tokens = 0
+        for piece in pieces:
+            text = stored.text[piece.start : piece.end]
+            execute(
+                'INSERT INTO passages (document, start, "end", headings, text) VALUES (?, ?, ?, ?, ?)',
+                (number, piece.start, piece.end, json.dumps(piece.headings, ensure_ascii=False), text),
+            )
+            fields = field_terms(document.title, piece.headings, text)
+            tokens += len(fields.body)
+            execute(_ADD, (self._connection.last_insert_rowid(), *fields.columns()))
+        self._count(len(pieces), tokens)
+
+    def _count(self, passages: int, tokens: int) -> None:
+        for name, value in (("passages", passages), ("tokens", tokens)):
+            self._connection.execute(
+                "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+                (name, value),
+            )
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Forget documents; nothing of their words is left in the tables of the index."""
+        with self._connection:
+            for document_id in ids:
+                self._remove(document_id)
+        if self.path is not None:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._changed()
+
+    def _remove(self, document_id: str) -> None:
+        row = self._connection.execute(
+            "SELECT no, body FROM documents WHERE id = ?", (document_id,)
+        ).fetchone()
+        if row is None:
+            return
+        number, body = row
+        document = msgspec.json.decode(body, type=Document)
+        removed, tokens = self.rows("document = ?", (number,)), 0
+        for passage in removed:
+            fields = field_terms(document.title, passage.headings, passage.text)
+            tokens += len(fields.body)
+            self._connection.execute(_REMOVE, (passage.no, *fields.columns()))
+        self._connection.execute("DELETE FROM passages WHERE document = ?", (number,))
+        self._connection.execute("DELETE FROM documents WHERE no = ?", (number,))
+        self._count(-len(removed), -tokens)
+
+    def _changed(self) -> None:
+        self.changes += 1
+        self._frequencies.clear()
+        self._documents.clear()
+
+    def revisions(self) -> dict[str, int]:
+        """The documents that are indexed, and the revision of each."""
+        return dict(self._connection.execute("SELECT id, revision FROM documents"))
+
+    # --- asking ----------------------------------------------------------------------------------------
+
+    def size(self) -> tuple[int, int]:
+        """How many passages there are, and how many words in them."""
+        found = dict(self._connection.execute("SELECT name, value FROM meta"))
+        return int(found.get("passages", 0)), int(found.get("tokens", 0))
+
+    def frequency(self, term: str) -> int:
+        """In how many passages a term stands."""
+        known = self._frequencies.get(term)
+        if known is None:
+            row = self._connection.execute("SELECT doc FROM vocabulary WHERE term = ?", (term,)).fetchone()
+            known = self._frequencies[term] = row[0] if row else 0
+        return known
+
+    def spellings(self, term: str, prefix_chars: int) -> list[tuple[str, int]]:
+        """Terms that begin as this one does, and in how many passages each stands."""
+        prefix = term[:prefix_chars]
+        found = self._connection.execute(
+            "SELECT term, doc FROM vocabulary WHERE term >= ? AND term < ? LIMIT ?",
+            (prefix, prefix + "\U0010ffff", _SPELLINGS_MAX),
+        )
+        return [
+            (word, count) for word, count in found if not word.startswith(KEY_MARK) or term[0] == KEY_MARK
+        ]
+
+    def candidates(self, terms: Sequence[str], limit: int, condition: Filter) -> list[int]:
+        """The passages in which any of the terms stand, best first by FTS5's own BM25."""
+        match = " OR ".join(f'"{term}"' for term in terms)
+        if not match:
+            return []
+        where, values = _where(condition)
+        return [
+            no
+            for (no,) in self._connection.execute(
+                f"SELECT rowid FROM words WHERE words MATCH ? {where} ORDER BY rank LIMIT ?",  # noqa: S608
+                (match, *values, limit),
+            )
+        ]
+
+    def rows(self, condition: str, values: Sequence[object]) -> list[Row]:
+        """Passages by a condition in SQL that stands in this code."""
+        return [
+            Row(no, document, start, end, tuple(json.loads(headings)), text)
+            for no, document, start, end, headings, text in self._connection.execute(
+                f'SELECT no, document, start, "end", headings, text FROM passages WHERE {condition}',  # noqa: S608
+                tuple(values),
+            )
+        ]
+
+    def fetch(self, numbers: Sequence[int]) -> list[Row]:
+        """Passages by number, in the order of the numbers."""
+        marks = ", ".join("?" * len(numbers))
+        by_no = {row.no: row for row in self.rows(f"no IN ({marks})", numbers)}
+        return [by_no[no] for no in numbers if no in by_no]
+
+    def document(self, number: int) -> Document:
+        """A document by its number in this index."""
+        known = self._documents.get(number)
+        if known is None:
+            if len(self._documents) > 10_000:
+                self._documents.clear()
+            body = self._connection.execute("SELECT body FROM documents WHERE no = ?", (number,)).get
+            known = self._documents[number] = msgspec.json.decode(body, type=Document)
+        return known
+
+    def filtered(self, condition: Filter) -> set[int] | None:
+        """The numbers of the documents that meet the condition; None where all do."""
+        where, values = _document_where(condition)
+        if not where:
+            return None
+        return {no for (no,) in self._connection.execute(f"SELECT no FROM documents WHERE {where}", values)}  # noqa: S608
+
+
+def _document_where(condition: Filter) -> tuple[str, tuple[object, ...]]:
+    parts, values = [], []
+    if condition.category is not None:
+        parts.append("category = ?")
+        values.append(condition.category)
+    if condition.language is not None:
+        parts.append("language = ?")
+        values.append(condition.language.partition("-")[0].lower())
+    if condition.tags:
+        marks = ", ".join("?" * len(condition.tags))
+        parts.append(f"EXISTS (SELECT 1 FROM json_each(tags) WHERE value IN ({marks}))")  # noqa: S608
+        values += condition.tags
+    return " AND ".join(parts), tuple(values)
+
+
+def _where(condition: Filter) -> tuple[str, tuple[object, ...]]:
+    where, values = _document_where(condition)
+    if not where:
+        return "", ()
+    inner = f"SELECT no FROM documents WHERE {where}"  # noqa: S608 - made of the constants above
+    return f"AND rowid IN (SELECT no FROM passages WHERE document IN ({inner}))", values  # noqa: S608
+
+
+def remove_files(path: Path | None) -> None:
+    """Remove an index's files, those beside it included."""
+    if path is not None:
+        for name in (path.name, path.name + "-wal", path.name + "-shm", path.name + "-journal"):
+            path.with_name(name).unlink(missing_ok=True)

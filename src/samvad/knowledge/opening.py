@@ -1,0 +1,48 @@
+"""The knowledge base that belongs to a store of conversations: where its documents and indexes are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from samvad.clock import Clock
+from samvad.knowledge.base import KnowledgeBase, KnowledgeCore
+from samvad.knowledge.remote import RemoteEngine
+from samvad.knowledge.shelf import Shelf
+from samvad.knowledge.store import KnowledgeStore, MemoryKnowledgeStore
+
+
+def documents_path(database: Path) -> Path:
+    """The file of the documents beside a SQLite database: `samvad.knowledge.db` beside `samvad.db`."""
+    return database.with_name(f"{database.stem}.knowledge.db")
+
+
+def index_directory(database: Path) -> Path:
+    """The directory of the indexes beside a SQLite database; it may be removed while no server runs."""
+    return database.with_name(f"{database.stem}.knowledge-index")
+
+
+def has_documents(store: Any) -> bool:
+    """Whether documents were ever kept beside this store (where that costs nothing to know)."""
+    path = getattr(store, "path", None)
+    return isinstance(path, Path) and documents_path(path).exists()
+
+
+def knowledge_beside(store: Any, clock: Clock) -> KnowledgeBase:
+    """The knowledge base beside a store of conversations, not yet open."""
+    documents: KnowledgeStore
+    directory: Path | None = None
+    readonly = bool(getattr(store, "readonly", False))
+    path = getattr(store, "path", None)
+    if isinstance(path, Path):
+        from samvad.knowledge.store_sqlite import SQLiteKnowledgeStore
+
+        documents, directory = (
+            SQLiteKnowledgeStore(documents_path(path), readonly=readonly),
+            index_directory(path),
+        )
+    else:
+        documents = MemoryKnowledgeStore()
+    shelf = Shelf(documents, RemoteEngine(directory, readonly=readonly))
+    return KnowledgeBase(KnowledgeCore(shelf, clock, asyncio.Lock()))

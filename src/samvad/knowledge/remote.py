@@ -1,0 +1,114 @@
+"""The search engine's process, as the server sees it: started when it is first needed, started again if it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from samvad.errors import ShuttingDown, StoreUnavailable
+from samvad.knowledge.worker import ANSWERS, HEADER, Answer, Request
+
+_log = logging.getLogger(__name__)
+_NICE = 5  # an append goes first, where there is one core for both
+
+
+class EngineFault(StoreUnavailable):
+    """The search engine failed; try again soon."""
+
+    code = "search_unavailable"
+
+
+class RemoteEngine:
+    """Sends requests to the process, one at a time, and gives their answers. `on_started`: it begins empty-handed."""
+
+    def __init__(self, directory: Path | None, *, readonly: bool = False) -> None:
+        self._directory = directory
+        self._readonly = readonly
+        self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+        self._closed = False
+        self.starts = 0  # who keeps account of what the process holds in memory looks whether this has grown
+        self.faults = 0
+
+    async def ask(self, request: Request) -> Any:
+        """The answer to a request; EngineFault where there is none."""
+        answer = await asyncio.shield(asyncio.ensure_future(self._exchange(request)))
+        if answer.error is not None:
+            self.faults += 1
+            _log.error("the search engine failed", extra={"error": answer.error})
+            raise EngineFault
+        kind = ANSWERS[type(request)]
+        return None if kind is None else msgspec.msgpack.decode(answer.result, type=kind)
+
+    async def _exchange(self, request: Request) -> Answer:
+        async with self._turn:
+            process = await self._started()
+            assert process.stdin is not None and process.stdout is not None
+            body = msgspec.msgpack.encode(request)
+            try:
+                process.stdin.write(HEADER.pack(len(body)) + body)
+                await process.stdin.drain()
+                (size,) = HEADER.unpack(await process.stdout.readexactly(HEADER.size))
+                return msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Answer)
+            except (OSError, asyncio.IncompleteReadError) as error:
+                await self._end()
+                self.faults += 1
+                _log.warning("the search engine's process has died; it is started again when it is needed")
+                raise EngineFault from error
+
+    async def start(self) -> None:
+        """Start the process if it does not run."""
+        async with self._turn:
+            await self._started()
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        if self._closed:
+            raise ShuttingDown
+        if self._process is not None and self._process.returncode is None:
+            return self._process
+        await self._end()
+        arguments = [str(self._directory)] if self._directory is not None else []
+        if self._readonly and arguments:
+            arguments.append("--readonly")
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "samvad.knowledge.worker",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            limit=1024 * 1024,
+        )
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
+        self.starts += 1
+        return self._process
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+            with contextlib.suppress(OSError):
+                await process.stdin.wait_closed()
+        try:
+            await asyncio.wait_for(process.wait(), 2.0)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def close(self) -> None:
+        """End the process, after the request under way."""
+        self._closed = True
+        async with self._turn:
+            await self._end()

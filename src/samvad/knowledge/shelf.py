@@ -1,0 +1,145 @@
+"""The store of the documents and the engine that finds in them, kept in step."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from samvad.knowledge.passages import passages
+from samvad.knowledge.records import Document, Filter, Hit, KnowledgeAnswer, Scope, StoredDocument
+from samvad.knowledge.remote import RemoteEngine
+from samvad.knowledge.store import KnowledgeStore
+from samvad.knowledge.worker import Ask, Drop, Put, Remove, Revisions, Search
+
+_log = logging.getLogger(__name__)
+_BATCH_CHARS: Final = 200_000  # of documents indexed at a time: searches come in between
+
+
+class Shelf:
+    """Documents with their indexes. An index follows its documents, and is made anew where it was lost."""
+
+    def __init__(self, store: KnowledgeStore, engine: RemoteEngine) -> None:
+        self.store = store
+        self.engine = engine
+        self._in_step: dict[Scope, int] = {}  # scope: the start of the engine for which that was made sure
+        self._opening = asyncio.Lock()
+        self._locks: weakref.WeakValueDictionary[Scope, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._opened = False
+
+    async def open(self) -> None:
+        """Make the store ready; nothing where it is."""
+        if not self._opened:
+            async with self._opening:
+                if not self._opened:
+                    await self.store.open()
+                    self._opened = True
+
+    async def close(self) -> None:
+        """Let the store and the engine go."""
+        await self.engine.close()
+        if self._opened:
+            self._opened = False
+            await self.store.close()
+
+    # --- changing --------------------------------------------------------------------------------------
+
+    async def put(self, stored: StoredDocument) -> Document:
+        """Keep a document, and have it found from now on."""
+        pieces = await asyncio.to_thread(passages, stored.text, stored.headings)
+        document = msgspec.structs.replace(stored.document, passages=len(pieces))
+        stored = msgspec.structs.replace(stored, document=document)
+        async with self._lock(stored.scope):
+            revision = await self.store.put(stored)
+            in_step = self._in_step.pop(stored.scope, None)
+            if in_step is not None and in_step == self.engine.starts:
+                await self.engine.ask(Put([msgspec.structs.replace(stored, revision=revision)]))
+                self._in_step[stored.scope] = in_step
+            else:
+                await self._follow(stored.scope)
+        return document
+
+    async def remove(self, scope: Scope, document_id: str) -> bool:
+        """Remove a document from the store and the index."""
+        async with self._lock(scope):
+            await self.engine.ask(Remove(scope, [document_id]))
+            return await self.store.remove(scope, document_id)
+
+    async def erase(self, scope: Scope) -> int:
+        """Remove all documents of a scope, and its index."""
+        await self.open()
+        async with self._lock(scope):
+            # The index first: what is left over if the power fails here is a document, which is indexed again.
+            self._in_step.pop(scope, None)
+            await self.engine.ask(Drop(scope))
+            return await self.store.erase(scope)
+
+    async def reindex(self, scope: Scope) -> int:
+        """Make an index anew; how many documents are in it."""
+        await self.open()
+        async with self._lock(scope):
+            self._in_step.pop(scope, None)
+            await self.engine.ask(Drop(scope))
+            return await self._follow(scope)
+
+    def _lock(self, scope: Scope) -> asyncio.Lock:
+        """Held while a scope's documents and its index are made to agree."""
+        lock = self._locks.get(scope)
+        if lock is None:
+            lock = self._locks[scope] = asyncio.Lock()
+        return lock
+
+    # --- asking ----------------------------------------------------------------------------------------
+
+    async def search(self, query: str, scopes: Sequence[Scope], condition: Filter, limit: int) -> list[Hit]:
+        """The best passages of these scopes."""
+        await self._ready(scopes)
+        found: list[Hit] = await self.engine.ask(Search(query, list(scopes), condition, limit))
+        return found
+
+    async def answer(
+        self, query: str, scopes: Sequence[Scope], condition: Filter, threshold: float
+    ) -> KnowledgeAnswer:
+        """An answer out of these scopes."""
+        await self._ready(scopes)
+        found: KnowledgeAnswer = await self.engine.ask(Ask(query, list(scopes), condition, threshold, 3))
+        return found
+
+    async def _ready(self, scopes: Sequence[Scope]) -> None:
+        await self.open()
+        await self.engine.start()
+        for scope in scopes:
+            if self._in_step.get(scope) != self.engine.starts:
+                async with self._lock(scope):
+                    if self._in_step.get(scope) != self.engine.starts:
+                        await self._follow(scope)
+
+    async def _follow(self, scope: Scope) -> int:
+        """Bring a scope's index in step with its documents; how many had to be indexed."""
+        await self.engine.start()
+        start = self.engine.starts
+        wanted = await self.store.revisions(scope)
+        there: dict[str, int] = await self.engine.ask(Revisions(scope))
+        gone = [document_id for document_id in there if document_id not in wanted]
+        if gone:
+            await self.engine.ask(Remove(scope, gone))
+        late = [name for name, revision in wanted.items() if there.get(name) != revision]
+        batch: list[StoredDocument] = []
+        chars = 0
+        for name in late:
+            stored = await self.store.get(scope, name)
+            if stored is None:
+                continue
+            batch.append(stored)
+            chars += len(stored.text)
+            if chars >= _BATCH_CHARS:
+                await self.engine.ask(Put(batch))
+                batch, chars = [], 0
+        if batch:
+            await self.engine.ask(Put(batch))
+        self._in_step[scope] = start
+        return len(late)

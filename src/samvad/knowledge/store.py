@@ -1,0 +1,166 @@
+"""Where documents are kept: the KnowledgeStore protocol, and the store that keeps them in memory.
+
+A store knows nothing of words: indexes are made from its documents, and made anew wherever they are lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from samvad.errors import NotFound
+from samvad.knowledge.records import Document, DocumentPage, Filter, Scope, StoredDocument
+
+_CURSOR_CHARS_MAX = 1_000
+
+
+class KnowledgeStore(Protocol):
+    """Documents by scope and id. All methods are called from one event loop; StoreUnavailable where one fails."""
+
+    name: str
+    shared: bool  # other processes may write: `changed` is to be asked now and then
+
+    async def open(self) -> None:
+        """Make ready."""
+        ...
+
+    async def close(self) -> None:
+        """Let everything go. Twice is fine."""
+        ...
+
+    async def put(self, stored: StoredDocument) -> int:
+        """Keep a document, instead of what was there under its scope and id; its new revision."""
+        ...
+
+    async def remove(self, scope: Scope, document_id: str) -> bool:
+        """Remove a document; whether it was there."""
+        ...
+
+    async def erase(self, scope: Scope) -> int:
+        """Remove all documents of a scope, so that no byte of them is left; how many there were."""
+        ...
+
+    async def get(self, scope: Scope, document_id: str) -> StoredDocument | None:
+        """One document with its text."""
+        ...
+
+    async def same(self, scope: Scope, document: Document) -> Document | None:
+        """The document that this one is another version of: of the same source, or else of the same words."""
+        ...
+
+    async def revisions(self, scope: Scope) -> dict[str, int]:
+        """The ids of a scope's documents, and the revision of each."""
+        ...
+
+    async def list(
+        self, scopes: Sequence[Scope], condition: Filter, *, limit: int, cursor: str | None
+    ) -> DocumentPage:
+        """Documents of several scopes, newest first."""
+        ...
+
+    async def changed(self) -> Sequence[Scope]:
+        """The scopes in which other processes have changed something since this was last asked."""
+        ...
+
+
+def sort_key(document: Document) -> tuple[str, str]:
+    """Documents are listed by the time at which they were added, then by id, newest first."""
+    return document.added_at, document.id
+
+
+def cursor_after(document: Document) -> str:
+    """Names the place behind a document in a list."""
+    return base64.urlsafe_b64encode(f"{document.added_at} {document.id}".encode()).decode().rstrip("=")
+
+
+def parse_cursor(cursor: str) -> tuple[str, str]:
+    """The place that a cursor names: NotFound where it is none of ours."""
+    try:
+        if len(cursor) > _CURSOR_CHARS_MAX or not cursor.isascii():
+            raise ValueError
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        added_at, space, document_id = text.partition(" ")
+        if not space or not document_id:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise NotFound(
+            "There is no such place in the list; `cursor` is the nextCursor of an earlier answer."
+        ) from None
+    return added_at, document_id
+
+
+class MemoryKnowledgeStore:
+    """Documents in memory, lost with the process."""
+
+    name = "memory"
+    shared = False
+
+    def __init__(self) -> None:
+        self._kept: dict[Scope, dict[str, StoredDocument]] = {}
+        self._revision = 0
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def put(self, stored: StoredDocument) -> int:
+        self._revision += 1
+        kept = msgspec.structs.replace(stored, revision=self._revision)
+        self._kept.setdefault(stored.scope, {})[stored.document.id] = kept
+        return self._revision
+
+    async def remove(self, scope: Scope, document_id: str) -> bool:
+        return self._kept.get(scope, {}).pop(document_id, None) is not None
+
+    async def erase(self, scope: Scope) -> int:
+        return len(self._kept.pop(scope, {}))
+
+    async def get(self, scope: Scope, document_id: str) -> StoredDocument | None:
+        return self._kept.get(scope, {}).get(document_id)
+
+    async def same(self, scope: Scope, document: Document) -> Document | None:
+        for stored in self._kept.get(scope, {}).values():
+            known = stored.document
+            if document.source is not None:
+                if known.source == document.source:
+                    return known
+            elif (
+                known.source is None and known.checksum == document.checksum and known.title == document.title
+            ):
+                return known
+        return None
+
+    async def revisions(self, scope: Scope) -> dict[str, int]:
+        return {name: stored.revision for name, stored in self._kept.get(scope, {}).items()}
+
+    async def list(
+        self, scopes: Sequence[Scope], condition: Filter, *, limit: int, cursor: str | None
+    ) -> DocumentPage:
+        found = [
+            stored.document
+            for scope in scopes
+            for stored in self._kept.get(scope, {}).values()
+            if condition.admits(stored.document)
+        ]
+        return page_of(found, limit, cursor)
+
+    async def changed(self) -> Sequence[Scope]:
+        return ()
+
+
+def page_of(found: Sequence[Document], limit: int, cursor: str | None) -> DocumentPage:
+    """One page of the documents that were found."""
+    ordered = sorted(found, key=sort_key, reverse=True)
+    count = len(ordered)
+    if cursor is not None:
+        behind = parse_cursor(cursor)
+        ordered = [document for document in ordered if sort_key(document) < behind]
+    page = tuple(ordered[:limit])
+    more = len(ordered) > limit
+    return DocumentPage(documents=page, count=count, next_cursor=cursor_after(page[-1]) if more else None)
