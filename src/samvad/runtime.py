@@ -247,12 +247,14 @@ class Samvad(SessionPersistenceService):
 class SyncSamvad:
     """The verbs of `Samvad` as plain functions, for scripts: each call waits for its answer."""
 
-    def __init__(self, samvad: Samvad, call: Callable[..., Any]) -> None:
+    def __init__(self, samvad: Samvad | KnowledgeBase, call: Callable[..., Any]) -> None:
         self._samvad = samvad
         self._call = call
 
     def __getattr__(self, name: str) -> Any:
         verb = getattr(self._samvad, name)
+        if name == "knowledge":
+            return SyncSamvad(verb, self._call)
         if not inspect.iscoroutinefunction(verb):
             return verb
 

@@ -63,7 +63,7 @@ def test_settings() -> None:
 def test_limits() -> None:
     """Every limit is documented with its value, those of the server's connections too; no other is."""
 
-    def bounds(module: Any) -> dict[str, int]:
+    def bounds(module: Any) -> dict[str, float]:
         values = {name: value for name, value in vars(module).items() if name.isupper() and name[0] != "_"}
         return {
             name: len(value) if isinstance(value, frozenset) else value
@@ -72,7 +72,7 @@ def test_limits() -> None:
         }
 
     documented = {
-        code(row["limit"]): int(row["value"].replace(",", ""))
+        code(row["limit"]): float(row["value"].replace(",", ""))
         for row in page(REFERENCE + "limits.md").rows("limit")
     }
     assert documented == bounds(limits) | bounds(server)
@@ -229,9 +229,12 @@ def test_files_of_the_data_directory(tmp_path: Path) -> None:
     documented = {code(row["file"]) for row in page(REFERENCE + "files.md").rows("file")}
     with open_samvad(f"sqlite:///{tmp_path}/samvad.db") as samvad:
         samvad.append_to_user_history("asha", "user", "Hello")
-        while_open = {path.name for path in tmp_path.iterdir()}
+        samvad.knowledge.add_text("Greeting", "How to greet people.")
+        while_open = {path.name + "/" * path.is_dir() for path in tmp_path.iterdir()}
+    while_open -= {"samvad.knowledge.db-wal", "samvad.knowledge.db-shm"}
     assert while_open == documented - {".import-….json"}
-    assert {path.name for path in tmp_path.iterdir()} == {"samvad.db", "samvad.db.lock"}
+    knowledge = {"samvad.knowledge.db", "samvad.knowledge-index"}
+    assert {path.name for path in tmp_path.iterdir()} == {"samvad.db", "samvad.db.lock"} | knowledge
 
 
 @pytest.mark.parametrize("name", [f"{number:04}" for number in range(1, 8)])

@@ -22,8 +22,6 @@ _NICE = 5  # an append goes first, where there is one core for both
 class EngineFault(StoreUnavailable):
     """The search engine failed; try again soon."""
 
-    code = "search_unavailable"
-
 
 class RemoteEngine:
     """Sends requests to the process, one at a time, and gives their answers. `on_started`: it begins empty-handed."""

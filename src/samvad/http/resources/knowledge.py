@@ -127,15 +127,17 @@ async def search(call: Call) -> Reply:
     """Find the passages that fit a query best."""
     body = await call.object()
     taking.required(query=body.get("query"))
-    hits = await knowledge_of(call).search(
-        body["query"],
-        max_results=limits.RESULTS if body.get("maxResults") is None else body["maxResults"],
-        **_condition(body),
-    )
-    results = [{"doc": seen(hit.doc), "score": hit.score, "passage": hit.passage} for hit in hits]
-    return Reply(
-        encode({"success": True, "query": body["query"], "resultCount": len(results), "results": results})
-    )
+
+    async def act(receipt: object) -> dict[str, Any]:
+        hits = await knowledge_of(call).search(
+            body["query"],
+            max_results=limits.RESULTS if body.get("maxResults") is None else body["maxResults"],
+            **_condition(body),
+        )
+        results = [{"doc": seen(hit.doc), "score": hit.score, "passage": hit.passage} for hit in hits]
+        return {"success": True, "query": body["query"], "resultCount": len(results), "results": results}
+
+    return Reply(encode(await call.once(body.get("userId"), dict[str, Any], act, keep=True)))
 
 
 async def answer(call: Call) -> Reply:
@@ -147,16 +149,19 @@ async def answer(call: Call) -> Reply:
         confidence = limits.ANSWER_CONFIDENCE_MIN
     if isinstance(confidence, bool) or not isinstance(confidence, int | float):
         raise InvalidRequest("minConfidence must be a number from 0 to 1.")
-    found = await knowledge_of(call).answer(body["query"], min_confidence=confidence, **_condition(body))
-    told = {
-        "success": True,
-        "query": body["query"],
-        "answered": found.answered,
-        "confidence": found.confidence,
-        "answer": found.answer,
-        "citations": found.citations,
-    }
-    return Reply(encode(told))
+
+    async def act(receipt: object) -> dict[str, Any]:
+        found = await knowledge_of(call).answer(body["query"], min_confidence=confidence, **_condition(body))
+        return {
+            "success": True,
+            "query": body["query"],
+            "answered": found.answered,
+            "confidence": found.confidence,
+            "answer": found.answer,
+            "citations": found.citations,
+        }
+
+    return Reply(encode(await call.once(body.get("userId"), dict[str, Any], act, keep=True)))
 
 
 def _condition(body: dict[str, Any]) -> dict[str, Any]:
