@@ -194,7 +194,9 @@ def test_commands() -> None:
                 wanted.add(parameter.metavar)
             else:
                 wanted.update((*parameter.opts, *parameter.secondary_opts))
-        said = {text.split(" ")[0] for text in re.findall(r"`((?:-|USER|FILE)[^`]*)`", documented[name])}
+        said = {
+            text.split(" ")[0] for text in re.findall(r"`((?:-|USER|FILE|FROM|TO)[^`]*)`", documented[name])
+        }
         assert said - {"-h", "--help"} == wanted, name
 
 

@@ -31,6 +31,7 @@ VERBS: Final = {
     "stats": ("samvad.cli.stats", "Count users, sessions and messages."),
     "user": ("samvad.cli.user", "Show, export or erase one user."),
     "import": ("samvad.cli.importing", "Take in conversations from a file of JSON lines."),
+    "migrate": ("samvad.cli.migrate", "Carry everything from one store to another."),
     "export": ("samvad.cli.exporting", "Write the whole store to a file of JSON lines."),
     "bench": ("samvad.cli.bench", "Measure how fast this machine is, in a few seconds."),
 }

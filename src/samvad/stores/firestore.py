@@ -43,6 +43,8 @@ from samvad.records import (
 )
 from samvad.stores import firestore_documents as documents
 from samvad.stores.base import Capabilities, HealthReport
+from samvad.stores.carrying import KeysFound, OwnedReceipt, StoredErasure
+from samvad.stores.firestore_carrying import Carrier
 from samvad.stores.firestore_client import (
     BoundedClient,
     CommitRefused,
@@ -108,6 +110,7 @@ class FirestoreStore:
         lag_ms = round(session_lag_s * 1000)
         self._reader = Reader(self._client, self._names, lag_ms)
         self._eraser = Eraser(self._client, self._names)
+        self._carrier = Carrier(self._client, self._names)
         self._committer = Committer(self._client, self._names, self._reader, self._eraser, lag_ms)
         self._lanes: dict[UserKey, deque[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -240,6 +243,24 @@ class FirestoreStore:
 
     async def users(self, tenant: str, *, after: str, limit: int) -> list[str]:
         return await self._reader.users(tenant, after, limit)
+
+    # --- carrying to another store ---------------------------------------------------------------------
+
+    async def keys(self, *, after: str = "", limit: int) -> KeysFound:
+        return await self._carrier.keys(after, limit)
+
+    async def erasures(self, *, after: bytes = b"", limit: int) -> list[StoredErasure]:
+        return await self._carrier.erasures(after, limit)
+
+    async def keep_erasures(self, erasures: Sequence[StoredErasure]) -> None:
+        await self._carrier.keep_erasures(erasures)
+        self._committer.forget_all()  # what is remembered of users who are not there names their epochs
+
+    async def receipts(self, *, after: bytes = b"", limit: int) -> list[OwnedReceipt]:
+        return await self._carrier.receipts(after, limit)
+
+    async def keep_receipts(self, receipts: Sequence[OwnedReceipt]) -> None:
+        await self._carrier.keep_receipts(receipts)
 
     # --- upkeep ----------------------------------------------------------------------------------------
 

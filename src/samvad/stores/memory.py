@@ -7,6 +7,7 @@ measures every other engine. Nothing survives the process.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -43,6 +44,7 @@ from samvad.records import (
     user_hash,
 )
 from samvad.stores.base import Capabilities, HealthReport, not_open
+from samvad.stores.carrying import KeysFound, OwnedReceipt, StoredErasure
 
 
 @dataclass
@@ -268,6 +270,29 @@ class MemoryStore:
     async def users(self, tenant: str, *, after: str, limit: int) -> list[str]:
         names = (key.user_id for key in self._users if key.tenant == tenant)
         return sorted((n for n in names if n.encode() > after.encode()), key=str.encode)[:limit]
+
+    async def keys(self, *, after: str = "", limit: int) -> KeysFound:
+        place = msgspec.json.decode(after, type=tuple[str, str]) if after else ("", "")
+        found = sorted(key for key in self._users if key > place)[:limit]
+        return KeysFound(found, msgspec.json.encode(found[-1]).decode() if len(found) == limit else None)
+
+    async def erasures(self, *, after: bytes = b"", limit: int) -> list[StoredErasure]:
+        found = sorted((hashed, epoch) for hashed, epoch in self._epochs.items() if hashed > after)
+        return [StoredErasure(hashed, epoch, 0) for hashed, epoch in found[:limit]]
+
+    async def keep_erasures(self, erasures: Sequence[StoredErasure]) -> None:
+        for each in erasures:
+            self._epochs[each.user_hash] = max(self._epochs.get(each.user_hash, 0), each.epoch)
+
+    async def receipts(self, *, after: bytes = b"", limit: int) -> list[OwnedReceipt]:
+        found = sorted((key, *kept) for key, kept in self._receipts.items() if key > after)
+        return [
+            OwnedReceipt(hashed, self._epochs.get(hashed, 0), receipt) for _, hashed, receipt in found[:limit]
+        ]
+
+    async def keep_receipts(self, receipts: Sequence[OwnedReceipt]) -> None:
+        for each in receipts:
+            self._receipts.setdefault(each.receipt.key, (each.user_hash, each.receipt))
 
     async def expire(self, *, receipts_before_ms: int) -> int:
         old = [key for key, (_, receipt) in self._receipts.items() if receipt.at_ms < receipts_before_ms]

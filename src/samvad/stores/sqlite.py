@@ -14,7 +14,7 @@ import fcntl
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -35,8 +35,10 @@ from samvad.records import (
     UserKey,
     UserRecord,
 )
+from samvad.stores import sqlite_carrying as carrying
 from samvad.stores import sqlite_reads as reads
 from samvad.stores.base import Capabilities, HealthReport, awaited, not_open
+from samvad.stores.carrying import KeysFound, OwnedReceipt, StoredErasure
 from samvad.stores.sqlite_thread import Done, WriterThread, reason
 from samvad.stores.sqlite_writes import BUSY_MS, fold
 
@@ -300,6 +302,23 @@ class SQLiteStore:
 
     async def users(self, tenant: str, *, after: str, limit: int) -> list[str]:
         return await self._read(lambda c: reads.users(c, tenant, after, limit))
+
+    # --- carrying to another store ---------------------------------------------------------------------
+
+    async def keys(self, *, after: str = "", limit: int) -> KeysFound:
+        return await self._read(lambda c: carrying.keys(c, after, limit))
+
+    async def erasures(self, *, after: bytes = b"", limit: int) -> list[StoredErasure]:
+        return await self._read(lambda c: carrying.erasures(c, after, limit))
+
+    async def keep_erasures(self, erasures: Sequence[StoredErasure]) -> None:
+        await self._on_writer(lambda c: carrying.keep_erasures(c, erasures))
+
+    async def receipts(self, *, after: bytes = b"", limit: int) -> list[OwnedReceipt]:
+        return await self._read(lambda c: carrying.receipts(c, after, limit))
+
+    async def keep_receipts(self, receipts: Sequence[OwnedReceipt]) -> None:
+        await self._on_writer(lambda c: carrying.keep_receipts(c, receipts))
 
     # --- upkeep ----------------------------------------------------------------------------------------
 
