@@ -58,6 +58,18 @@ class Place:
             return f"firestore://{emulator().new_project()}"
         return f"sqlite:///{self.folder}/{name}.db"
 
+    def users_in(self, file: str) -> int:
+        """How many users a database has that another process is writing to."""
+        import apsw
+
+        try:
+            connection = apsw.Connection(str(self.folder / file), flags=apsw.SQLITE_OPEN_READONLY)
+            found = int(connection.execute("SELECT count(*) FROM users").get)
+            connection.close()
+        except apsw.Error:
+            return 0
+        return found
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:

@@ -77,7 +77,7 @@ def test_a_migration_that_is_killed_goes_on(place: Place, source: str, target: s
 
         if target == "firestore":
             return asyncio.run(there())
-        return sqlite_users(place)
+        return place.users_in("new.db")
 
     def kill_above(least: int) -> int:
         process = subprocess.Popen(
@@ -99,19 +99,6 @@ def test_a_migration_that_is_killed_goes_on(place: Place, source: str, target: s
     told = call("migrate", old, new)
     assert f"users      {users}: " in told and "left alone" not in told
     assert content(new) == before
-
-
-def sqlite_users(place: Place) -> int:
-    """How many users a database has that another process is writing to."""
-    import apsw
-
-    try:
-        connection = apsw.Connection(str(place.folder / "new.db"), flags=apsw.SQLITE_OPEN_READONLY)
-        found = int(connection.execute("SELECT count(*) FROM users").get)
-        connection.close()
-    except apsw.Error:
-        return 0
-    return found
 
 
 class CutOff(Exception):

@@ -32,6 +32,8 @@ VERBS: Final = {
     "user": ("samvad.cli.user", "Show, export or erase one user."),
     "import": ("samvad.cli.importing", "Take in conversations from a file of JSON lines."),
     "migrate": ("samvad.cli.migrate", "Carry everything from one store to another."),
+    "backup": ("samvad.cli.backup", "Write everything to one portable file."),
+    "restore": ("samvad.cli.restore", "Put what a backup holds into a store."),
     "export": ("samvad.cli.exporting", "Write the whole store to a file of JSON lines."),
     "bench": ("samvad.cli.bench", "Measure how fast this machine is, in a few seconds."),
 }

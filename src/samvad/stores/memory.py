@@ -277,17 +277,19 @@ class MemoryStore:
         return KeysFound(found, msgspec.json.encode(found[-1]).decode() if len(found) == limit else None)
 
     async def erasures(self, *, after: bytes = b"", limit: int) -> list[StoredErasure]:
-        found = sorted((hashed, epoch) for hashed, epoch in self._epochs.items() if hashed > after)
-        return [StoredErasure(hashed, epoch, 0) for hashed, epoch in found[:limit]]
+        found = sorted((hashed, *kept) for hashed, kept in self._erasures.items() if hashed > after)
+        return [StoredErasure(hashed, epoch, erased.at_ms) for hashed, epoch, erased in found[:limit]]
 
     async def keep_erasures(self, erasures: Sequence[StoredErasure]) -> None:
         for each in erasures:
-            self._epochs[each.user_hash] = max(self._epochs.get(each.user_hash, 0), each.epoch)
+            if self._erasures.get(each.user_hash, (0,))[0] < each.epoch:
+                self._erasures[each.user_hash] = (each.epoch, Erasure(each.erased_ms))
 
     async def receipts(self, *, after: bytes = b"", limit: int) -> list[OwnedReceipt]:
         found = sorted((key, *kept) for key, kept in self._receipts.items() if key > after)
         return [
-            OwnedReceipt(hashed, self._epochs.get(hashed, 0), receipt) for _, hashed, receipt in found[:limit]
+            OwnedReceipt(hashed, self._erasures.get(hashed, (0,))[0], receipt)
+            for _, hashed, receipt in found[:limit]
         ]
 
     async def keep_receipts(self, receipts: Sequence[OwnedReceipt]) -> None:

@@ -18,7 +18,8 @@ _ERASURES = """
 """
 _KEEP_ERASURE = """
     INSERT INTO erasures (user_hash, epoch, erased_ms) VALUES (?, ?, ?)
-    ON CONFLICT (user_hash) DO UPDATE SET epoch = excluded.epoch, erased_ms = excluded.erased_ms
+    ON CONFLICT (user_hash) DO UPDATE
+    SET epoch = excluded.epoch, erased_ms = excluded.erased_ms, replica = '', number = -1
     WHERE excluded.epoch > epoch
 """
 _RECEIPTS = """
