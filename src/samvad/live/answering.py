@@ -258,7 +258,7 @@ class Answering(Keeping):
 
     def _cut_short(self, turn: Turn, code: str) -> None:
         """Something went wrong in mid-answer: what was said until then stays said."""
-        heard = turn.heard()
+        heard = turn.said.everything() if self.line is not None else turn.heard()
         turn.end()
         self.turn = None
         turn.metadata["error"] = code

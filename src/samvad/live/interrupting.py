@@ -20,6 +20,7 @@ from samvad.live.turn import Turn
 from samvad.types import Interruption
 
 _TEXT_CHARS_MAX: Final = limits.INTERRUPTION_TEXT_BYTES_MAX // 4
+_MORE: Final = "…"
 _GO_ON: Final = "Please go on where you were interrupted."
 _SENTENCE_ENDS: Final = tuple('.!?।॥؟。！？:)]}"”»')
 
@@ -83,6 +84,10 @@ class Interrupting(Answering):
     ) -> tuple[Heard, Interruption | None]:
         """The answer stops here: told to the client, kept as it was heard, and remembered; the provider is not told."""
         heard = turn.heard(played_ms, played_chars)
+        if turn.said.chars and not turn.generated and not turn.local and turn.said.planned is None:
+            # The model was stopped before it had said all: what it would have said is not known, but there is more.
+            rest = f"{heard.rest} {_MORE}".strip()
+            heard = heard._replace(rest=rest, progress=min(heard.progress, rules.PROGRESS_RESUMABLE_MAX))
         turn.end()
         self.turn = None
         self.touched_s = self.now_s()
@@ -108,9 +113,11 @@ class Interrupting(Answering):
         return heard, interruption
 
     def _remember(self, turn: Turn, heard: Heard, kind: str, utterance: str | None) -> Interruption | None:
-        full_text = turn.said.full_text[:_TEXT_CHARS_MAX]
+        full_text = turn.said.full_text[: _TEXT_CHARS_MAX - 2]
         if not full_text.strip():
             return None
+        if heard.rest.endswith(_MORE):
+            full_text = f"{full_text.rstrip()} {_MORE}"
         interruption = self.manager.push(
             self.session_id,
             self.key.user_id,
