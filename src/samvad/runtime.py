@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import msgspec
 
@@ -22,6 +22,7 @@ from samvad.interruptions import InterruptionContextManager
 from samvad.records import UserKey
 from samvad.sessions.acting import SessionCore
 from samvad.sessions.cache import RecordCache
+from samvad.sessions.elsewhere import Elsewhere
 from samvad.sessions.feed import Feed
 from samvad.sessions.journal import Journal
 from samvad.sessions.journal_place import survives
@@ -32,7 +33,8 @@ from samvad.sessions.parked import ParkedNotes
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.service import SessionPersistenceService
 from samvad.sessions.user_log import Rules
-from samvad.stores.base import Store
+from samvad.sessions.watching import Watcher
+from samvad.stores.base import Store, TellsChanges
 from samvad.stores.urls import store_from_url
 from samvad.types import LOCAL, Durability
 
@@ -54,6 +56,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     session_idle_s: float = limits.SESSION_IDLE_S_MAX
     active_window_s: float = limits.ACTIVE_WINDOW_S
     record_interruptions: bool = False
+    listen: bool = True
 
     def check(self) -> None:
         """SetupError where a value cannot be."""
@@ -124,10 +127,13 @@ class Samvad(SessionPersistenceService):
             self._parked_notes = store.flusher.on_parked = ParkedNotes(store, clock)
             store.on_rebased = lanes.invalidate
             store.on_doubt = lanes.doubt
+            store.on_outdated = lanes.outdated
             store.known = lanes.peek
         self.interruptions = InterruptionContextManager(clock)
         self._knowledge: KnowledgeBase | None = None
         self._upkeep: asyncio.Task[None] | None = None
+        self.watcher: Watcher | None = None
+        self._watch(store)
         self._opening: asyncio.Future[None] | None = None
         self._opened = False
         self._closed = False
@@ -162,6 +168,18 @@ class Samvad(SessionPersistenceService):
             self._parked_notes()  # what an earlier run left there is tried again
         self._opened = True
         self._upkeep = asyncio.create_task(self._keep_up())
+        if self.watcher is not None:
+            self.watcher.start()
+
+    def _watch(self, store: Store) -> None:
+        """Listen to what other processes write, where the store tells it."""
+        if not self.options.listen or not store.capabilities.tells:
+            return
+        elsewhere = Elsewhere(self.core, self.interruptions.users)
+        inner = store.inner if isinstance(store, JournaledStore) else store
+        self.watcher = Watcher(cast(TellsChanges, inner), elsewhere.heard)
+        if isinstance(store, JournaledStore):
+            store.on_back = self.watcher.again
 
     @property
     def is_open(self) -> bool:
@@ -180,6 +198,8 @@ class Samvad(SessionPersistenceService):
             self._upkeep.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._upkeep
+        if self.watcher is not None:
+            await self.watcher.stop()
         ends_s = self.core.clock.monotonic_s() + drain_s
         left = await self.core.lanes.drain(drain_s)
         if isinstance(self.store, JournaledStore):

@@ -95,6 +95,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     record_interruptions: Annotated[
         bool, Meta(description="Keep interruptions in the store as well, not in memory alone.")
     ] = False
+    listen: Annotated[
+        bool,
+        Meta(
+            description="Hear at once what other replicas write, where the store is shared. "
+            "A single replica can do without."
+        ),
+    ] = True
     insecure: Annotated[
         bool,
         Meta(description="Listen on a host that others can reach, although no credentials are configured."),
@@ -185,6 +192,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "session_idle_s": self.session_idle_s,
             "active_window_s": self.active_window_s,
             "record_interruptions": self.record_interruptions,
+            "listen": self.listen,
         }
 
 

@@ -87,6 +87,10 @@ async def do_everything() -> Any:
     await store.interruptions("default", "s69", 3)
     await store.stats("default", active_after_ms=0, open_after_ms=0)
     await store.users("default", after="", limit=9)
+    changes = store.changes()
+    for _ in range(2):
+        await anext(changes)
+    await changes.aclose()
     return store, version
 
 

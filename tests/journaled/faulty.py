@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from samvad.errors import SamvadError, StoreUnavailable
 from samvad.records import Commit, Committed
-from samvad.stores.base import HealthReport, Store
+from samvad.stores.base import HealthReport, Notice, Store
 
 
 class FaultyStore:
@@ -77,6 +77,15 @@ class FaultyStore:
             raise StoreUnavailable
         self.commits.append(commit)
         return committed
+
+    async def changes(self) -> AsyncIterator[Notice]:
+        """Breaks off with the first notice while it is down."""
+        if self.down:
+            raise StoreUnavailable
+        async for notice in self.store.changes():  # type: ignore[attr-defined]
+            if self.down:
+                raise StoreUnavailable
+            yield notice
 
     def __getattr__(self, name: str) -> Any:
         if name == "submit":  # the short way past `commit`

@@ -28,6 +28,7 @@ def serve(
     session_idle_s: flags.SessionIdle = None,
     active_window_s: flags.ActiveWindow = None,
     record_interruptions: flags.RecordInterruptions = None,
+    listen: flags.Listen = None,
     insecure: flags.Insecure = None,
     log_level: flags.LogLevel = None,
     log_format: flags.LogFormat = None,

@@ -92,6 +92,13 @@ class Metrics(Collector):
 
         if isinstance(store, JournaledStore):
             yield from self._journal(store)
+        if samvad.watcher is not None:
+            watcher = samvad.watcher
+            yield _gauge("samvad_listener_up", "1 where changes by other replicas are heard.", watcher.up)
+            yield _counter(
+                "samvad_listener_notices", "Changes heard, this replica's own too.", watcher.notices
+            )
+            yield _counter("samvad_listener_failures", "Times that listening broke off.", watcher.failures)
 
     def _journal(self, store: JournaledStore) -> Iterator[Metric]:
         journal, flusher, breaker = store.journal, store.flusher, store.breaker

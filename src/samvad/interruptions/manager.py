@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from msgspec.structs import replace
@@ -281,6 +281,10 @@ class InterruptionContextManager:
         """Forget every session of a user, their counts included; how many interruptions were held."""
         keys = self._sessions_of_user.get((tenant, user_id))
         return sum([self._drop(key) for key in tuple(keys)]) if keys else 0
+
+    def users(self) -> Sequence[tuple[str, str]]:
+        """Of whom something is held: (tenant, user id)."""
+        return tuple(self._sessions_of_user)
 
     def patterns(self, session_id: str, *, tenant: str = "default") -> InterruptionPatterns:
         """How the session has been interrupted since its first interruption; all zero if it is not known."""

@@ -63,6 +63,14 @@ class RecordCache(Generic[_E]):
         self.hits += 1
         return entry
 
+    def find(self, key: UserKey) -> _E | None:
+        """The entry, if there is one; nobody has used it by this."""
+        return self._entries.get(key)
+
+    def keys(self) -> list[UserKey]:
+        """Who has an entry."""
+        return list(self._entries)
+
     def add(self, key: UserKey, entry: _E) -> None:
         """Take in a new entry."""
         entry.used_s = self._clock.monotonic_s()

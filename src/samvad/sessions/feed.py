@@ -144,6 +144,9 @@ class Feed:
     def __init__(self, lanes: Lanes) -> None:
         self._subscriptions: dict[UserKey, set[Subscription]] = {}
         lanes.on_published.append(self._published)
+        lanes.is_followed = (
+            self._subscriptions.__contains__
+        )  # of these, what other replicas write is looked up at once
 
     def __len__(self) -> int:
         return sum([len(those) for those in self._subscriptions.values()])

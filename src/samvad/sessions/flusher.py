@@ -95,6 +95,14 @@ class Flusher:
         """The lanes of a tenant."""
         return [lane for lane in self._lanes.values() if lane.user.tenant == tenant]
 
+    def all_lanes(self) -> list[FlushLane]:
+        """Every lane."""
+        return list(self._lanes.values())
+
+    def users(self) -> list[UserKey]:
+        """Who has a lane."""
+        return list(self._lanes)
+
     @property
     def lanes(self) -> int:
         """How many lanes there are: users of whom something is pending or was a moment ago."""
@@ -275,7 +283,7 @@ class Flusher:
             return await verbatim.flush(self, lane, entries[0])
         if lane.base is None and not unbound(entries):
             try:
-                await self._rebase(lane)
+                await self.rebase(lane)
             except Unavailable:
                 return False
             return True
@@ -367,11 +375,11 @@ class Flusher:
         """The user's record with all that is pending, read from the store; Unavailable where it is down."""
         async with lane.lock:
             if lane.record is None or lane.record.partial:
-                await self._rebase(lane)
+                await self.rebase(lane)
         assert lane.record is not None
         return lane.record
 
-    async def _rebase(self, lane: FlushLane) -> None:
+    async def rebase(self, lane: FlushLane) -> None:
         """Load the user's record and apply to it what is pending; the caller holds the lane's lock."""
         generation = lane.generation
         loaded = await self.breaker.through(

@@ -74,7 +74,9 @@ class JournaledStore(OverlaidReads):
     """`inner` behind a journal.
 
     `on_rebased` is called where a user's record is no longer what was answered, `on_doubt` where a record had to be
-    begun without asking the store, which can be asked now. `known` gives the user's record that is in memory.
+    begun without asking the store, which can be asked now, `on_back` when the store is back, and
+    `on_outdated` where the store has this version of a record. `known` gives the user's
+    record that is in memory.
     """
 
     def __init__(
@@ -84,10 +86,13 @@ class JournaledStore(OverlaidReads):
         self.journal = journal
         self.rules = rules
         self.name = inner.name
-        self.capabilities = Capabilities(durable=True, shared=inner.capabilities.shared)
+        shared, tells = inner.capabilities.shared, inner.capabilities.tells
+        self.capabilities = Capabilities(durable=True, shared=shared, tells=tells)
         self.on_rebased: Callable[[UserKey], None] = lambda user: None
         self.known: Callable[[UserKey], UserRecord | None] = lambda user: None
         self.on_doubt: Callable[[UserKey], None] = lambda user: None
+        self.on_outdated: Callable[[UserKey, Version], None] = lambda user, version: None
+        self.on_back: Callable[[], None] = lambda: None
         patience = patience or Patience()
         self.breaker = Breaker(clock, self._probe, patience, on_down=self._down, on_up=self._up)
         self.flusher = Flusher(
@@ -99,6 +104,8 @@ class JournaledStore(OverlaidReads):
             patience=patience,
             on_rebased=self._rebased,
         )
+        self._heard: dict[UserKey, Version] = {}
+        self._hearing: set[asyncio.Task[None]] = set()
         self._asked_in_vain: dict[UserKey, None] = {}
         self._opened = False
         self._inner_opened = False
@@ -141,6 +148,9 @@ class JournaledStore(OverlaidReads):
             return
         self._opened = False
         await self.flusher.stop()
+        for task in self._hearing:
+            task.cancel()
+        await asyncio.gather(*self._hearing, return_exceptions=True)
         await self.breaker.stop()
         await self.journal.close()
         await self.inner.close()
@@ -158,6 +168,7 @@ class JournaledStore(OverlaidReads):
         self.flusher.store_is_down()
 
     def _up(self) -> None:
+        self.on_back()
         users, self._asked_in_vain = self._asked_in_vain, {}
         for user in users:
             self.on_doubt(user)
@@ -166,6 +177,43 @@ class JournaledStore(OverlaidReads):
     def degraded(self) -> bool:
         """Whether the store behind is taken to be down."""
         return self.breaker.is_open
+
+    # --- what others write ------------------------------------------------------------------------------
+
+    def heard(self, user: UserKey, version: Version) -> bool:
+        """The store has this version of the user's record now; whether something is pending that must be put upon it.
+
+        That is done as soon as it can be, and `on_rebased` told.
+        """
+        lane = self.flusher.find(user)
+        if lane is None or not lane.pending:
+            return False
+        if version.epoch > lane.epoch >= 0:
+            lane.record = None  # erased: what is pending upon it is not to be read any more
+        waiting = user in self._heard
+        self._heard[user] = max(version, self._heard.get(user, version))
+        if not waiting:
+            task = asyncio.create_task(self._catch_up(lane))
+            self._hearing.add(task)
+            task.add_done_callback(self._hearing.discard)
+        return True
+
+    def doubt_all(self) -> None:
+        """What is pending may build on what is not there any more."""
+        for lane in self.flusher.all_lanes():
+            lane.rebase()
+
+    async def _catch_up(self, lane: FlushLane) -> None:
+        """Put what is pending upon what another replica wrote, unless it was this one: a flush may be under way."""
+        async with lane.lock:
+            version = self._heard.pop(lane.user)
+            if not lane.pending:  # flushed meanwhile
+                self.on_outdated(lane.user, version)
+            if lane.pending and lane.base is not None and version > lane.base:
+                with contextlib.suppress(Unavailable):
+                    await self.flusher.rebase(lane)
+                    return
+                lane.rebase()
 
     # --- writing ---------------------------------------------------------------------------------------
 

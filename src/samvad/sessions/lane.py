@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
-from samvad.records import Committed, UserKey, UserRecord
+from samvad.errors import SamvadError, StoreUnavailable
+from samvad.records import Committed, ReceiptKept, StoredMessage, UserKey, UserRecord
 from samvad.sessions.operations import Operation
 from samvad.sessions.user_log import Applied
 
@@ -17,6 +19,14 @@ _removals = itertools.count()
 def new_removal() -> int:
     """A number for one more removal: no two lanes ever have the same."""
     return next(_removals)
+
+
+Published = Callable[[UserKey, UserRecord, "tuple[StoredMessage, ...]"], None]
+"""Told a user, their record as it can be read now, and the messages that are new in it.
+
+Where another replica wrote, those are all that do not stand where they stood before: a message of this replica that
+now follows one of another's is told again, with its new seq and the same id.
+"""
 
 
 class Written:
@@ -74,3 +84,37 @@ class Lane:
     def busy(self) -> bool:
         """Whether something is under way that only memory knows."""
         return bool(self.pending or self.again or self.waiters or self.opening is not None)
+
+
+def new_messages(before: UserRecord | None, record: UserRecord) -> tuple[StoredMessage, ...]:
+    """The messages that were not in the window before, or stood at another seq."""
+    if before is None or before.version.epoch != record.version.epoch:
+        return record.window
+    known = {(message.seq, message.id) for message in before.window}
+    first = before.window[0].seq if before.window else before.seq + 1
+    return tuple(m for m in record.window if m.seq >= first and (m.seq, m.id) not in known)
+
+
+def result_of(done: asyncio.Future[Committed]) -> Committed | SamvadError:
+    """What became of a commit."""
+    if done.cancelled():
+        return StoreUnavailable("The write was cancelled; it may or may not have been done.")
+    error = done.exception()
+    if error is None:
+        return done.result()
+    return error if isinstance(error, SamvadError) else SamvadError(f"The store failed: {error!r}")
+
+
+def code_of(error: BaseException) -> str:
+    """What to log of an error: never what it says."""
+    return error.code if isinstance(error, SamvadError) else type(error).__name__
+
+
+def is_certain(applied: Applied) -> bool:
+    """Whether the store can only say yes: it counts nothing for the answer, and need not look for an older message.
+
+    An answer that must be given again is certain only once it is kept.
+    """
+    return applied.outcome is not None and not any(
+        isinstance(c, ReceiptKept) or getattr(c, "unproven", ()) for c in applied.changes
+    )

@@ -23,19 +23,26 @@ from samvad.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from samvad.records import Commit, Committed, ReceiptKept, StoredMessage, UserKey, UserRecord
+from samvad.records import Commit, Committed, StoredMessage, UserKey, UserRecord, Version
 from samvad.sessions import user_log
 from samvad.sessions.cache import RecordCache
-from samvad.sessions.lane import Lane, Written, new_removal
+from samvad.sessions.lane import (
+    Lane,
+    Published,
+    Written,
+    code_of,
+    is_certain,
+    new_messages,
+    new_removal,
+    result_of,
+)
 from samvad.sessions.operations import AppendMessages, EraseUser, Operation, RemoveSession
-from samvad.sessions.user_log import Applied, Rules
+from samvad.sessions.user_log import Rules
 from samvad.stores.base import Store
 
 _log = logging.getLogger(__name__)
 _REMOVALS = (RemoveSession, EraseUser)
 _AGAIN_AFTER_S = 0.2  # between two tries of what was acknowledged early and the store does not take
-
-Published = Callable[[UserKey, UserRecord, "tuple[StoredMessage, ...]"], None]
 
 
 class Lanes:
@@ -68,6 +75,8 @@ class Lanes:
         self._submit_to_store = getattr(store, "submit", None)
         self.cache = cache
         self.on_published: list[Published] = []
+        # Who wants to know at once what other replicas write; others are looked up when they are next asked for.
+        self.is_followed: Callable[[UserKey], bool] = lambda key: bool(self.on_published)
         self.loads = 0
         self.retries = 0
         self.reads_fail = False
@@ -106,6 +115,21 @@ class Lanes:
         lane = self.cache.get(key)
         if lane is not None:
             lane.latest = None
+
+    def outdated(self, key: UserKey, version: Version) -> None:
+        """The store has this version of the user's record: look again when it is next needed, if this one is older."""
+        lane = self.cache.find(key)
+        if lane is None:
+            if self.is_followed(key):
+                self._reopen(self._lane(key))
+            return
+        if lane.published is None or lane.published.version >= version:
+            return
+        if lane.published.version.epoch < version.epoch:  # erased: not even if the store can not be asked
+            lane.published = None
+        lane.latest = None
+        if self.is_followed(key):
+            self._reopen(lane)
 
     async def newest(self, key: UserKey) -> UserRecord:
         """The record on which the next operation is applied: what is still on its way is in it."""
@@ -212,8 +236,7 @@ class Lanes:
     async def _opened(self, lane: Lane) -> None:
         self._reopen(lane)
         assert lane.opening is not None
-        lane.waiters += 1
-        opening = lane.opening
+        lane.waiters, opening = lane.waiters + 1, lane.opening
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -230,19 +253,15 @@ class Lanes:
                 if lane.pending:
                     lane.drained = lane.drained or asyncio.Event()
                     await lane.drained.wait()
-                if self.writes_fail and any(written.acknowledged for written in lane.again):
-                    await asyncio.sleep(_AGAIN_AFTER_S)
-                if any(written.acknowledged and written.attempts > 1 for written in lane.again):
-                    await asyncio.sleep(0.2)  # the store reads but does not write: no reason to spin
+                if any(w.acknowledged and (self.writes_fail or w.attempts > 1) for w in lane.again):
+                    await asyncio.sleep(_AGAIN_AFTER_S)  # the store does not take it: no reason to spin
                 try:
                     loaded = await self._load(lane.key)
                 except Unavailable as error:
                     self._keep_only_acknowledged(lane, error)
                     if not lane.again:
                         raise
-                    await asyncio.sleep(
-                        _AGAIN_AFTER_S
-                    )  # acknowledged already: tried until the store takes them
+                    await asyncio.sleep(_AGAIN_AFTER_S)  # acknowledged: tried until the store takes them
                     continue
                 break
         except BaseException as error:
@@ -257,7 +276,8 @@ class Lanes:
         if record.partial and record.version.revision == 0 and lane.published is not None:
             record = lane.published  # the store cannot be asked: what this process knows still stands
         if (not self._early or not lane.again) and not record.partial:
-            lane.published = record
+            before, lane.published = lane.published, record
+            self._tell_of_others(lane.key, before, record)
         lane.latest = record
         again, lane.again = lane.again, []
         for written in again:
@@ -268,6 +288,13 @@ class Lanes:
                 self._waiting -= 1
                 self._submit(lane, written)
         self.cache.resize(lane, user_log.size_bytes(record))
+
+    def _tell_of_others(self, key: UserKey, before: UserRecord | None, record: UserRecord) -> None:
+        """Tell what a load has brought to light."""
+        if self.on_published and (before is None or before.version != record.version):
+            new = new_messages(before, record)
+            for listener in self.on_published:
+                listener(key, record, new)
 
     async def _load(self, key: UserKey) -> UserRecord:
         self.loads += 1
@@ -317,7 +344,7 @@ class Lanes:
         commit = Commit(
             lane.key, lane.latest.version, applied.changes, None, written.operation, applied.record
         )
-        early = self._early and _is_certain(applied) and all(before.acknowledged for before in lane.pending)
+        early = self._early and is_certain(applied) and all(before.acknowledged for before in lane.pending)
         lane.pending.append(written)
         lane.latest = applied.record
         if isinstance(written.operation, _REMOVALS):
@@ -331,7 +358,7 @@ class Lanes:
             self._submit_to_store(commit, lambda result: self._settle(lane, written, result))
             return
         answer = asyncio.ensure_future(self._store.commit(commit))
-        answer.add_done_callback(lambda done: self._settle(lane, written, _result(done)))
+        answer.add_done_callback(lambda done: self._settle(lane, written, result_of(done)))
 
     def _after_pending(self, lane: Lane, written: Written, error: SamvadError) -> None:
         """Tell an error that rests on a commit under way only once that commit is through, else ask again."""
@@ -385,7 +412,7 @@ class Lanes:
                 lane.again.sort(key=lambda each: each.number)  # one may have been refused out of turn
             else:
                 if written.acknowledged:
-                    _log.error("an acknowledged operation was refused", extra={"code": _code(error)})
+                    _log.error("an acknowledged operation was refused", extra={"code": code_of(error)})
                 written.fail(error)
         if not lane.pending and lane.drained is not None:
             lane.drained.set()
@@ -422,26 +449,3 @@ class Lanes:
 def _refuse_partial(lane: Lane) -> None:
     if lane.latest is not None and lane.latest.partial:
         raise StoreUnavailable("The store is down, and this process does not know this user; try again soon.")
-
-
-def _result(done: asyncio.Future[Committed]) -> Committed | SamvadError:
-    if done.cancelled():
-        return StoreUnavailable("The write was cancelled; it may or may not have been done.")
-    error = done.exception()
-    if error is None:
-        return done.result()
-    return error if isinstance(error, SamvadError) else SamvadError(f"The store failed: {error!r}")
-
-
-def _code(error: BaseException) -> str:
-    return error.code if isinstance(error, SamvadError) else type(error).__name__
-
-
-def _is_certain(applied: Applied) -> bool:
-    """Whether the store can only say yes: it counts nothing for the answer, and need not look for an older message.
-
-    An answer that must be given again is certain only once it is kept.
-    """
-    return applied.outcome is not None and not any(
-        isinstance(c, ReceiptKept) or getattr(c, "unproven", ()) for c in applied.changes
-    )

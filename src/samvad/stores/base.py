@@ -11,7 +11,7 @@ means that nothing was acknowledged (it may or may not have been written: the ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from samvad.errors import SamvadError, SetupError
@@ -25,6 +25,7 @@ from samvad.records import (
     StoredSession,
     UserKey,
     UserRecord,
+    Version,
 )
 
 
@@ -33,6 +34,7 @@ class Capabilities(NamedTuple):
 
     durable: bool  # what `commit` acknowledged survives power loss
     shared: bool  # several processes may write at once
+    tells: bool = False  # it tells what others wrote (`TellsChanges`)
 
 
 class HealthReport(NamedTuple):
@@ -45,6 +47,43 @@ class HealthReport(NamedTuple):
     fault: str | None = None
     since_ms: int | None = None
     store_up: bool = True
+
+
+class UserChanged(NamedTuple):
+    """The store has this version of a user's record now, whoever wrote it."""
+
+    user: UserKey
+    version: Version
+
+
+class UserGone(NamedTuple):
+    """A user was erased, known by `records.user_hash`; what comes next is of this epoch."""
+
+    user_hash: bytes
+    epoch: int
+
+
+class Lapse(NamedTuple):
+    """What was written until now may not have been told."""
+
+
+class UpToDate(NamedTuple):
+    """What was written until now was told."""
+
+
+Notice = UserChanged | UserGone | Lapse | UpToDate
+
+
+class TellsChanges(Protocol):
+    """A store that tells what is written to it, by this process and by others."""
+
+    def changes(self) -> AsyncIterator[Notice]:
+        """What changes, from now on, each change soon after it was made; StoreUnavailable where that breaks off.
+
+        Called again, it goes on where it broke off, or says that there was a `Lapse`. Several changes of one user may
+        be told as one.
+        """
+        ...
 
 
 def not_open() -> SetupError:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from samvad import limits
@@ -42,7 +42,7 @@ from samvad.records import (
     UserRecord,
 )
 from samvad.stores import firestore_documents as documents
-from samvad.stores.base import Capabilities, HealthReport
+from samvad.stores.base import Capabilities, HealthReport, Notice
 from samvad.stores.carrying import KeysFound, OwnedReceipt, StoredErasure
 from samvad.stores.firestore_carrying import Carrier
 from samvad.stores.firestore_client import (
@@ -52,6 +52,7 @@ from samvad.stores.firestore_client import (
 )
 from samvad.stores.firestore_commits import Committer, Result
 from samvad.stores.firestore_erasing import Eraser
+from samvad.stores.firestore_listening import Listener
 from samvad.stores.firestore_names import Names
 from samvad.stores.firestore_queries import QueryShape
 from samvad.stores.firestore_reads import Reader
@@ -83,7 +84,7 @@ class FirestoreStore:
     """
 
     name = "firestore"
-    capabilities = Capabilities(durable=True, shared=True)
+    capabilities = Capabilities(durable=True, shared=True, tells=True)
 
     def __init__(
         self,
@@ -111,6 +112,7 @@ class FirestoreStore:
         self._reader = Reader(self._client, self._names, lag_ms)
         self._eraser = Eraser(self._client, self._names)
         self._carrier = Carrier(self._client, self._names)
+        self._listener = Listener(self._client, self._names)
         self._committer = Committer(self._client, self._names, self._reader, self._eraser, lag_ms)
         self._lanes: dict[UserKey, deque[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -261,6 +263,10 @@ class FirestoreStore:
 
     async def keep_receipts(self, receipts: Sequence[OwnedReceipt]) -> None:
         await self._carrier.keep_receipts(receipts)
+
+    def changes(self) -> AsyncIterator[Notice]:
+        """See TellsChanges. Each change costs a read, this process's own as well."""
+        return self._listener.notices()
 
     # --- upkeep ----------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ the caller to decide, who can look whether it was done.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -39,6 +40,7 @@ _CALLS: Final[dict[str, tuple[Any, Any]]] = {
         rpc_types.BatchGetDocumentsRequest.pb(),
         rpc_types.BatchGetDocumentsResponse.pb(),
     ),
+    "Listen": (rpc_types.ListenRequest.pb(), rpc_types.ListenResponse.pb()),
     "RunQuery": (rpc_types.RunQueryRequest.pb(), rpc_types.RunQueryResponse.pb()),
     "RunAggregationQuery": (
         rpc_types.RunAggregationQueryRequest.pb(),
@@ -167,6 +169,8 @@ class BoundedClient:
         self._stubs = {}
         for call, (request, response) in _CALLS.items():
             kind = self._channel.unary_unary if call == "Commit" else self._channel.unary_stream
+            if call == "Listen":
+                kind = self._channel.stream_stream
             self._stubs[call] = kind(
                 _SERVICE + call,
                 request_serializer=request.SerializeToString,
@@ -211,7 +215,8 @@ class BoundedClient:
         self.operations.calls += 1
         return self._stubs[call](request, timeout=timeout_s, metadata=self._metadata)
 
-    def _heard(self) -> None:
+    def heard(self) -> None:
+        """Take note that Firestore answers."""
         self._timeouts = 0
         self.fault = None
         self.misconfigured = False
@@ -271,7 +276,7 @@ class BoundedClient:
                 if self._channel is None:
                     raise ShuttingDown from None
             else:
-                self._heard()
+                self.heard()
                 return answers
             await self.pause(attempt, deadline)
         raise StoreUnavailable(self._unreachable("too many attempts"))
@@ -297,6 +302,25 @@ class BoundedClient:
         if streams:
             return [answer async for answer in _stream(call)]
         return [await call]
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[Listening]:
+        """A stream of changes, for as long as it lasts; StoreUnavailable where it breaks."""
+        if self._channel is None:
+            raise ShuttingDown
+        self.operations.calls += 1
+        call = self._stubs["Listen"](metadata=self._metadata)
+        try:
+            yield Listening(self, call, self._names.database)
+        except grpc.aio.AioRpcError as error:
+            self._failed(error)
+            raise StoreUnavailable(self._unreachable(error.code().name)) from error
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            if _cancelling():
+                raise
+            raise StoreUnavailable(self._unreachable("the channel was closed")) from None
+        finally:
+            call.cancel()
 
     # --- the calls -------------------------------------------------------------------------------------
 
@@ -363,7 +387,7 @@ class BoundedClient:
             answer = await self._call("Commit", request, deadline)
         except grpc.aio.AioRpcError as error:
             if error.code() in _REFUSED:
-                self._heard()
+                self.heard()
                 raise CommitRefused(error.code().name) from error
             self._failed(error)
             if error.code() is _Status.RESOURCE_EXHAUSTED:
@@ -373,7 +397,7 @@ class BoundedClient:
             if _cancelling():
                 raise
             raise CommitAmbiguous("the channel was closed") from error
-        self._heard()
+        self.heard()
         for write in writes:
             if write.delete:
                 self.operations.deletes += 1
@@ -390,6 +414,31 @@ class BoundedClient:
                 await self.pause(attempt, deadline)
             else:
                 return
+
+
+class Listening:
+    """One stream of changes."""
+
+    def __init__(self, client: BoundedClient, call: Any, database: str) -> None:
+        self._client = client
+        self._call = call
+        self._database = database
+
+    async def add(self, target: int, parent: str, wanted: Any) -> None:
+        """Tell of the documents that a query finds below `parent`, as `target`."""
+        self._client.shapes.add(shape(wanted))
+        request = _CALLS["Listen"][0](database=self._database)
+        request.add_target.target_id = target
+        request.add_target.query.parent = parent
+        request.add_target.query.structured_query.CopyFrom(wanted)
+        await self._call.write(request)
+
+    async def answers(self) -> AsyncIterator[Any]:
+        """What the server says; StoreUnavailable where it ends the stream."""
+        while (answer := await self._call.read()) is not grpc.aio.EOF:
+            self._client.heard()
+            yield answer
+        raise StoreUnavailable("Firestore ended a stream.")
 
 
 def _cancelling() -> bool:

@@ -94,6 +94,13 @@ def fields_of(document: Any) -> Fields:
 # --- writes ------------------------------------------------------------------------------------------------
 
 
+def stamped_write(write: Any) -> Any:
+    """The same write, which also sets `changedAt` to the moment of the commit, as Firestore's clock has it."""
+    transform = write.update_transforms.add(field_path="changedAt")
+    transform.set_to_server_value = 1  # REQUEST_TIME
+    return write
+
+
 def set_write(name: str, fields: Fields, mask: Sequence[str] | None = None) -> Any:
     """Write a document, or of one that is there only the fields in `mask` (those without a value are removed)."""
     write = Write(update=Document(name=name))

@@ -55,7 +55,7 @@ class Eraser:
         fields: documents.Fields = {"epoch": head.epoch + 1, "erasedMs": at_ms, "token": token}
         if commit.origin is not None:
             fields |= commit.origin._asdict()
-        erasure = documents.set_write(self._names.erasure(user), fields)
+        erasure = documents.stamped_write(documents.set_write(self._names.erasure(user), fields))
         writes = [erasure]
         if head.update_time is not None:
             gone = documents.delete_write(self._names.head(user))

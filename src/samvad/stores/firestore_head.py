@@ -253,7 +253,9 @@ def head_write(name: str, user: UserKey, before: Head, after: Head) -> Any:
     """
     fields = head_fields(user, after)
     if before.update_time is None or before.older:
-        write = documents.set_write(name, fields | {"tail": _tail_fields(after.tail)})
+        write = documents.stamped_write(
+            documents.set_write(name, fields | {"tail": _tail_fields(after.tail)})
+        )
         if before.update_time is None:
             return documents.only_if_absent(write)
         return documents.only_if_unchanged(write, before.update_time)
@@ -266,4 +268,5 @@ def head_write(name: str, user: UserKey, before: Head, after: Head) -> Any:
     elif len(after.tail) > len(before.tail):
         changed["tail"] = _tail_fields(after.tail[len(before.tail) :])
         mask += [f"tail.{field}" for field in changed["tail"]]
-    return documents.only_if_unchanged(documents.set_write(name, changed, mask), before.update_time)
+    write = documents.stamped_write(documents.set_write(name, changed, mask))
+    return documents.only_if_unchanged(write, before.update_time)

@@ -7,7 +7,7 @@ measures every other engine. Nothing survives the process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -43,7 +43,16 @@ from samvad.records import (
     removed_answer,
     user_hash,
 )
-from samvad.stores.base import Capabilities, HealthReport, not_open
+from samvad.stores.base import (
+    Capabilities,
+    HealthReport,
+    Lapse,
+    Notice,
+    UpToDate,
+    UserChanged,
+    UserGone,
+    not_open,
+)
 from samvad.stores.carrying import KeysFound, OwnedReceipt, StoredErasure
 
 
@@ -70,6 +79,7 @@ class MemoryStore:
         self._sessions: dict[tuple[str, str], StoredSession] = {}
         self._interruptions: dict[tuple[str, str], dict[str, StoredInterruption]] = {}
         self._receipts: dict[bytes, tuple[bytes, StoredReceipt]] = {}
+        self._listeners: set[asyncio.Queue[Notice]] = set()
         self._open: bool | None = None  # None until it was opened once
 
     async def open(self) -> None:
@@ -121,7 +131,26 @@ class MemoryStore:
             self._users[key] = user
         if origin is not None and user.revision:
             user.applied[origin.replica] = origin.number
+        self._tell(commit, Version(user.epoch, user.revision))
         return Committed(Version(user.epoch, user.revision), len(user.messages), removed)
+
+    def _tell(self, commit: Commit, version: Version) -> None:
+        erased = any(isinstance(change, Erased) for change in commit.changes)
+        gone = UserGone(user_hash(commit.user), version.epoch)
+        for listener in self._listeners:
+            listener.put_nowait(gone if erased else UserChanged(commit.user, version))
+
+    async def changes(self) -> AsyncIterator[Notice]:
+        """See TellsChanges: for several services in one process over this store."""
+        told: asyncio.Queue[Notice] = asyncio.Queue()
+        self._listeners.add(told)
+        try:
+            yield Lapse()
+            yield UpToDate()
+            while True:
+                yield await told.get()
+        finally:
+            self._listeners.discard(told)
 
     def _erasure(self, key: UserKey) -> tuple[int, Erasure]:
         return self._erasures.get(user_hash(key), (0, Erasure()))
