@@ -128,6 +128,7 @@ async def test_who_follows_is_told(shared: Shared, tmp_path: Path) -> None:
             told.extend(new)
 
         b.core.lanes.on_published.append(published)
+        b.core.lanes.is_followed = lambda key: True
         await reads(b)
         for turn in range(5):
             await a.append_to_user_history("asha", "user", f"m{turn}")

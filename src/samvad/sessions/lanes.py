@@ -123,13 +123,12 @@ class Lanes:
             if self.is_followed(key):
                 self._reopen(self._lane(key))
             return
-        if lane.published is None or lane.published.version >= version:
-            return
-        if lane.published.version.epoch < version.epoch:  # erased: not even if the store can not be asked
-            lane.published = None
-        lane.latest = None
-        if self.is_followed(key):
-            self._reopen(lane)
+        if lane.published is not None and lane.published.version < version:
+            if lane.published.version.epoch < version.epoch:
+                lane.published = None  # erased: it is not to be read even if the store cannot be asked
+            lane.latest = None
+            if self.is_followed(key):
+                self._reopen(lane)
 
     async def newest(self, key: UserKey) -> UserRecord:
         """The record on which the next operation is applied: what is still on its way is in it."""

@@ -304,14 +304,14 @@ class BoundedClient:
         return [await call]
 
     @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[Listening]:
-        """A stream of changes, for as long as it lasts; StoreUnavailable where it breaks."""
+    async def listening(self) -> AsyncIterator[Any]:
+        """A call of `Listen`, for as long as it lasts; StoreUnavailable where it breaks."""
         if self._channel is None:
             raise ShuttingDown
         self.operations.calls += 1
         call = self._stubs["Listen"](metadata=self._metadata)
         try:
-            yield Listening(self, call, self._names.database)
+            yield call
         except grpc.aio.AioRpcError as error:
             self._failed(error)
             raise StoreUnavailable(self._unreachable(error.code().name)) from error
@@ -414,31 +414,6 @@ class BoundedClient:
                 await self.pause(attempt, deadline)
             else:
                 return
-
-
-class Listening:
-    """One stream of changes."""
-
-    def __init__(self, client: BoundedClient, call: Any, database: str) -> None:
-        self._client = client
-        self._call = call
-        self._database = database
-
-    async def add(self, target: int, parent: str, wanted: Any) -> None:
-        """Tell of the documents that a query finds below `parent`, as `target`."""
-        self._client.shapes.add(shape(wanted))
-        request = _CALLS["Listen"][0](database=self._database)
-        request.add_target.target_id = target
-        request.add_target.query.parent = parent
-        request.add_target.query.structured_query.CopyFrom(wanted)
-        await self._call.write(request)
-
-    async def answers(self) -> AsyncIterator[Any]:
-        """What the server says; StoreUnavailable where it ends the stream."""
-        while (answer := await self._call.read()) is not grpc.aio.EOF:
-            self._client.heard()
-            yield answer
-        raise StoreUnavailable("Firestore ended a stream.")
 
 
 def _cancelling() -> bool:

@@ -16,14 +16,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+import grpc  # type: ignore[import-untyped]
+from google.cloud.firestore_v1.types import firestore as rpc_types
+
 from samvad.errors import StoreUnavailable
 from samvad.records import UserKey, Version
 from samvad.stores.base import Lapse, Notice, UpToDate, UserChanged, UserGone
 from samvad.stores.firestore_client import BoundedClient
 from samvad.stores.firestore_names import Names
-from samvad.stores.firestore_queries import query
+from samvad.stores.firestore_queries import query, shape
 
 CHANGED_AT: Final = "changedAt"
+_REQUEST: Any = rpc_types.ListenRequest.pb()
 _HEADS: Final = 1
 _ERASURES: Final = 2
 _GREATER_THAN: Final = 3
@@ -33,6 +37,31 @@ _STREAM_S_MAX: Final = 600.0
 _MARGIN_S: Final = (
     15  # `changedAt` is when Firestore took the request, which is some time before it is committed
 )
+
+
+class _Stream:
+    """One stream of changes."""
+
+    def __init__(self, client: BoundedClient, call: Any, names: Names) -> None:
+        self._client = client
+        self._call = call
+        self._names = names
+
+    async def add(self, target: int, wanted: Any) -> None:
+        """Tell of the documents that a query finds, as `target`."""
+        self._client.shapes.add(shape(wanted))
+        request = _REQUEST(database=self._names.database)
+        request.add_target.target_id = target
+        request.add_target.query.parent = self._names.root
+        request.add_target.query.structured_query.CopyFrom(wanted)
+        await self._call.write(request)
+
+    async def answers(self) -> AsyncIterator[Any]:
+        """What the server says; StoreUnavailable where it ends the stream."""
+        while (answer := await self._call.read()) is not grpc.aio.EOF:
+            self._client.heard()
+            yield answer
+        raise StoreUnavailable("Firestore ended a stream.")
 
 
 class Listener:
@@ -53,9 +82,10 @@ class Listener:
             self._told_until = now.read_time
             yield Lapse()
         while True:
-            async with self._client.listening() as stream:
+            async with self._client.listening() as call:
+                stream = _Stream(self._client, call, self._names)
                 for target, wanted in self._targets():
-                    await stream.add(target, self._names.root, wanted)
+                    await stream.add(target, wanted)
                 async for notice in self._stream(stream):
                     yield notice
 
@@ -73,7 +103,7 @@ class Listener:
             targets.append((target, wanted))
         return targets
 
-    async def _stream(self, stream: Any) -> AsyncIterator[Notice]:
+    async def _stream(self, stream: _Stream) -> AsyncIterator[Notice]:
         """The notices of one stream, until it is time to begin another."""
         told: dict[str, Any] = {}
         caught_up = False
