@@ -1,7 +1,8 @@
-"""Where the assistant was cut off: the last interruptions of each session, in memory."""
+"""Where the assistant was cut off: the last interruptions of each session, in memory; what the user meant by it."""
 
 from __future__ import annotations
 
+from samvad.interruptions.classifier import UtteranceType, asks, classify
 from samvad.interruptions.manager import InterruptionContextManager
 from samvad.interruptions.patterns import InterruptionPatterns
 from samvad.interruptions.phrases import languages, resume_phrase
@@ -12,6 +13,9 @@ __all__ = [
     "INTERRUPTION_TYPES",
     "InterruptionContextManager",
     "InterruptionPatterns",
+    "UtteranceType",
+    "asks",
+    "classify",
     "languages",
     "resume_phrase",
 ]

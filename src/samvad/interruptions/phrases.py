@@ -20,7 +20,7 @@ from samvad.interruptions.snippet import quotable_start
 DEFAULT_LANGUAGE: Final = "en"
 TOPIC_PLACE: Final = "{topic}"
 
-_FOLDER: Final = resources.files("samvad.interruptions") / "languages"
+FOLDER: Final = resources.files("samvad.interruptions") / "languages"
 
 
 class ResumePhrases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,7 +34,7 @@ class ResumePhrases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def languages() -> frozenset[str]:
     """The languages that there are phrases for."""
     return frozenset(
-        file.name.removesuffix(".toml") for file in _FOLDER.iterdir() if file.name.endswith(".toml")
+        file.name.removesuffix(".toml") for file in FOLDER.iterdir() if file.name.endswith(".toml")
     )
 
 
@@ -55,7 +55,7 @@ def best_language(tag: str | None) -> str:
 @cache
 def resume_phrases(language: str) -> ResumePhrases:
     """The phrases of one of `languages()`; reads a small file of the package once per language."""
-    tables = tomllib.loads((_FOLDER / f"{language}.toml").read_text(encoding="utf-8"))
+    tables = tomllib.loads((FOLDER / f"{language}.toml").read_text(encoding="utf-8"))
     return msgspec.convert(tables["resume"], ResumePhrases)
 
 
