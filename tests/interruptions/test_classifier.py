@@ -50,9 +50,7 @@ def test_the_list_is_broad() -> None:
     assert len(UTTERANCES) >= 300
     cells = Counter((each["language"], each["label"]) for each in UTTERANCES)
     assert set(cells) == {
-        (language, label)
-        for language in ("en", "hi", "hi-Latn", "ta", "te", "bn", "mr")
-        for label in TYPES
+        (language, label) for language in ("en", "hi", "hi-Latn", "ta", "te", "bn", "mr") for label in TYPES
     }
     assert min(cells.values()) >= 5
     assert 0.30 < sum(map(held_out, UTTERANCES)) / len(UTTERANCES) < 0.37
@@ -73,3 +71,87 @@ def test_it_understands(part: str) -> None:
     for each, got in wrong:
         print(f"   {each['language']} {each['label']} taken for {got}: {each['text']}")
     assert 1 - len(wrong) / len(lines) >= SHARE_MIN
+
+
+@pytest.mark.parametrize("language", sorted(languages()))
+def test_lists_agree_with_the_rules(language: str) -> None:
+    """An entry said alone is what its list says: no list takes words away from another one before it."""
+    lists = listening(language)
+    odd = []
+    for key, expected in [("resume", "RESUME"), ("stop", "CUT_OFF"), ("urgent_whole", "URGENT")]:
+        for entry in getattr(lists, key):
+            said = entry.replace(" *", " x").replace("*", "")
+            if classify(said, language, resumable=True) != expected:
+                odd.append(f"{key} {entry!r}: {classify(said, language, resumable=True)}")
+    for entry in lists.backchannel + lists.murmur:
+        if classify(entry.replace("*", ""), language) not in {"BACKCHANNEL", "NOISE"}:
+            odd.append(f"backchannel {entry!r}: {classify(entry, language)}")
+    assert odd == []
+
+
+@pytest.mark.parametrize("language", sorted(languages()))
+def test_every_language_knows_every_type(language: str) -> None:
+    """All lists that a language cannot do without are there."""
+    lists = listening(language)
+    for field in lists.__struct_fields__:
+        if field not in {"question_start", "question_endings", "not_questions"}:
+            assert getattr(lists, field), field
+        assert all(folded(entry.replace("*", "")) or entry == "*" for entry in getattr(lists, field)), field
+
+
+@pytest.mark.parametrize(
+    ("language", "utterance", "expected"),
+    [
+        ("gu", "હા, બરાબર", "BACKCHANNEL"),
+        ("gu", "વ્યાજ કેટલું છે", "CLARIFICATION"),
+        ("kn", "ಸರಿ ಸರಿ", "BACKCHANNEL"),
+        ("kn", "ಒಂದು ನಿಮಿಷ ಇರಿ", "CUT_OFF"),
+        ("kn", "ಅದು ಬೇಕಾ", "CLARIFICATION"),
+        ("ml", "മനസ്സിലായി", "BACKCHANNEL"),
+        ("ml", "അത് വേണോ", "CLARIFICATION"),
+        ("pa", "ਨਹੀਂ, ਮੈਂ ਪੁਣੇ ਕਿਹਾ ਸੀ", "CORRECTION"),
+        ("pa", "ਅੱਗੇ ਦੱਸੋ", "RESUME"),
+        # People mix languages, whatever the conversation's is.
+        ("ta", "okay okay", "BACKCHANNEL"),
+        ("bn", "stop please", "CUT_OFF"),
+        ("en", "haan theek hai", "BACKCHANNEL"),
+        ("auto", "थांबा", "CUT_OFF"),
+        (None, "ఆపండి", "CUT_OFF"),
+        ("fr", "wait, what?", "CLARIFICATION"),
+        # The same sounds written otherwise.
+        ("en", "OKAAAAY…", "BACKCHANNEL"),
+        ("hi", "हां।", "BACKCHANNEL"),
+        ("en", "that’s enough", "CUT_OFF"),
+        ("en", "no no no no", "CORRECTION"),
+        # More than a few words of assent, or a word that is in no list, say something.
+        ("en", "yes right okay good exactly", "BARGE_IN"),
+        ("en", "mangoes", "BARGE_IN"),
+        ("en", "", "NOISE"),
+    ],
+)
+def test_single_rules(language: str | None, utterance: str, expected: str) -> None:
+    """One line a rule that the labelled list does not show by itself."""
+    assert classify(utterance, language, resumable=True) == expected
+
+
+def test_an_answer_is_no_backchannel() -> None:
+    """After a question "haan" answers it, a mere "hmm" does not, and "no" corrects nothing."""
+    assert classify("haan", "hi") == "BACKCHANNEL"
+    assert classify("haan", "hi", after_question=True) == "BARGE_IN"
+    assert classify("hmm", "hi", after_question=True) == "BACKCHANNEL"
+    assert classify("no", "en") == "CORRECTION"
+    assert classify("no", "en", after_question=True) == "BARGE_IN"
+    assert classify("go on", "en", after_question=True) == "BARGE_IN"
+    assert classify("go on", "en", after_question=True, resumable=True) == "RESUME"
+
+
+def test_what_asks() -> None:
+    """A question is known by its mark at the end, inside quotation marks too."""
+    assert asks("Shall I go on?") and asks("क्या आगे बताऊँ? ") and asks("You asked “why?”")
+    assert not asks("Is it? No.") and not asks("")
+
+
+@given(st.text(max_size=600), st.one_of(st.none(), st.sampled_from(sorted(languages())), st.text(max_size=8)))
+def test_anything_can_be_said(utterance: str, language: str | None) -> None:
+    """Any text in any language has a type."""
+    assert classify(utterance, language) in typing.get_args(UtteranceType) + INTERRUPTION_TYPES

@@ -67,7 +67,7 @@ def classify(
     if not text or words.noise.fill(text):
         return "NOISE"
     asked = any(mark in spoken for mark in _QUESTION_MARKS)
-    if words.resume.found_in(text) and words.resumes.fill(text):
+    if words.resumes.fill_with(words.resume, text):
         if resumable:
             return "RESUME"
         return "BARGE_IN" if after_question else "BACKCHANNEL"
@@ -106,19 +106,19 @@ def _with_content(
 
 
 def _is_urgent(text: str, words: Lexicon) -> bool:
-    if words.urgent_whole.found_in(text) and words.urgent_wholes.fill(text):
+    if words.urgent_wholes.fill_with(words.urgent_whole, text):
         return True
     return words.urgent.found_in(text) and not words.calm.found_in(text)
 
 
 def _is_stop(text: str, words: Lexicon) -> bool:
-    if words.stop.found_in(text) and words.stops.fill(text):
+    if words.stops.fill_with(words.stop, text):
         return True
     return text.count(" ") < STOP_WORDS_MAX and words.stop_anywhere.found_in(text)
 
 
 def _is_contrast(spoken: str, text: str, words: Lexicon) -> bool:
-    """ "Home loan nahi, car loan": a clause that ends with "not" before another, or a word on both sides of it."""
+    """As in "home loan nahi, car loan": a clause that ends with "not" before another, or a word on both sides of it."""
     clauses = [clause for clause in map(folded, _CLAUSES.split(spoken)) if clause]
     for clause in clauses[:-1]:
         start, _, last = clause.rpartition(" ")

@@ -99,6 +99,10 @@ class Words:
         """Whether the text consists of entries and of nothing else; the empty one does not."""
         return self._all.fullmatch(text) is not None
 
+    def fill_with(self, core: Words, text: str) -> bool:
+        """Whether the text consists of entries, at least one of them an entry of `core` too."""
+        return self.fill(text) and any(core.fill(match[0].strip()) for match in self._one.finditer(text))
+
     def found_in(self, text: str) -> bool:
         """Whether an entry stands somewhere in the text."""
         return self._anywhere.search(text) is not None
@@ -128,7 +132,9 @@ def _pattern(entry: str) -> str:
             words.append(r"\S+")
         else:
             words.append(
-                (r"\S*" if written[0] == "*" else "") + re.escape(word) + (r"\S*" if written[-1] == "*" else "")
+                (r"\S*" if written[0] == "*" else "")
+                + re.escape(word)
+                + (r"\S*" if written[-1] == "*" else "")
             )
     return " ".join(words)
 
