@@ -14,7 +14,7 @@ from samvad.errors import SamvadError
 from samvad.live import frames
 from samvad.live.context import earlier_turns
 from samvad.live.keeping import Keeping
-from samvad.live.listening import AUTO
+from samvad.live.language import AUTO
 from samvad.live.providers import base
 from samvad.live.turn import Turn
 

@@ -11,8 +11,8 @@ from samvad.errors import InvalidRequest, NotFound, Overloaded, SamvadError, Too
 from samvad.interruptions.rules import LANGUAGE_CHARS_MAX
 from samvad.live import frames
 from samvad.live.interrupting import Interrupting
+from samvad.live.language import AUTO, language_of
 from samvad.live.line import Line
-from samvad.live.listening import AUTO, language_of
 from samvad.live.turn import Turn
 from samvad.sessions.validation import check_id
 
@@ -237,7 +237,7 @@ class Conversation(Interrupting):
     def _follow_script(self, text: str) -> None:
         if self.language_choice != AUTO:
             return
-        found = language_of(text)
+        found = language_of(text, self.language)
         if found is not None and found != self.language:
             self.language = found
             self.send(frames.LanguageChanged(language=found))

@@ -11,8 +11,8 @@ from samvad.clock import uuid7
 from samvad.live import frames, phrases
 from samvad.live.context import Background
 from samvad.live.keeper import Keeper
+from samvad.live.language import AUTO
 from samvad.live.line import Line
-from samvad.live.listening import AUTO
 from samvad.live.parts import Parts
 from samvad.live.providers import base
 from samvad.live.recovery import keep_turn, open_turn

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from samvad.live import phrases
-from samvad.live.listening import language_of
+from samvad.live.language import language_of
 from samvad.live.pacing import WORD_S, paced
 from samvad.live.providers.base import (
     Ahead,
@@ -109,7 +109,7 @@ class _Session:
         self._answering = asyncio.create_task(self._answer(text))
 
     async def _answer(self, text: str) -> None:
-        language = language_of(text) or self._language
+        language = language_of(text, self._language) or self._language
         try:
             answer, metadata = await self._reply(text, language)
         except (
