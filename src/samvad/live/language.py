@@ -60,13 +60,10 @@ _ROMAN_HINDI: Final = _words(
 )
 _ROMAN_ALSO_ENGLISH: Final = _words(
     """
-    main hum par ki ke ka ko se pe fir chal sab kal hun bas are
+    the a an is are was were am i you he she it we they my your his her our their this that these those what
+    which who how when where why do does did not no yes can could will would should shall may of to in on at
+    for with from about and or but if me please tell have has had be been there here need want know much many
     """
-)
-_ENGLISH: Final = frozenset(
-    "the a an is are was were am i you he she it we they my your his her our their this that these those what which who how"
-    " when where why do does did not no yes can could will would should shall may of to in on at for with from about and or"
-    " but if me please tell have has had be been there here need want know much many".split()
 )
 
 _REGIONS: Final = {
