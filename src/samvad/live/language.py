@@ -58,7 +58,8 @@ _ROMAN_HINDI: Final = _words(
     sakta sakti sakte lagega lagta chal chalo dekho suno bas
     """
 )
-_ROMAN_ALSO_ENGLISH: Final = _words(
+_ROMAN_ALSO_ENGLISH: Final = _words("main hum par ki ke ka ko se pe fir chal sab kal hun bas are")
+_ENGLISH: Final = _words(
     """
     the a an is are was were am i you he she it we they my your his her our their this that these those what
     which who how when where why do does did not no yes can could will would should shall may of to in on at
