@@ -195,7 +195,8 @@ def test_commands() -> None:
             else:
                 wanted.update((*parameter.opts, *parameter.secondary_opts))
         said = {
-            text.split(" ")[0] for text in re.findall(r"`((?:-|USER|FILE|FROM|TO|\[URL)[^`]*)`", documented[name])
+            text.split(" ")[0]
+            for text in re.findall(r"`((?:-|USER|FILE|FROM|TO|\[URL)[^`]*)`", documented[name])
         }
         assert said - {"-h", "--help"} == wanted, name
 
