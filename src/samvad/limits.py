@@ -68,6 +68,8 @@ COMMIT_RETRIES_MAX: Final = 16
 
 # The journal
 JOURNAL_BYTES_MAX: Final = 1024 * 1024 * 1024
+PENDING_MEMORY_BYTES_MAX: Final = 1024 * 1024 * 1024  # what waits for the store is held in memory as well
+PENDING_ENTRY_BYTES: Final = 1_000  # of memory, beside twice its bytes in the journal
 JOURNAL_SEGMENT_BYTES: Final = 16 * 1024 * 1024
 JOURNAL_ENTRY_BYTES_MAX: Final = 64 * 1024 * 1024
 JOURNAL_GROUP_BYTES_MAX: Final = 8 * 1024 * 1024

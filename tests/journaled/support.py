@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from samvad import limits
 from samvad.clock import Clock, SystemClock
 from samvad.records import StoredMessage, UserKey
 from samvad.runtime import Options, Samvad
@@ -22,6 +23,7 @@ from tests.support import wait_until_async
 
 QUICK = Patience(
     write_interval_s=0.02,
+    gather_s=0.0,
     erase_wait_s=0.5,
     call_s=5.0,
     retry_s_max=0.005,
@@ -42,7 +44,13 @@ class SkewedClock(SystemClock):
 
 
 def journaled(
-    inner: Any, directory: Path, *, patience: Patience = QUICK, clock: Clock | None = None, **journal: Any
+    inner: Any,
+    directory: Path,
+    *,
+    patience: Patience = QUICK,
+    clock: Clock | None = None,
+    memory_bytes_max: int = limits.PENDING_MEMORY_BYTES_MAX,
+    **journal: Any,
 ) -> JournaledStore:
     """A store behind a journal that does not take its time."""
     return JournaledStore(
@@ -51,6 +59,7 @@ def journaled(
         clock=clock or SystemClock(),
         rules=Rules(durability="journaled"),
         patience=patience,
+        memory_bytes_max=memory_bytes_max,
     )
 
 

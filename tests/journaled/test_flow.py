@@ -18,7 +18,17 @@ from samvad.stores.base import Store
 from samvad.stores.memory import MemoryStore
 from samvad.stores.urls import store_from_url
 from tests.journaled.faulty import FaultyStore
-from tests.journaled.support import QUICK, abandon, contents, drained, opened, service, store_of, stored
+from tests.journaled.support import (
+    QUICK,
+    abandon,
+    contents,
+    drained,
+    opened,
+    service,
+    store_of,
+    stored,
+    turns,
+)
 from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +83,26 @@ async def test_coalescing(inner: FaultyStore, tmp_path: Path) -> None:
         assert await contents(inner.store, "asha") == said
         assert len(inner.commits) <= (seconds[1] - seconds[0]) / 0.4 + 2
         assert store_of(samvad).flusher.rebases == 0
+
+
+async def test_what_is_said_and_answered_is_one_commit(inner: FaultyStore, tmp_path: Path) -> None:
+    """The first words after a silence wait for more; where somebody waits for the store they do not."""
+    async with opened(inner, tmp_path / "j", patience=QUICK._replace(gather_s=60.0)) as samvad:
+        await say(samvad, "What documents do I need?")
+        await turns(50)
+        assert inner.commits == []
+        await samvad.append_to_user_history("asha", "assistant", "Your last three payslips.")
+        await turns(50)
+        assert inner.commits == []
+        assert await store_of(samvad).drain(5.0) == 0
+        assert len(inner.commits) == 1
+        assert await contents(inner.store, "asha") == [
+            "What documents do I need?",
+            "Your last three payslips.",
+        ]
+        await say(samvad, "Thank you.")
+        cleared = await samvad.clear_user_data("asha")
+        assert (cleared.pending, cleared.messages) == (False, 3)
 
 
 async def test_no_document_is_written_too_often(inner: FaultyStore, tmp_path: Path) -> None:

@@ -325,6 +325,36 @@ async def test_full(tmp_path: Path) -> None:
         assert in_order([*said, "last"], await contents(inner.store, "asha"))
 
 
+async def test_memory_is_bounded(tmp_path: Path) -> None:
+    """Many small writes fill memory before they fill the journal: Overloaded, nothing lost, room again by itself."""
+    inner = await memory()
+    async with opened(inner, tmp_path / "j", memory_bytes_max=100_000) as samvad:
+        await say(samvad, "first")
+        await drained(samvad)
+        inner.down = True
+        said = ["first"]
+        for number in range(200):
+            try:
+                await say(samvad, str(number))
+            except Overloaded:
+                continue
+            said.append(str(number))
+        assert 20 < len(said) < 100
+        inner.down = False
+        await drained(samvad)
+
+        async def room() -> bool:
+            try:
+                await say(samvad, "last")
+            except Overloaded:
+                return False
+            return True
+
+        await wait_until_async(room, "there is room again")
+        await drained(samvad)
+        assert await contents(inner.store, "asha") == [*said, "last"]
+
+
 async def test_closing(tmp_path: Path) -> None:
     """Closing drains for as long as it may, and leaves the rest in the journal for the next start."""
     inner = await memory()

@@ -21,6 +21,9 @@ class Patience(NamedTuple):
     """How long to wait for what, in seconds. The defaults are for a store across a network."""
 
     write_interval_s: float = 1.0  # Firestore: about one sustained write a second per document
+    gather_s: float = (
+        1.2  # the first words after a silence wait for more: what is said and answered is one write
+    )
     erase_wait_s: float = 2.0  # how long a removal waits for the store before it is answered as pending
     call_s: float = 20.0  # the longest that one call to the store may take, whatever the store itself bounds
     retry_s_max: float = 0.5  # between two tries of one lane while the store is taken to be up

@@ -65,12 +65,13 @@ class FlushLane:
     entries, `head` the version after all that was submitted. `generation` changes where `record` is not what
     was answered: what is being written then is applied anew. `batch` is the number of entries of a commit whose
     fate is open, `suspects` how many of the next ones
-    hold one that the store refuses: they go in batches of at most `cap`, until it is found.
+    hold one that the store refuses: they go in batches of at most `cap`, until it is found. `gathered` tells
+    that what waits has waited for more already.
     """
 
     __slots__ = (
-        "_parked", "base", "batch", "cap", "entries", "epoch", "flushed_s", "generation", "head", "lock", "on_parked",
-        "record",
+        "_parked", "base", "batch", "cap", "entries", "epoch", "flushed_s", "gathered", "generation", "head", "lock",
+        "on_parked", "record",
         "release", "stales", "suspects", "task", "urgent", "user", "waiting", "writing",
     )  # fmt: skip
 
@@ -89,6 +90,7 @@ class FlushLane:
         self.writing = 0
         self.waiting = 0
         self.generation = 0
+        self.gathered = False
         self.flushed_s = float("-inf")
         self.urgent = asyncio.Event()
         self.lock = asyncio.Lock()

@@ -183,6 +183,7 @@ class Flusher:
                 if not entry.verbatim:
                     self.index.add(entry.commit)
             lane.record, lane.head = record, record.version
+            lane.gathered = True
             self.wake(lane)
         self.scrubber.scrub()  # the last run may have died between an erasing and this
 
@@ -267,6 +268,11 @@ class Flusher:
 
     async def _pace(self, lane: FlushLane) -> None:
         wait_s = lane.flushed_s + self._patience.write_interval_s - self._clock.monotonic_s()
+        if (
+            not lane.gathered
+        ):  # not all for the same time: users who began together need not be written together
+            lane.gathered = True
+            wait_s = max(wait_s, self._patience.gather_s * random.uniform(0.8, 1.0))
         if wait_s > 0 and not self._hurry and not lane.waiting:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -349,6 +355,7 @@ class Flusher:
         self.commits += 1
         self.entries_flushed += entries
         lane.batch = None
+        lane.gathered = False
         lane.flushed_s = self._clock.monotonic_s()
 
     def _forget(self, entry: Entry) -> None:

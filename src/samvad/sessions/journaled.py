@@ -15,8 +15,9 @@ from typing import Final
 
 import msgspec
 
+from samvad import limits
 from samvad.clock import Clock
-from samvad.errors import SamvadError, SetupError, StaleVersion, StoreUnavailable, Unavailable
+from samvad.errors import Overloaded, SamvadError, SetupError, StaleVersion, StoreUnavailable, Unavailable
 from samvad.records import (
     Change,
     Commit,
@@ -80,7 +81,14 @@ class JournaledStore(OverlaidReads):
     """
 
     def __init__(
-        self, inner: Store, journal: Journal, *, clock: Clock, rules: Rules, patience: Patience | None = None
+        self,
+        inner: Store,
+        journal: Journal,
+        *,
+        clock: Clock,
+        rules: Rules,
+        patience: Patience | None = None,
+        memory_bytes_max: int = limits.PENDING_MEMORY_BYTES_MAX,
     ) -> None:
         self.inner = inner
         self.journal = journal
@@ -106,6 +114,7 @@ class JournaledStore(OverlaidReads):
         )
         self._heard: dict[UserKey, Version] = {}
         self._hearing: set[asyncio.Task[None]] = set()
+        self._memory_bytes_max = memory_bytes_max
         self._asked_in_vain: dict[UserKey, None] = {}
         self._opened = False
         self._inner_opened = False
@@ -255,7 +264,19 @@ class JournaledStore(OverlaidReads):
                 self._journaled(lane, commit, result, epoch, generation, done)
                 self.flusher.release(lane)
 
-        self.journal.submit(_payload(commit, epoch), journaled)
+        self._write(_payload(commit, epoch), journaled)
+
+    @property
+    def memory_bytes(self) -> int:
+        """About how much memory is taken by what waits for the store."""
+        return 2 * self.journal.bytes_held + limits.PENDING_ENTRY_BYTES * self.journal.entries_held
+
+    def _write(self, payload: bytes, done: Callable[[int | SamvadError], None]) -> None:
+        if self.memory_bytes > self._memory_bytes_max:
+            full = Overloaded("Too much waits for the store; nothing was acknowledged, try again soon.")
+            asyncio.get_running_loop().call_soon(done, full)
+        else:
+            self.journal.submit(payload, done)
 
     def _submit_verbatim(self, lane: FlushLane, commit: Commit, done: Done) -> None:
         lane.head = None  # what follows is not known to build on what is pending
@@ -273,7 +294,7 @@ class JournaledStore(OverlaidReads):
             self.flusher.add(self.flusher.lane(commit.user), entry)
 
         epoch = commit.expected.epoch
-        self.journal.submit(_payload(commit, epoch), journaled)
+        self._write(_payload(commit, epoch), journaled)
 
     def _journaled(
         self, lane: FlushLane, commit: Commit, number: int, epoch: int, generation: int, done: Done
