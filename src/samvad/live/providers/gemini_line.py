@@ -153,7 +153,7 @@ class GeminiLine:
         turn = {"role": "user", "parts": [{"text": text}]}
         await _sent(self._session.send_client_content(turns=[turn], turn_complete=False))
 
-    async def cut(self, played_ms: int | None) -> None:
+    async def cut(self, played_ms: int | None, under_way: bool) -> None:
         """Gemini has no way to stop an answer but the user's next turn; the session drops the rest."""
 
     async def result(self, call_id: str, name: str, payload: Mapping[str, Any]) -> None:

@@ -74,8 +74,8 @@ class Line(Protocol):
         """Something for the model alone; it asks for no answer."""
         ...
 
-    async def cut(self, played_ms: int | None) -> None:
-        """Stop the answer under way, as far as the vendor knows how to."""
+    async def cut(self, played_ms: int | None, under_way: bool) -> None:
+        """Of the last answer only so much was heard; stop it where it is still under way. As far as the vendor can."""
         ...
 
     async def result(self, call_id: str, name: str, payload: Mapping[str, Any]) -> None:

@@ -285,10 +285,9 @@ class LineSession:
 
     async def interrupt(self, *, heard_text: str, played_ms: int | None) -> None:
         """Stop the answer under way."""
-        if not self._turn.interrupt():
-            return
-        async with self._lock:
-            await self._do(lambda line: line.cut(played_ms))
+        stopped = self._turn.interrupt()
+        async with self._lock:  # the vendor may cut its memory of an answer that is complete, too
+            await self._do(lambda line: line.cut(played_ms, stopped))
         await self._refuse_calls()
 
     async def send_tool_result(
