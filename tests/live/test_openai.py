@@ -76,11 +76,13 @@ class Talk:
 async def talking(fake: FakeOpenAIChat, options: Any = None, **context: Any) -> AsyncIterator[Talk]:
     """A conversation with the endpoint, whose client does not wait between its attempts."""
     provider = OpenAIChat(**{"base_url": fake.base_url, "model": "m", "retries": 0, **(options or {})})
-    session = await provider.open(Context(user_id="asha", session_id="s-1", **context))
     try:
-        yield Talk(session)
+        session = await provider.open(Context(user_id="asha", session_id="s-1", **context))
+        try:
+            yield Talk(session)
+        finally:
+            await session.close()
     finally:
-        await session.close()
         await provider.close()
 
 

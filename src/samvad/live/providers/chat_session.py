@@ -198,7 +198,7 @@ class ChatSession:
             return await self._client.chat.completions.create(
                 model=self._provider.model, messages=messages, stream=True, **options
             )
-        except Exception as error:
+        except Exception as error:  # the top of the vendor's code: all but one refusal goes on up
             refused = getattr(error, "status_code", None) in (400, 422)
             if not (refused and self._provider.asks_for_usage and "stream_options" in str(error)):
                 raise
