@@ -19,6 +19,7 @@ from samvad.records import (
     only_receipts,
 )
 from samvad.sessions.coalesce import coalesce, erases, removes, steps_of
+from samvad.sessions.operations import is_unproven
 
 BATCH_MESSAGES_MAX = 500
 BATCH_BYTES_MAX = 4 * 1024 * 1024
@@ -36,7 +37,10 @@ class Entry:
     `early` is the answer if the store says nothing in time.
     """
 
-    __slots__ = ("commit", "early", "epoch", "number", "of_erased", "replica", "tried", "verbatim", "waiter")
+    __slots__ = (
+        "commit", "disputed", "early", "epoch", "number", "of_erased", "replica", "tried", "unproven", "verbatim",
+        "waiter",
+    )  # fmt: skip
 
     def __init__(self, replica: str, number: int, commit: Commit, epoch: int) -> None:
         self.replica = replica
@@ -45,6 +49,8 @@ class Entry:
         self.epoch = epoch
         self.tried = False
         self.of_erased = False
+        self.disputed = False
+        self.unproven = is_unproven(commit.operation)
         self.waiter: Done | None = None
         self.early: Committed | SamvadError | None = None
         self.verbatim = commit.operation is None and not only_receipts(commit)

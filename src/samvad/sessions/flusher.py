@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 
 from samvad import limits
 from samvad.clock import Clock
-from samvad.errors import MessageExists, SamvadError, StaleVersion, Unavailable
+from samvad.errors import MessageExists, SamvadError, SessionTaken, StaleVersion, Unavailable
 from samvad.records import (
     ANY_VERSION,
     Commit,
@@ -33,6 +33,7 @@ from samvad.sessions.coalesce import erases, steps_of
 from samvad.sessions.flush_lane import Entry, FlushLane, unbound
 from samvad.sessions.journal import Journal
 from samvad.sessions.pending import PendingIndex
+from samvad.sessions.proving import dispute, prove, settle
 from samvad.sessions.reapply import applied_anew, learn
 from samvad.sessions.scrubber import Scrubber
 from samvad.sessions.user_log import Rules
@@ -287,7 +288,7 @@ class Flusher:
         entries = [lane.entries[i] for i in range(size)]
         if entries[0].verbatim:
             return await verbatim.flush(self, lane, entries[0])
-        if lane.base is None and not unbound(entries):
+        if (lane.base is None and not unbound(entries)) or any(entry.unproven for entry in entries):
             try:
                 await self.rebase(lane)
             except Unavailable:
@@ -309,6 +310,8 @@ class Flusher:
             return False
         except SamvadError as error:
             lane.batch = None
+            if isinstance(error, SessionTaken) and dispute(entries):
+                return True  # whose it is will be asked
             if size > 1:  # find out which one it is
                 lane.suspects = lane.suspects or size
                 lane.cap = size // 2
@@ -399,6 +402,7 @@ class Flusher:
         )
         self.rebases += 1
         record = user_log.loaded(loaded, self._rules)
+        proofs = await prove(list(lane.entries), self.store, self.breaker, self._clock.now_ms())
         done = dict(record.applied)
         if record.erased.number > done.get(record.erased.replica, -1):
             done[record.erased.replica] = record.erased.number
@@ -410,8 +414,11 @@ class Flusher:
                 continue
             self.index.remove(entry.commit)
             in_store = entry.number <= done.get(entry.replica, -1)
-            if not in_store:
-                record, overtaken = applied_anew(entry, record, self._rules, loaded, skew_ms)
+            if not in_store and entry in proofs and not settle(entry, proofs[entry]):
+                self.overtaken += 1
+            elif not in_store:
+                proven = entry in proofs
+                record, overtaken = applied_anew(entry, record, self._rules, loaded, skew_ms, proven)
                 self.overtaken += overtaken
             self.index.add(entry.commit)
             if entry.commit.changes and not in_store:

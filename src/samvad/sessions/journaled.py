@@ -95,7 +95,7 @@ class JournaledStore(OverlaidReads):
         self.rules = rules
         self.name = inner.name
         shared, tells = inner.capabilities.shared, inner.capabilities.tells
-        self.capabilities = Capabilities(durable=True, shared=shared, tells=tells)
+        self.capabilities = Capabilities(durable=True, shared=shared, goes_on=True, tells=tells)
         self.on_rebased: Callable[[UserKey], None] = lambda user: None
         self.known: Callable[[UserKey], UserRecord | None] = lambda user: None
         self.on_doubt: Callable[[UserKey], None] = lambda user: None

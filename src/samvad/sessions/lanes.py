@@ -131,11 +131,10 @@ class Lanes:
                 self._reopen(lane)
 
     async def newest(self, key: UserKey) -> UserRecord:
-        """The record on which the next operation is applied: what is still on its way is in it."""
+        """The record on which the next operation is applied, be it partial: what is still on its way is in it."""
         lane = self._lane(key)
         while lane.latest is None:
             await self._opened(lane)
-        _refuse_partial(lane)
         return lane.latest
 
     async def settled(self, key: UserKey) -> UserRecord:

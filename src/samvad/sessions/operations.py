@@ -14,10 +14,14 @@ from samvad.records import StoredInterruption, StoredSession
 
 
 class ReceiptKey(msgspec.Struct, frozen=True):
-    """Under which key the answer to this operation is kept, and the fingerprint of the request."""
+    """Under which key the answer to this operation is kept, and the fingerprint of the request.
+
+    `unproven`: the store could not be asked whether the key was used before.
+    """
 
     key: bytes
     fingerprint: bytes
+    unproven: bool = False
 
 
 class Operation(msgspec.Struct, kw_only=True, tag=True):
@@ -70,12 +74,24 @@ class SavePreferences(Operation):
 
 
 class SaveSession(Operation):
-    """A session is created, or merged with `fields` and opened again. `prior` is what the store has of it."""
+    """A session is created, or merged with `fields` and opened again. `prior` is what the store has of it.
+
+    `unproven`: the store could not be asked; the session may be there, and even be another user's.
+    """
 
     session_id: str
     user_id: str
     fields: dict[str, Any]
     prior: StoredSession | None = None
+    unproven: bool = False
+
+
+def is_unproven(operation: Operation | None) -> bool:
+    """Whether something must be asked of the store before it may have the operation."""
+    if operation is None:
+        return False
+    by_key = operation.receipt is not None and operation.receipt.unproven
+    return by_key or (isinstance(operation, SaveSession) and operation.unproven)
 
 
 class EndSession(Operation):

@@ -41,10 +41,16 @@ def is_over(entry: Entry, loaded: UserRecord, skew_ms: int) -> bool:
 
 
 def applied_anew(
-    entry: Entry, record: UserRecord, rules: Rules, loaded: UserRecord | None = None, skew_ms: int = 0
+    entry: Entry,
+    record: UserRecord,
+    rules: Rules,
+    loaded: UserRecord | None = None,
+    skew_ms: int = 0,
+    proven: bool = False,
 ) -> tuple[UserRecord, bool]:
     """The record with the entry, whose commit is made anew, and whether another replica has overtaken it.
 
+    `proven`: the store was just asked what the operation rests on (see that module).
     `loaded` is what the store has, on which `record` was built (None: it could not be asked). What was overtaken, or
     belongs to a life of the user that is over, changes nothing any more; its receipt stays, so that it cannot be
     asked for again.
@@ -58,7 +64,7 @@ def applied_anew(
             entry.of_erased = True
             entry.commit = _receipts(commit, erased=True)
             return record, False
-        if entry.epoch != record.version.epoch:
+        if entry.epoch != record.version.epoch and not proven:
             operation = _of_no_life(operation)
     if isinstance(operation, SaveState):  # it was acknowledged under the condition
         operation = msgspec.structs.replace(operation, if_match=None, if_absent=False)

@@ -16,7 +16,7 @@ import msgspec
 
 from samvad import errors, limits
 from samvad.clock import Clock
-from samvad.errors import IdempotencyKeyReused, InvalidRequest, SamvadError, UserErased
+from samvad.errors import IdempotencyKeyReused, InvalidRequest, SamvadError, StoreUnavailable, UserErased
 from samvad.records import ANY_VERSION, Commit, ReceiptKept, StoredReceipt, UserKey
 from samvad.sessions.operations import ReceiptKey
 from samvad.stores.base import Store
@@ -87,11 +87,17 @@ class Receipts:
         answer_type: type[_T],
         act: Callable[[ReceiptKey], Awaitable[_T]],
     ) -> _T:
-        kept = await self._store.receipt(key)
+        unproven = False
+        try:
+            kept = await self._store.receipt(key)
+        except StoreUnavailable:
+            if not self._store.capabilities.goes_on:
+                raise
+            kept, unproven = None, True  # asked again before it goes to the store
         if kept is not None and kept.at_ms > self._clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000:
             return self._replay(kept, fingerprint, answer_type)
         try:
-            return await act(ReceiptKey(key, fingerprint))
+            return await act(ReceiptKey(key, fingerprint, unproven))
         except SamvadError as error:
             if error.code in _KEPT_REFUSALS:
                 await self.keep(user, ReceiptKey(key, fingerprint), Refusal(error.code, error.message))

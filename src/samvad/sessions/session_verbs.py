@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from samvad import limits
-from samvad.errors import InvalidRequest, NotFound, SessionTaken, Unavailable
+from samvad.errors import InvalidRequest, NotFound, SessionTaken, StoreUnavailable, Unavailable
 from samvad.records import (
     StoredInterruption,
     StoredSession,
@@ -60,7 +61,15 @@ class SessionVerbs(Acting):
             raise InvalidRequest("language must be a string.")
         if not isinstance(fields.get("metadata"), dict | None):
             raise InvalidRequest("metadata must be a JSON object.")
-        prior = await self._prior(key, session_id)
+        unproven = False
+        try:
+            prior = await self._prior(key, session_id)
+        except StoreUnavailable:
+            if not self.core.store.capabilities.goes_on:
+                raise
+            prior, unproven = None, True  # asked again before it goes to the store
+            if await self._is_known_as_anothers(key, session_id):
+                raise SessionTaken from None
         if prior is not None and prior.user_id != user_id:
             raise SessionTaken
         operation = SaveSession(
@@ -70,6 +79,7 @@ class SessionVerbs(Acting):
             user_id=user_id,
             fields=fields,
             prior=prior,
+            unproven=unproven,
         )
         await self.core.lanes.write(key, operation)
         self._remember_owner(key, session_id)
@@ -167,6 +177,14 @@ class SessionVerbs(Acting):
         while len(owners) > limits.SESSION_OWNERS_MAX:
             owners.popitem(last=False)
 
+    async def _is_known_as_anothers(self, key: UserKey, session_id: str) -> bool:
+        with contextlib.suppress(StoreUnavailable):  # what is pending here answers this without the store
+            pending = await self.core.store.session(key.tenant, session_id)
+            return pending is not None and pending.user_id != key.user_id
+        owner = self.core.owners.get((key.tenant, session_id))
+        record = None if owner is None or owner == key else self.core.lanes.peek(owner)
+        return record is not None and session_id in record.sessions
+
     async def _find_session(self, session_id: str) -> tuple[UserKey, StoredSession] | None:
         check_id(session_id, "sessionId")
         tenant, user, _ = self.principal
@@ -192,8 +210,11 @@ class SessionVerbs(Acting):
         """
         lanes = self.core.lanes
         for _ in range(limits.COMMIT_RETRIES_MAX):
-            if session_id in (await lanes.newest(key)).sessions:
+            record = await lanes.newest(key)
+            if session_id in record.sessions:
                 return None
+            if record.partial:
+                raise StoreUnavailable("The store is down, and this process does not know this user.")
             removal = await lanes.removals_written(key)
             stored = await self.core.store.session(key.tenant, session_id)
             if session_id in (await lanes.newest(key)).sessions:

@@ -34,6 +34,7 @@ class Capabilities(NamedTuple):
 
     durable: bool  # what `commit` acknowledged survives power loss
     shared: bool  # several processes may write at once
+    goes_on: bool = False  # commits are taken while the rest cannot be asked
     tells: bool = False  # it tells what others wrote (`TellsChanges`)
 
 
