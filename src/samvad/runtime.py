@@ -148,6 +148,11 @@ class Samvad(SessionPersistenceService):
             self._knowledge = knowledge_beside(self.store, self.core.clock)
         return self._knowledge
 
+    @property
+    def knowledge_is_open(self) -> bool:
+        """Whether the knowledge base was asked for already."""
+        return self._knowledge is not None
+
     async def open(self) -> Self:
         """Open the store; SetupError where that cannot be. Who comes while it is being opened waits for it."""
         if self._closed:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from samvad.errors import Forbidden, SamvadError
+from samvad import limits
+from samvad.errors import Forbidden, Overloaded, SamvadError
 from samvad.http.call import Call, Disconnected, Reply
 from samvad.http.live_socket import PATH as LIVE_PATH
 from samvad.http.live_socket import refuse_socket, serve_socket
@@ -24,10 +25,13 @@ from samvad.http.routing import Route, Router, own_path
 from samvad.sessions.service import SessionPersistenceService
 
 if TYPE_CHECKING:
+    from samvad.http.live_events import EventStream
     from samvad.live.service import LiveService
     from samvad.runtime import Samvad
 
 _log = logging.getLogger(__name__)
+
+EVENTS_PATH = b"/api/live/events"
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -63,6 +67,7 @@ class SamvadApp:
         self.samvad = samvad
         self._make_live = live
         self._live: LiveService | None = None
+        self._streams: set[EventStream] = set()
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self.router = Router(routes())
         self.metrics = Metrics(samvad)
@@ -86,6 +91,12 @@ class SamvadApp:
         try:
             path = own_path(scope)
             try:
+                if path == EVENTS_PATH and scope["method"] == "GET":
+                    name = "liveEvents"
+                    stream = await self._open_events(scope, receive, path)
+                    await self._run_stream(stream, receive, send)
+                    self.metrics.observe(name, 200, time.perf_counter() - started_s)
+                    return
                 route, params = self.router.find(scope["method"], path)
                 name = route.name
                 self._check_origin(scope)
@@ -119,6 +130,32 @@ class SamvadApp:
             del headers[:2]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _open_events(self, scope: Scope, receive: Receive, path: bytes) -> EventStream:
+        from samvad.http.live_events import open_events
+
+        self._check_origin(scope)
+        if len(self._streams) >= limits.LIVE_SOCKETS_MAX:
+            raise Overloaded("Too many event streams; try again soon.")
+        if not self.samvad.is_open:
+            await self.samvad.open()
+        return await open_events(
+            Call(scope, receive, path, [], self.samvad, self._service(scope)), self.samvad.feed
+        )
+
+    async def _run_stream(self, stream: EventStream, receive: Receive, send: Send) -> None:
+        self._streams.add(stream)
+        try:
+            await stream.run(receive, send)
+        finally:
+            self._streams.discard(stream)
+
+    def stop_streams(self) -> None:
+        """The server stops: end what would go on for ever."""
+        for stream in self._streams:
+            stream.end()
+        if self._live is not None:
+            self._live.say_goodbye()
 
     @property
     def live(self) -> LiveService:

@@ -186,8 +186,10 @@ class _Server(uvicorn.Server):
         stop: asyncio.Event,
         drain_s: float,
         on_ready: Callable[[], None],
+        stop_streams: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._stop_streams = stop_streams
         self._samvad = samvad
         self._stop = stop
         self._drain_s = drain_s
@@ -228,6 +230,8 @@ class _Server(uvicorn.Server):
         state = self.server_state
         told: set[object] = set()
         deadline_s = self.stopped_s + self._drain_s / 2
+        self._stop_streams()
+        await asyncio.sleep(_POLL_S)  # they say goodbye themselves
         while state.connections or state.tasks:
             if time.monotonic() > deadline_s:
                 break
@@ -309,7 +313,8 @@ async def _serve(
         limit_concurrency=min(CONNECTIONS_MAX, _descriptors() - _DESCRIPTORS_SPARE),
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = _Server(config, samvad, stop=stop, drain_s=drain_s, on_ready=on_ready)
+    stop_streams = getattr(app, "stop_streams", lambda: None)
+    server = _Server(config, samvad, stop=stop, drain_s=drain_s, on_ready=on_ready, stop_streams=stop_streams)
 
     with _signals(stop):
         await samvad.open()

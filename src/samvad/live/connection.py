@@ -78,6 +78,11 @@ class Connection:
         self._ended = asyncio.Event()
         self._errors = 0
 
+    @property
+    def errors_left(self) -> int:
+        """How many malformed frames the client may still send."""
+        return limits.LIVE_ERRORS_MAX - self._errors
+
     def end(self, reason: str) -> None:
         """End the connection for one of `CLOSE_CODES`; the first reason counts."""
         if self._reason is None:

@@ -56,11 +56,11 @@ class Documents:
         lengths = [passage.length for passage in self._passages]
         self._mean_length = sum(lengths) / len(lengths) if lengths else 1.0
 
-    async def titles(self, *, tenant: str) -> Sequence[str]:
+    async def titles(self, *, tenant: str, user_id: str) -> Sequence[str]:
         """What the documents are called."""
         return self._titles
 
-    async def extract(self, query: str, *, tenant: str, language: str | None) -> Extract | None:
+    async def extract(self, query: str, *, tenant: str, user_id: str, language: str | None) -> Extract | None:
         """The sentences of the best passage that answer a question; None where none holds half of its words."""
         wanted = set(_terms(query))
         if not wanted:

@@ -8,24 +8,34 @@ from pathlib import Path
 from typing import Any
 
 from samvad.live.documents import read_folder
+from samvad.live.knowledge_answers import KnowledgeAnswers, knowledge_tool
 from samvad.live.parts import LiveOptions
 from samvad.live.providers.base import Provider
 from samvad.live.providers.registry import ProviderOptions, make_provider
 from samvad.live.service import LiveService
+from samvad.live.tools import ToolRegistry
 from samvad.runtime import Samvad
 from samvad.settings import Settings
 
 
 def plain_live(samvad: Samvad) -> LiveService:
-    """The default provider, without documents; nothing is kept beside the store."""
-    return LiveService(samvad, make_provider)
+    """The default provider over the knowledge base; nothing is kept beside the store."""
+    options = ProviderOptions(parts={"knowledge": KnowledgeAnswers(samvad)})
+    return LiveService(samvad, lambda name: make_provider(name, options), tools=_tools(samvad))
+
+
+def _tools(samvad: Samvad) -> ToolRegistry:
+    tools = ToolRegistry()
+    tools.register(knowledge_tool(samvad))
+    return tools
 
 
 def live_of_settings(samvad: Samvad, settings: Settings) -> LiveService:
     """What `samvad serve` runs. SetupError where the provider or the documents cannot be had."""
-    parts: dict[str, Any] = {}
+    folder = None
     if settings.live_documents is not None:
-        parts["knowledge"] = read_folder(Path(settings.live_documents).expanduser())
+        folder = read_folder(Path(settings.live_documents).expanduser())
+    parts = {"knowledge": KnowledgeAnswers(samvad, also=folder)}
     options = ProviderOptions(
         model=settings.live_model,
         project_id=settings.project_id,
@@ -45,6 +55,7 @@ def live_of_settings(samvad: Samvad, settings: Settings) -> LiveService:
         samvad,
         make,
         provider=settings.live_provider,
+        tools=_tools(samvad),
         options=LiveOptions(idle_s=settings.live_idle_s, duration_s=settings.live_duration_s),
         directory=settings.data_path() if keeps else None,
         secret=settings.live_token_secret,

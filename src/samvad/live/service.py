@@ -212,13 +212,17 @@ class LiveService:
             _log.warning("the list of turns under way cannot be read", extra={"fault": error.strerror})
             return 0
 
+    def say_goodbye(self) -> None:
+        """The server stops: tell every client."""
+        for connection in list(self.connections):
+            connection.end("server_stopping")
+
     async def close(self) -> None:
         """Say goodbye to all clients, keep what was said, and let the providers go."""
         if self._closing:
             return
         self._closing = True
-        for connection in list(self.connections):
-            connection.end("server_stopping")
+        self.say_goodbye()
         for timer in self._leaving.values():
             timer.cancel()
         closing = [asyncio.ensure_future(each.close()) for each in self.conversations.values()]

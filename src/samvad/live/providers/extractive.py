@@ -49,11 +49,11 @@ class Extract(NamedTuple):
 class Answers(Protocol):
     """What the provider asks: a knowledge base, or plain documents."""
 
-    async def extract(self, query: str, *, tenant: str, language: str | None) -> Extract | None:
+    async def extract(self, query: str, *, tenant: str, user_id: str, language: str | None) -> Extract | None:
         """The answer to a question; None where the documents hold none."""
         ...
 
-    async def titles(self, *, tenant: str) -> Sequence[str]:
+    async def titles(self, *, tenant: str, user_id: str) -> Sequence[str]:
         """What the documents are called, a few of them; none where there is no document."""
         ...
 
@@ -61,10 +61,10 @@ class Answers(Protocol):
 class NoDocuments:
     """Knows nothing."""
 
-    async def extract(self, query: str, *, tenant: str, language: str | None) -> Extract | None:
+    async def extract(self, query: str, *, tenant: str, user_id: str, language: str | None) -> Extract | None:
         return None
 
-    async def titles(self, *, tenant: str) -> Sequence[str]:
+    async def titles(self, *, tenant: str, user_id: str) -> Sequence[str]:
         return ()
 
 
@@ -94,6 +94,7 @@ class _Session:
     def __init__(self, answers: Answers, context: Context, word_s: float) -> None:
         self._answers = answers
         self._tenant = context.tenant
+        self._user_id = context.user_id
         self._language = context.language
         self._word_s = word_s
         self._events: asyncio.Queue[Event | None] = asyncio.Queue(_QUEUED_MAX)
@@ -129,10 +130,12 @@ class _Session:
         kind = small_talk(text)
         if kind in ("hello", "thanks", "goodbye"):
             return getattr(words, str(kind)), None
-        titles = await self._answers.titles(tenant=self._tenant)
+        titles = await self._answers.titles(tenant=self._tenant, user_id=self._user_id)
         if kind == "help" and titles:
             return words.help.replace("{topics}", ", ".join(titles[:5])), None
-        found = await self._answers.extract(text, tenant=self._tenant, language=language)
+        found = await self._answers.extract(
+            text, tenant=self._tenant, user_id=self._user_id, language=language
+        )
         if found is None:
             return words.unknown if titles else words.no_documents, {"answered": False}
         sources = list(dict.fromkeys(citation.title for citation in found.citations))
