@@ -34,9 +34,7 @@ def test_every_frame_is_on_the_page(title: str, union: Any) -> None:
             field.encode_name + ("" if field.required else "?") for field in msgspec.structs.fields(each)
         ]
         code[each.__struct_config__.tag] = sorted(fields)
-    told = {
-        name: sorted(re.findall(r"`(\w+)`(\??)", fields)) for name, fields in documented(title).items()
-    }
+    told = {name: sorted(re.findall(r"`(\w+)`(\??)", fields)) for name, fields in documented(title).items()}
     assert {name: sorted(a + b for a, b in fields) for name, fields in told.items()} == code
 
 
