@@ -11,7 +11,7 @@ from samvad.http.app import create_app
 from samvad.stores.memory import MemoryStore
 from tests.http.support import Api
 from tests.journaled.faulty import FaultyStore
-from tests.journaled.support import drained, opened, store_of
+from tests.journaled.support import abandon, contents, drained, opened, service, store_of
 from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +26,33 @@ async def value(api: Api, name: str) -> float:
     found = [float(words[1]) for words in lines if words and words[0] == name]
     assert len(found) == 1, name
     return found[0]
+
+
+async def test_damage_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A flipped byte: the log and /metrics say so, the bytes are set aside, and all that is whole goes to the store."""
+    store = MemoryStore()
+    await store.open()
+    inner = FaultyStore(store)
+    samvad = await service(inner, tmp_path / "j").open()
+    inner.down = True
+    for content in ("one", "two CANARY", "three"):
+        await samvad.append_to_user_history("asha", "user", content)
+    await abandon(samvad)
+    [path] = [path for path in (tmp_path / "j").glob("*.journal") if b"CANARY" in path.read_bytes()]
+    path.write_bytes(path.read_bytes().replace(b"CANARY", b"CANARx"))
+    inner.down = False
+    async with opened(inner, tmp_path / "j") as again:
+        await drained(again)
+        assert await contents(store, "asha") == ["one", "three"]
+        assert await value(Api(again, create_app(again)), "samvad_journal_damages") == 1
+    [told] = [record for record in caplog.records if "damaged" in record.message]
+    assert (told.levelname, told.__dict__["entries_lost_max"], told.__dict__["set_aside"]) == (
+        "ERROR",
+        1,
+        True,
+    )
+    assert any(b"CANARx" in kept.read_bytes() for kept in (tmp_path / "j" / "damaged").iterdir())
+    assert "CANAR" not in caplog.text
 
 
 async def test_degraded_and_back(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ class Metrics(Collector):
         journal, flusher, breaker = store.journal, store.flusher, store.breaker
         yield _gauge("samvad_journal_bytes", "Bytes of what waits for the store.", journal.bytes_held)
         yield _gauge("samvad_pending_memory_bytes", "About what that takes in memory.", store.memory_bytes)
+        yield _gauge("samvad_journal_damages", "Damages found in it at the start.", journal.damaged)
         yield _gauge("samvad_journal_disk_bytes", "Bytes of the journal's files.", journal.disk_bytes)
         yield _gauge(
             "samvad_journal_entries_waiting",

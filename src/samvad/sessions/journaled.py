@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -41,6 +42,8 @@ from samvad.sessions.operations import AnyOperation, AppendMessages
 from samvad.sessions.overlay import OverlaidReads
 from samvad.sessions.user_log import Rules
 from samvad.stores.base import Capabilities, HealthReport, Store, awaited
+
+_log = logging.getLogger(__name__)
 
 _ASKED_IN_VAIN_MAX: Final = 10_000
 
@@ -123,6 +126,13 @@ class JournaledStore(OverlaidReads):
 
     async def open(self) -> None:
         replay = await self.journal.open()
+        for damage in replay.damages:
+            if not damage.torn:  # what a crash tore was never acknowledged
+                where = {"file": damage.file, "set_aside": damage.kept is not None}
+                most = {"entries_lost_max": damage.entries_lost_max}
+                _log.error(
+                    "the journal is damaged; what could not be believed is left out", extra=where | most
+                )
         try:
             for number, payload, replica in replay.entries:
                 self._take_up(replica, number, payload)
