@@ -14,10 +14,11 @@ from typing import Final, NamedTuple
 
 from samvad.knowledge.index import Row, ScopeIndex, remove_files
 from samvad.knowledge.queries import Query, parse
-from samvad.knowledge.ranking import Prepared, ideal, prepare, score
+from samvad.knowledge.ranking import Prepared, first_score, prepare, rank
 from samvad.knowledge.records import Document, Filter, Hit, PassageFound, Scope, StoredDocument
 
-CANDIDATES: Final = 50
+CANDIDATES: Final = 50  # of each scope, by FTS5's own order
+RANKED: Final = 30  # of them all together
 CANDIDATE_ROWS_MAX: Final = 6_000
 _OPEN_MAX: Final = 64
 _PREPARED_MAX: Final = 4_000
@@ -26,8 +27,7 @@ _PREPARED_MAX: Final = 4_000
 class Found(NamedTuple):
     """A passage that was found, with what is known of it."""
 
-    score: float
-    relative: float  # the share of the best score that the query could have
+    score: float  # 0 to 1
     scope: Scope
     document: Document
     row: Row
@@ -138,21 +138,34 @@ class Engine:
         """The best passages for a query, best first; at most `limit`."""
         indexes = self._indexes(scopes)
         together = _Together([index for _, index in indexes])
-        parsed = parse(query, together)
-        if not parsed.terms:
-            return []
+        return self.look_for(parse(query, together), indexes, condition, limit)
+
+    def look_for(
+        self, query: Query, indexes: Sequence[tuple[Scope, ScopeIndex]], condition: Filter, limit: int
+    ) -> list[Found]:
+        """The best passages for a query that was taken apart."""
+        together = _Together([index for _, index in indexes])
         passages, tokens = together.size()
-        average = tokens / passages if passages else 1.0
-        found = []
-        best = ideal(parsed.terms) or 1.0
-        lookups = parsed.lookups(together, CANDIDATE_ROWS_MAX)
+        if not query.terms or not passages:
+            return []
+        average = tokens / passages
+        gathered: list[tuple[float, Scope, Document, Row, Prepared]] = []
+        lookups = query.lookups(together, CANDIDATE_ROWS_MAX)
         for scope, index in indexes:
             present = [term for term in lookups if index.frequency(term)]
             for row in index.fetch(index.candidates(present, max(CANDIDATES, limit), condition)):
                 document = index.document(row.document)
-                prepared = self._prepare(scope, index, row, document, parsed.sounds)
-                value = score(parsed.terms, prepared, average)
-                found.append(Found(value, min(1.0, value / best), scope, document, row, prepared))
+                prepared = self._prepare(scope, index, row, document, query.sounds)
+                gathered.append(
+                    (sum(first_score(query.terms, prepared, average)), scope, document, row, prepared)
+                )
+        gathered.sort(key=lambda one: (-one[0], one[2].id, one[3].start))
+        del gathered[max(RANKED, limit) :]
+        scores = rank(query.text, query.terms, [one[4] for one in gathered], average)
+        found = [
+            Found(score, scope, document, row, prepared)
+            for score, (_, scope, document, row, prepared) in zip(scores, gathered, strict=True)
+        ]
         found.sort(key=lambda one: (-one.score, one.document.id, one.row.start))
         return found[:limit]
 
@@ -178,6 +191,6 @@ def hit(found: Found) -> Hit:
     row = found.row
     return Hit(
         doc=found.document,
-        score=round(found.relative, 4),
+        score=round(found.score, 4),
         passage=PassageFound(text=row.text, start=row.start, end=row.end, headings=row.headings),
     )

@@ -26,7 +26,9 @@ def index_directory(database: Path) -> Path:
 def has_documents(store: Any) -> bool:
     """Whether documents were ever kept beside this store (where that costs nothing to know)."""
     path = getattr(store, "path", None)
-    return isinstance(path, Path) and documents_path(path).exists()
+    if isinstance(path, Path):
+        return documents_path(path).exists()
+    return getattr(getattr(store, "inner", store), "name", "") == "firestore"
 
 
 def knowledge_beside(store: Any, clock: Clock) -> KnowledgeBase:
@@ -35,7 +37,15 @@ def knowledge_beside(store: Any, clock: Clock) -> KnowledgeBase:
     directory: Path | None = None
     readonly = bool(getattr(store, "readonly", False))
     path = getattr(store, "path", None)
-    if isinstance(path, Path):
+    inner = getattr(store, "inner", store)
+    if getattr(inner, "name", "") == "firestore":
+        from samvad.knowledge.store_firestore import FirestoreKnowledgeStore
+
+        documents = FirestoreKnowledgeStore(inner.client, inner.names, clock)
+        journal = getattr(store, "journal", None)
+        if journal is not None:
+            directory = Path(journal.directory).with_name("knowledge-index")
+    elif isinstance(path, Path):
         from samvad.knowledge.store_sqlite import SQLiteKnowledgeStore
 
         documents, directory = (

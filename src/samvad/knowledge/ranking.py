@@ -1,26 +1,34 @@
-"""How well a passage answers a query: pure functions over terms and their rarity.
+"""How well a passage answers a query: pure functions over words and their rarity.
 
-The weights were chosen on the first half of XQuAD's articles (see benchmarks/knowledge.py) and reported on the
-second.
+Two steps. BM25 over the terms (`first_score`) picks some dozens of passages; `rank` orders these by what costs more
+to know: how much of the query stands in one sentence, or two that follow each other, and how much of it is there in
+pieces of words (sequences of four letters, which find inflected, compounded and misspelt words). The weights were
+chosen on the first half of XQuAD's articles and reported on the second.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from samvad.knowledge.romanised import sound_key
-from samvad.knowledge.words import Word, plain_words, term_of, terms, words
+from samvad.knowledge.sentences import sentences
+from samvad.knowledge.words import plain_words, term_of, terms, words
 
 K1: Final = 1.1
 B: Final = 0.55
 TITLE_WEIGHT: Final = 1.0
 HEADINGS_WEIGHT: Final = 1.0
-SOUND_WEIGHT: Final = 0.7
-PAIR_WEIGHT: Final = 0.35
-COVERAGE_POWER: Final = 0.5
+COVERED: Final = 1.0
+SENTENCE: Final = 3.5
+TWO_SENTENCES: Final = 3.3
+PIECES: Final = 4.0
+PIECE_CHARS: Final = 4
+_PIECE_K1: Final = 1.2
+_PIECE_B: Final = 0.7
+MOST: Final = (K1 + 1) + COVERED + SENTENCE + TWO_SENTENCES + PIECES * (_PIECE_K1 + 1)
 
 
 class Fields(NamedTuple):
@@ -38,22 +46,35 @@ class Fields(NamedTuple):
 
 def field_terms(title: str, headings: Sequence[str], text: str) -> Fields:
     """What is indexed of a passage."""
-    sounds = [
-        key for word in plain_words(text) if not word.isascii() and term_of(word) and (key := sound_key(word))
-    ]
-    if title and not title.isascii():
-        sounds += [key for word in plain_words(title) if not word.isascii() and (key := sound_key(word))]
+    sounds = [] if text.isascii() else _sounds(text)
+    if not title.isascii():
+        sounds += _sounds(title)
     return Fields(terms(title), terms(" ".join(headings)), terms(text), sounds)
 
 
-class Prepared(NamedTuple):
-    """A passage made ready for ranking: its words with their places, and the terms of its other fields."""
+def _sounds(text: str) -> list[str]:
+    return [
+        key for word in plain_words(text) if not word.isascii() and term_of(word) and (key := sound_key(word))
+    ]
 
-    words: list[Word]
-    body: list[str]
+
+class Sentence(NamedTuple):
+    """A sentence of a passage: its place in the passage's text, and its terms."""
+
+    start: int
+    end: int
+    terms: frozenset[str]
+
+
+class Prepared(NamedTuple):
+    """A passage made ready for ranking."""
+
+    counts: Counter[str]  # how often each term stands in the text
+    length: int  # terms
     title: frozenset[str]
     headings: frozenset[str]
-    sounds: frozenset[str]
+    sentences: tuple[Sentence, ...]
+    plain: str  # the normalised words, each between two underscores
 
 
 class QueryTerm(NamedTuple):
@@ -65,21 +86,36 @@ class QueryTerm(NamedTuple):
 
 
 def prepare(title: str, headings: Sequence[str], text: str, *, sounds: bool) -> Prepared:
-    """Make a passage ready for ranking."""
+    """Make a passage ready for ranking; with `sounds` its words are found by their sound as well."""
     found = words(text)
+    counts = Counter(word.term for word in found if word.term)
+    length = sum(counts.values())
+    parts = []
+    at = 0
+    for start, end in sentences(text):
+        held = set()
+        while at < len(found) and found[at].start < end:
+            word = found[at]
+            if word.term:
+                held.add(word.term)
+                if sounds and (key := _key(text[word.start : word.end])):
+                    held.add(key)
+                    counts[key] += 1
+            at += 1
+        parts.append(Sentence(start, end, frozenset(held)))
+    above = " ".join((title, *headings))
     return Prepared(
-        found,
-        [word.term for word in found if word.term],
-        frozenset(terms(title)),
+        counts,
+        length,
+        frozenset((*terms(title), *(_sounds(title) if sounds else ()))),
         frozenset(terms(" ".join(headings))),
-        frozenset(
-            key
-            for word in (*plain_words(text), *plain_words(title))
-            if not word.isascii() and (key := sound_key(word))
-        )
-        if sounds
-        else frozenset(),
+        tuple(parts),
+        "_" + "_".join((*plain_words(text), *plain_words(above))) + "_",
     )
+
+
+def _key(word: str) -> str:
+    return "" if word.isascii() else sound_key(word)
 
 
 def rarity(frequency: int, passages: int) -> float:
@@ -87,51 +123,83 @@ def rarity(frequency: int, passages: int) -> float:
     return math.log(1.0 + (passages - frequency + 0.5) / (frequency + 0.5))
 
 
-def score(query: Sequence[QueryTerm], passage: Prepared, average_terms: float) -> float:
-    """The rank of a passage: BM25 over its fields, pairs of neighbouring words, and how much is covered."""
-    body = passage.body
-    length = K1 * (1 - B + B * len(body) / max(1.0, average_terms))
-    counts: dict[str, int] = {}
-    for term in body:
-        counts[term] = counts.get(term, 0) + 1
+def first_score(query: Sequence[QueryTerm], passage: Prepared, average_terms: float) -> tuple[float, float]:
+    """BM25 over the fields, and the share of the query that is there, both in shares of the query's rarity."""
+    length = K1 * (1 - B + B * passage.length / max(1.0, average_terms))
     total = covered = whole = 0.0
     for one in query:
-        tf = 0.0
+        whole += one.idf
+        tf = best = 0.0
         for variant, share in one.variants.items():
-            tf += share * (
-                counts.get(variant, 0)
+            count = (
+                passage.counts.get(variant, 0)
                 + TITLE_WEIGHT * (variant in passage.title)
                 + HEADINGS_WEIGHT * (variant in passage.headings)
-                + (variant in passage.sounds)
             )
-        whole += one.idf
+            if count:
+                tf += share * count
+                best = max(best, share)
         if tf:
             total += one.idf * tf * (K1 + 1) / (tf + length)
-            covered += one.idf * min(1.0, max((share for v, share in one.variants.items()), default=1.0))
-    if not whole:
-        return 0.0
-    total += PAIR_WEIGHT * pairs(query, body)
-    return total * math.pow(covered / whole, COVERAGE_POWER)
+            covered += one.idf * best
+    return (total / whole, covered / whole) if whole else (0.0, 0.0)
 
 
-def ideal(query: Sequence[QueryTerm]) -> float:
-    """The score that no passage can exceed: every term said over and over, in the order of the query."""
-    most = sum(one.idf for one in query) * (K1 + 1)
-    return most + PAIR_WEIGHT * sum(min(first.idf, second.idf) for first, second in itertools.pairwise(query))
+def held(query: Sequence[QueryTerm], there: frozenset[str]) -> float:
+    """The rarity of the query's terms that stand among these."""
+    return sum(
+        one.idf * max((share for variant, share in one.variants.items() if variant in there), default=0.0)
+        for one in query
+    )
 
 
-def pairs(query: Sequence[QueryTerm], body: Sequence[str]) -> float:
-    """The rarity of neighbouring query terms that are neighbours in the text as well."""
-    if len(query) < 2:
-        return 0.0
-    wanted = [(first, second, min(first.idf, second.idf)) for first, second in itertools.pairwise(query)]
-    places: dict[str, list[int]] = {}
-    for at, term in enumerate(body):
-        places.setdefault(term, []).append(at)
-    total = 0.0
-    for first, second, idf in wanted:
-        ones = [at for variant in first.variants for at in places.get(variant, ())]
-        others = {at for variant in second.variants for at in places.get(variant, ())}
-        if any(at + 1 in others or at + 2 in others or at - 1 in others for at in ones):
-            total += idf
-    return total
+def rank(text: str, query: Sequence[QueryTerm], passages: Sequence[Prepared], average: float) -> list[float]:
+    """The rank of each passage, 0 to 1: what the query shares with the passage, its sentences, and in pieces."""
+    whole = sum(one.idf for one in query) or 1.0
+    pieces = piece_scores(text, passages)
+    found = []
+    for passage, in_pieces in zip(passages, pieces, strict=True):
+        bm25, covered = first_score(query, passage, average)
+        one = two = 0.0
+        before: frozenset[str] = frozenset()
+        for sentence in passage.sentences:
+            one = max(one, held(query, sentence.terms))
+            two = max(two, held(query, sentence.terms | before))
+            before = sentence.terms
+        total = bm25 + COVERED * covered + PIECES * in_pieces
+        total += (SENTENCE * one + TWO_SENTENCES * two) / whole
+        found.append(min(1.0, total / MOST))
+    return found
+
+
+def query_pieces(text: str) -> list[str]:
+    """The pieces of a query's words."""
+    found: dict[str, None] = {}
+    for word in plain_words(text):
+        word = f"_{word}_"
+        for at in range(max(1, len(word) - PIECE_CHARS + 1)):
+            found[word[at : at + PIECE_CHARS]] = None
+    return list(found)
+
+
+def piece_scores(text: str, passages: Sequence[Prepared]) -> list[float]:
+    """BM25 over pieces of words, among these passages alone, in shares of the query's rarity."""
+    wanted = query_pieces(text)
+    counts = [[passage.plain.count(piece) for piece in wanted] for passage in passages]
+    number = len(passages)
+    idf = []
+    for at in range(len(wanted)):
+        frequency = sum(1 for row in counts if row[at])
+        idf.append(rarity(frequency, number) if frequency else 0.0)
+    whole = sum(idf) or 1.0
+    average = sum(len(passage.plain) for passage in passages) / number if number else 1.0
+    scores = []
+    for passage, row in zip(passages, counts, strict=True):
+        length = _PIECE_K1 * (1 - _PIECE_B + _PIECE_B * len(passage.plain) / average)
+        total = sum(
+            rare * count * (_PIECE_K1 + 1) / (count + length)
+            for rare, count in zip(idf, row, strict=True)
+            if count
+        )
+        scores.append(total / whole)
+    return scores

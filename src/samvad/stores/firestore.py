@@ -123,6 +123,16 @@ class FirestoreStore:
         self._swept_s = float("-inf")
 
     @property
+    def client(self) -> BoundedClient:
+        """The calls to the database, for what else is kept in it."""
+        return self._client
+
+    @property
+    def names(self) -> Names:
+        """The paths of the database."""
+        return self._names
+
+    @property
     def operations(self) -> Operations:
         """What was read, written and deleted, as it is billed, and the calls made for it."""
         return self._client.operations

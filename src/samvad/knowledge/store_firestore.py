@@ -1,0 +1,269 @@
+"""Documents in Firestore: `knowledge_base/{id}`, the text in `knowledge_base/{id}/chunks/{n}`.
+
+A document's place in its scope and the time of its change stand in one field, `changed`, the only one that is indexed:
+one range query tells what has changed in a scope since a moment. What is removed leaves a note without content, so that
+other replicas hear of it. Each replica makes its own indexes of words from the documents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from samvad.clock import Clock
+from samvad.errors import SamvadError, StoreUnavailable
+from samvad.knowledge.records import Document, DocumentPage, Filter, HeadingAt, Scope, StoredDocument
+from samvad.knowledge.store import page_of
+from samvad.stores import firestore_documents as documents
+from samvad.stores.firestore_client import BoundedClient, CommitRefused
+from samvad.stores.firestore_names import Names, document_id
+from samvad.stores.firestore_queries import query
+
+_COLLECTION: Final = "knowledge_base"
+_CHUNK_CHARS: Final = 200_000  # at most 800,000 bytes of UTF-8: a document may have 1 MiB
+_SKEW_MS: Final = 60_000  # by which the replicas' clocks may differ
+_WRITES_AT_ONCE: Final = 200
+_SCOPES_MAX: Final = 1_000
+
+
+class _Head(msgspec.Struct, array_like=True):
+    """What stands in a document's own record, beside its place."""
+
+    revision: int
+    chunks: int = 0
+    document: Document | None = None  # None: it was removed
+    document_id: str = ""
+    headings: tuple[HeadingAt, ...] = ()
+
+
+class _Known:
+    """What is known of a scope: its documents, and up to when."""
+
+    def __init__(self) -> None:
+        self.heads: dict[str, _Head] = {}
+        self.until_ms = 0
+        self.complete = False
+
+
+class FirestoreKnowledgeStore:
+    """Documents in one Firestore database, over the client of the store of conversations."""
+
+    name = "firestore"
+    shared = True
+
+    def __init__(self, client: BoundedClient, names: Names, clock: Clock) -> None:
+        self._client = client
+        self._names = names
+        self._clock = clock
+        self._known: dict[Scope, _Known] = {}
+        self._locks: dict[Scope, asyncio.Lock] = {}
+        self._revision = 0
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        self._known.clear()
+
+    # --- writing ---------------------------------------------------------------------------------------
+
+    async def put(self, stored: StoredDocument) -> int:
+        document = stored.document
+        name = self._name(stored.scope, document.id)
+        before = await self._head(name)
+        revision, ms = self._next(before)
+        pieces = [stored.text[at : at + _CHUNK_CHARS] for at in range(0, len(stored.text), _CHUNK_CHARS)]
+        for number, piece in enumerate(pieces):  # one at a time: a request has a limit too
+            chunk = documents.set_write(_chunk(name, revision, number), {"text": piece.encode()})
+            await self._commit([chunk])
+        head = _Head(revision, len(pieces), document, document.id, stored.headings)
+        await self._commit([documents.set_write(name, _fields(stored.scope, ms, head))])
+        self._note(stored.scope, document.id, head)
+        await self._drop_chunks(name, before)
+        return revision
+
+    async def remove(self, scope: Scope, document_id: str) -> bool:
+        name = self._name(scope, document_id)
+        before = await self._head(name)
+        if before is None or before.document is None:
+            return False
+        revision, ms = self._next(before)
+        note = _Head(revision, document_id=document_id)
+        await self._commit([documents.set_write(name, _fields(scope, ms, note))])
+        self._note(scope, document_id, note)
+        await self._drop_chunks(name, before)
+        return True
+
+    async def erase(self, scope: Scope) -> int:
+        count = 0
+        low, high = _range(scope, 0)
+        deadline = self._client.deadline()
+        for found in await self._client.query(self._names.root, query(_COLLECTION, low, high), deadline):
+            head = _decode(found)
+            count += head.document is not None
+            await self._drop_chunks(found.name, head)
+            await self._commit([documents.delete_write(found.name)])
+        # A note without a name: other replicas look again, and find nothing.
+        _, ms = self._next(None)
+        name = f"{self._names.root}/{_COLLECTION}/%x{_key(scope)}"
+        await self._commit([documents.set_write(name, _fields(scope, ms, _Head(ms)))])
+        self._known.pop(scope, None)
+        return count
+
+    async def _drop_chunks(self, name: str, head: _Head | None) -> None:
+        if head is None:
+            return
+        gone = [documents.delete_write(_chunk(name, head.revision, n)) for n in range(head.chunks)]
+        for at in range(0, len(gone), _WRITES_AT_ONCE):
+            await self._commit(gone[at : at + _WRITES_AT_ONCE])
+
+    async def _commit(self, writes: Sequence[Any]) -> None:
+        try:
+            await self._client.commit_surely(writes, self._client.deadline())
+        except CommitRefused as error:
+            raise StoreUnavailable from error
+
+    def _next(self, before: _Head | None) -> tuple[int, int]:
+        """A revision that was never used for this document, and the time."""
+        ms = self._clock.now_ms()
+        self._revision = max(ms * 1_000, self._revision + 1, (before.revision + 1) if before else 0)
+        return self._revision, ms
+
+    def _note(self, scope: Scope, document_id: str, head: _Head) -> None:
+        known = self._known.get(scope)
+        if known is not None:
+            known.heads[document_id] = head
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    async def _head(self, name: str) -> _Head | None:
+        found = await self._client.get([name], self._client.deadline())
+        document = found.documents.get(name)
+        return None if document is None else _decode(document)
+
+    async def get(self, scope: Scope, document_id: str) -> StoredDocument | None:
+        name = self._name(scope, document_id)
+        for _ in range(3):  # changed while it was being read: then its chunks are gone
+            head = await self._head(name)
+            if head is None or head.document is None:
+                return None
+            names = [_chunk(name, head.revision, n) for n in range(head.chunks)]
+            parts = []
+            for chunk in names:
+                found = (await self._client.get([chunk], self._client.deadline())).documents.get(chunk)
+                if found is None:
+                    break
+                parts.append(documents.fields_of(found)["text"].decode())
+            if len(parts) == len(names):
+                return StoredDocument(
+                    scope=scope,
+                    document=head.document,
+                    text="".join(parts),
+                    headings=head.headings,
+                    revision=head.revision,
+                )
+        raise SamvadError("A document of the knowledge base has lost a part of its text; add it again.")
+
+    async def same(self, scope: Scope, document: Document) -> Document | None:
+        for known in (await self._documents(scope)).values():
+            if document.source is not None:
+                if known.source == document.source:
+                    return known
+            elif (
+                known.source is None and known.checksum == document.checksum and known.title == document.title
+            ):
+                return known
+        return None
+
+    async def revisions(self, scope: Scope) -> dict[str, int]:
+        await self._refresh(scope)
+        heads = self._known[scope].heads
+        return {name: head.revision for name, head in heads.items() if head.document is not None}
+
+    async def _documents(self, scope: Scope) -> dict[str, Document]:
+        await self._refresh(scope)
+        heads = self._known[scope].heads
+        return {name: head.document for name, head in heads.items() if head.document is not None}
+
+    async def list(
+        self, scopes: Sequence[Scope], condition: Filter, *, limit: int, cursor: str | None
+    ) -> DocumentPage:
+        found = [
+            document
+            for scope in scopes
+            for document in (await self._documents(scope)).values()
+            if condition.admits(document)
+        ]
+        return page_of(found, limit, cursor)
+
+    async def changed(self) -> Sequence[Scope]:
+        return [scope for scope in list(self._known) if await self._refresh(scope)]
+
+    async def _refresh(self, scope: Scope) -> bool:
+        """Learn what others have changed in a scope; whether there was anything."""
+        async with self._locks.setdefault(scope, asyncio.Lock()):
+            known = self._known.get(scope)
+            if known is None:
+                while len(self._known) >= _SCOPES_MAX:
+                    self._locks.pop(oldest := next(iter(self._known)), None)
+                    del self._known[oldest]
+                known = self._known[scope] = _Known()
+            since_ms = max(0, known.until_ms - _SKEW_MS)
+            now_ms = self._clock.now_ms()
+            low, high = _range(scope, since_ms)
+            found = await self._client.query(
+                self._names.root, query(_COLLECTION, low, high), self._client.deadline()
+            )
+            news = False
+            for one in found:
+                head = _decode(one)
+                if not head.document_id:  # the note of an erasing
+                    gone = [
+                        name for name, each in known.heads.items() if each.revision < head.revision * 1_000
+                    ]
+                    for name in gone:
+                        del known.heads[name]
+                    news = news or bool(gone)
+                    continue
+                there = known.heads.get(head.document_id)
+                if there is None or there.revision < head.revision:
+                    known.heads[head.document_id] = head
+                    news = True
+            known.until_ms = now_ms
+            return news
+
+    def _name(self, scope: Scope, name: str) -> str:
+        """The path of a document: of the tenant `default` under its own id, of others under a hash."""
+        if scope.user is None and scope.tenant is not None:
+            return f"{self._names.root}/{_COLLECTION}/{document_id(scope.tenant, name)}"
+        return f"{self._names.root}/{_COLLECTION}/%h{_key(scope)}{hashlib.sha256(name.encode()).hexdigest()[:40]}"
+
+
+def _key(scope: Scope) -> str:
+    """Names a scope, and says nothing of whose it is."""
+    parts = "\0".join((scope.ownership, scope.tenant or "", scope.user or ""))
+    return hashlib.sha256(parts.encode()).hexdigest()[:40]
+
+
+def _chunk(name: str, revision: int, number: int) -> str:
+    return f"{name}/chunks/{revision}-{number}"
+
+
+def _fields(scope: Scope, ms: int, head: _Head) -> documents.Fields:
+    return {"changed": f"{_key(scope)}/{ms:015d}", "body": msgspec.msgpack.encode(head)}
+
+
+def _decode(document: Any) -> _Head:
+    return msgspec.msgpack.decode(documents.fields_of(document)["body"], type=_Head)
+
+
+def _range(scope: Scope, since_ms: int) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+    key = _key(scope)
+    return (
+        ("changed", "GREATER_THAN_OR_EQUAL", f"{key}/{since_ms:015d}"),
+        ("changed", "LESS_THAN", f"{key}0"),
+    )
