@@ -136,6 +136,8 @@ DESCRIPTIONS: dict[str, Description] = {
     "metrics": Description("The process", "text/plain"),
     "openapi": Description("The process", dict),
     "docs": Description("The process", "text/html"),
+    "talk": Description("The process", "text/html"),
+    "talkFile": Description("The process", "*/*", errors=(_Bad, _Gone)),
 }
 
 

@@ -1,0 +1,340 @@
+// The page: what is shown, and what its controls do.
+import { Conversation } from "./log.js";
+import { Line } from "./line.js";
+import { Microphone, Speaker } from "./sound.js";
+
+const $ = (id) => document.getElementById(id);
+const PLAYBACK_MS = 300;
+
+const STATES = { connecting: "Connecting…", reconnecting: "Reconnecting…", ready: "Connected", over: "Ended" };
+
+const kept = (store, name, value) => {
+  try {
+    if (value === null) store.removeItem(name);
+    else if (value !== undefined) store.setItem(name, value);
+    return store.getItem(name);
+  } catch {
+    return null;  // storage is switched off: everything works but remembering
+  }
+};
+
+function nameOfUser() {
+  const asked = new URLSearchParams(location.search).get("user");
+  return asked || kept(localStorage, "samvad.user") || `guest-${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`;
+}
+
+let user = nameOfUser();
+kept(localStorage, "samvad.user", user);
+let turn = null;  // the answer under way: {id, text, spoken}
+let asked = null;  // the last thing written that has no answer yet: {id, text}
+let dropped = null;  // the answer that was under way when the line was lost
+let interrupting = false;  // audio that still comes is of an answer that was stopped
+let freshSound = true;  // the next piece of audio begins an answer
+let goOnPossible = false;
+let lastReport = 0;
+let speaking = Promise.resolve();  // the user's speech, in order
+
+const conversation = new Conversation($("log"), goOn);
+const speaker = new Speaker(onProgress);
+const microphone = new Microphone({ begin: onVoiceBegins, piece: onVoice, end: onVoiceEnds, level: () => {} });
+const line = new Line(first, { frame: onFrame, audio: onAudio, state: onState, over: onOver });
+
+function first() {
+  const language = kept(localStorage, "samvad.language");
+  const sessionId = kept(sessionStorage, "samvad.session");
+  return {
+    userId: user,
+    clientActivity: true,
+    ...(language ? { language } : {}),
+    ...(sessionId ? { sessionId } : {}),
+  };
+}
+
+// --- what the server says ----------------------------------------------------------------------------------
+
+const HANDLERS = {
+  session_started(frame) {
+    kept(sessionStorage, "samvad.session", frame.sessionId);
+    const language = frame.language.split("-")[0];
+    if ([...$("language").options].some((option) => option.value === language)) $("language").value = language;
+    $("voice").hidden = !frame.audioIn;
+    $("text").placeholder = frame.audioIn ? "Write, or speak" : "Write something";
+    goOnPossible = Boolean(frame.interruption);
+    dropped = turn;
+    endTurn();
+    conversation.hush();
+    if (frame.history) {
+      conversation.clear();
+      dropped = null;
+      for (const message of frame.history) conversation.show(message);
+      if (frame.welcome) conversation.aside(frame.welcome);
+      conversation.offerToGoOn(goOnPossible);
+    }
+  },
+  session_ready() {
+    if (dropped && goOnPossible) goOn();
+    else if (asked) line.send({ type: "user_text", ...asked });
+    else conversation.offerToGoOn(goOnPossible);
+    dropped = null;
+    showControls();
+  },
+  text_chunk(frame) {
+    answer(frame.turnId, frame.text, false);
+  },
+  transcript(frame) {
+    if (frame.role === "assistant") answer(frame.turnId, frame.text, true);
+    else if (frame.final) {
+      conversation.said(frame.turnId, frame.messageId, frame.text);
+    } else conversation.hears(frame.turnId, frame.text);
+  },
+  interrupted(frame) {
+    interrupting = false;
+    if (turn?.id === frame.turnId) {
+      speaker.flush();
+      endTurn();
+    }
+    goOnPossible = frame.canResume;
+    conversation.cut(frame.turnId, frame.heardText, frame.unheardText, frame.canResume);
+  },
+  turn_complete(frame) {
+    if (asked && frame.messageIds.includes(asked.id)) asked = null;
+    if (turn?.id === frame.turnId) endTurn();
+    conversation.complete(frame.turnId, frame.messageIds);
+    interrupting = false;
+    $("caption").textContent = "";
+  },
+  message(frame) {
+    conversation.show(frame.message, frame.message.sessionId !== line.known.sessionId);
+  },
+  gap(frame) {
+    conversation.aside(`Messages ${frame.from} to ${frame.to} are not shown here.`);
+  },
+  language_changed(frame) {
+    const chosen = kept(localStorage, "samvad.language");
+    if (chosen && chosen !== "auto") $("language").value = frame.language.split("-")[0];
+  },
+  tool_call(frame) {
+    $("caption").textContent = `Looking it up (${frame.name})…`;
+  },
+  warning(frame) {
+    notice(frame.message);
+  },
+  error(frame) {
+    notice(frame.message);
+    interrupting = false;
+    if (!frame.retryable) asked = null;
+    showControls();
+  },
+};
+
+function onFrame(frame) {
+  HANDLERS[frame.type]?.(frame);
+}
+
+function answer(turnId, text, spoken) {
+  if (turn?.id !== turnId) {
+    turn = { id: turnId, text: "", spoken };
+    conversation.offerToGoOn(false);
+    $("caption").textContent = "";
+    notice(null);
+    showControls();
+  }
+  turn.text += text;
+  conversation.grow(turnId, text);
+}
+
+function endTurn() {
+  turn = null;
+  freshSound = true;
+  showControls();
+}
+
+function onAudio(buffer) {
+  if (interrupting) return;
+  if (freshSound) {
+    freshSound = false;
+    speaker.flush();
+  }
+  speaker.push(buffer);
+  showControls();
+}
+
+function onProgress(playedMs, empty) {
+  const now = performance.now();
+  if (empty || now - lastReport > PLAYBACK_MS) {
+    lastReport = now;
+    line.send({ type: "playback", playedMs, ...(empty ? { finished: true } : {}) });
+  }
+}
+
+function onState(state) {
+  $("state").dataset.state = state;
+  $("state").textContent = STATES[state];
+  if (state !== "ready") speaker.flush();
+  showControls();
+}
+
+function onOver(code, text, offer) {
+  endTurn();
+  notice(text, offer, () => {
+    notice(null);
+    if (code !== 4002) kept(sessionStorage, "samvad.session", null);
+    line.renew();
+  });
+}
+
+// --- what the user does ------------------------------------------------------------------------------------
+
+function send() {
+  const text = $("text").value.trim();
+  if (!text || !line.ready) return;
+  const frame = { text, id: crypto.randomUUID?.() ?? `m-${Date.now()}-${Math.random().toString(36).slice(2)}` };
+  asked = { ...frame };
+  const position = heardSoFar();
+  conversation.wrote(frame.id, text);
+  $("text").value = "";
+  grow();
+  line.send({ type: "user_text", ...frame, ...position });
+}
+
+/** How far the answer under way was heard or read, as the server wants to know it. */
+function heardSoFar() {
+  if (!turn) return {};
+  return speaker.playing || speaker.playedMs ? { playedMs: speaker.playedMs } : { playedChars: [...turn.text].length };
+}
+
+async function stop() {
+  if (!turn && !speaker.playing) return;
+  const position = heardSoFar();
+  interrupting = Boolean(turn);
+  if (speaker.playing) position.playedMs = await speaker.flush();
+  line.send({ type: "interrupt", ...position });
+}
+
+function goOn() {
+  conversation.offerToGoOn(false);
+  goOnPossible = false;
+  line.send({ type: "resume_interruption" });
+}
+
+function onVoiceBegins() {
+  const answered = turn;
+  interrupting = Boolean(turn);
+  $("hold").dataset.live = "true";
+  $("caption").textContent = "Listening…";
+  const flushed = speaker.playing ? speaker.flush() : Promise.resolve(null);
+  speaking = speaking.then(() => flushed).then((playedMs) => {
+    line.send({ type: "activity_start", ...(answered && playedMs !== null ? { playedMs } : {}) });
+  });
+}
+
+function onVoice(piece) {
+  speaking = speaking.then(() => line.sendAudio(piece));
+}
+
+function onVoiceEnds() {
+  $("hold").dataset.live = "false";
+  $("caption").textContent = "";
+  speaking = speaking.then(() => line.send({ type: "activity_end" }));
+}
+
+async function withMicrophone(use) {
+  try {
+    await Promise.all([speaker.open(), microphone.open()]);
+    use();
+    return true;
+  } catch (error) {
+    notice(
+      error.name === "NotAllowedError"
+        ? "The browser does not let this page use the microphone."
+        : "There is no microphone that could be used."
+    );
+    return false;
+  }
+}
+
+let held = false;
+function press(event) {
+  event.preventDefault();
+  if (held || !line.ready) return;
+  held = true;
+  withMicrophone(() => held && microphone.hold(true));
+}
+
+function release() {
+  if (!held) return;
+  held = false;
+  microphone.hold(false);
+  if (!microphone.handsFree) setTimeout(() => !held && !microphone.handsFree && microphone.close(), 60000);
+}
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  speaker.open();
+  send();
+});
+$("text").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("composer").requestSubmit();
+  }
+});
+$("text").addEventListener("input", grow);
+$("stop").addEventListener("click", stop);
+document.addEventListener("keydown", (event) => event.key === "Escape" && stop());
+$("hold").addEventListener("pointerdown", (event) => {
+  $("hold").setPointerCapture(event.pointerId);
+  press(event);
+});
+for (const kind of ["pointerup", "pointercancel", "lostpointercapture"]) $("hold").addEventListener(kind, release);
+$("hold").addEventListener("keydown", (event) => event.key === " " && !event.repeat && press(event));
+$("hold").addEventListener("keyup", (event) => event.key === " " && release());
+$("hold").addEventListener("blur", release);
+$("hands-free").addEventListener("change", async () => {
+  const wanted = $("hands-free").checked;
+  if (wanted && !(await withMicrophone(() => {}))) {
+    $("hands-free").checked = false;
+    return;
+  }
+  microphone.handsFree = wanted;
+  $("hold").disabled = wanted;
+  if (!wanted) microphone.close();
+});
+$("language").addEventListener("change", () => {
+  kept(localStorage, "samvad.language", $("language").value);
+  line.send({ type: "set_language", language: $("language").value });
+});
+$("user").value = user;
+$("user").addEventListener("change", () => {
+  user = $("user").value.trim() || user;
+  $("user").value = user;
+  kept(localStorage, "samvad.user", user);
+  kept(sessionStorage, "samvad.session", null);
+  asked = null;
+  conversation.clear();
+  line.renew();
+});
+
+// --- what is shown -----------------------------------------------------------------------------------------
+
+function showControls() {
+  $("send").disabled = !line?.ready;
+  $("stop").hidden = !(turn || speaker?.playing);
+  $("hold").disabled = !line?.ready || $("hands-free").checked;
+}
+
+function notice(text, offer, act) {
+  $("notice").hidden = !text;
+  $("notice").firstElementChild.textContent = text ?? "";
+  $("notice-do").hidden = !offer;
+  $("notice-do").textContent = offer ?? "";
+  $("notice-do").onclick = act ?? null;
+}
+
+function grow() {
+  const text = $("text");
+  text.style.height = "auto";
+  text.style.height = `${text.scrollHeight + 2}px`;
+}
+
+line.open();

@@ -1,0 +1,172 @@
+"""GET /talk in a real browser against a real server."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.cli.processes import Server
+from tests.support import loudly_skip
+
+pytestmark = pytest.mark.browser
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *(
+        "--disable-sync",
+        "--no-first-run",
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+    ),
+    "--autoplay-policy=no-user-gesture-required",
+)
+LOANS = """# Home loans
+
+For a home loan you need an identity card. You also need proof of income for the last six months. The interest rate is
+8.5 percent a year, and it is fixed for five years. A home loan runs for up to thirty years.
+"""
+QUESTION = "What do I need for a home loan?"
+END = "(Source: Home loans)"
+Launch = Callable[[Path | None], Any]
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Launch]:
+    """Debian's chromium, driven by Playwright; its microphone plays a file (or beeps)."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        loudly_skip("there is no chromium (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    browsers: list[Any] = []
+    with sync_playwright() as playwright:
+
+        def launched(microphone: Path | None = None) -> Any:
+            plays = [f"--use-file-for-fake-audio-capture={microphone}"] if microphone is not None else []
+            browser = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, *plays])
+            browsers.append(browser)
+            return browser
+
+        yield launched
+        for browser in browsers:
+            browser.close()
+
+
+class Tab:
+    """One tab on /talk, with all that it asked for and complained of."""
+
+    def __init__(self, context: Any, url: str) -> None:
+        self.page = context.new_page()
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("websocket", lambda socket: self.asked.append(socket.url))
+        self.page.on(
+            "console", lambda said: self.complaints.append(said.text) if said.type != "log" else None
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.answer = self.page.goto(f"{url}/talk?user=asha")
+        self.host = urlsplit(url).netloc
+        self.ready()
+
+    def ready(self) -> None:
+        """Wait until the conversation stands."""
+        self.page.wait_for_selector("#state[data-state=ready]")
+
+    def write(self, text: str) -> None:
+        """Type and send."""
+        self.page.get_by_label("Write").fill(text)
+        self.page.keyboard.press("Enter")
+
+    def shows(self, text: str) -> None:
+        """Wait until this stands in a bubble."""
+        self.page.locator(".bubble", has_text=text).first.wait_for()
+
+    def bubbles(self) -> list[str]:
+        """What the bubbles say, in order; what was not heard stands in ~tildes~."""
+        found: list[str] = self.page.locator(".bubble").evaluate_all(
+            """all => all.map(each => [...each.childNodes].map(part =>
+                part.className === "unheard" ? `~${part.textContent.trim()}~` : part.textContent).join(""))"""
+        )
+        return found
+
+    def blameless(self) -> None:
+        """Nothing went wrong, and no other host was asked."""
+        assert not [
+            url for url in self.asked if not url.startswith("data:") and urlsplit(url).netloc != self.host
+        ]
+        assert not self.complaints
+
+
+def history(server: Server) -> list[dict[str, Any]]:
+    """What is kept of asha."""
+    messages: list[dict[str, Any]] = server.request("GET", "/api/session/asha/history")[1]["messages"]
+    return messages
+
+
+@pytest.fixture
+def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The arguments of a server that answers from a document."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "loans.md").write_text(LOANS, encoding="utf-8")
+    monkeypatch.setenv("SAMVAD_LIVE_DOCUMENTS", str(folder))
+    return ["--data-dir", str(tmp_path / "data")]
+
+
+def test_in_writing_on_two_pages_of_one_user(tmp_path: Path, launch: Launch, documents: list[str]) -> None:
+    """Answers stream, an interruption is seen, the rest comes on demand, and the other page is in step."""
+    with Server(tmp_path, *documents) as server:
+        context = launch(None).new_context()
+        one, other = Tab(context, server.url), Tab(context, server.url)
+        one.write(QUESTION)
+        one.shows("identity card. You also need")
+        one.page.keyboard.press("Escape")
+        one.page.get_by_role("button", name="Go on").wait_for()
+        kept = history(server)
+        assert kept[1]["interrupted"] is True
+        assert one.bubbles() == [QUESTION, f"{kept[1]['content']}~{kept[1]['unheardText']}~"]
+        other.shows("identity card")
+        assert other.bubbles() == one.bubbles()
+        one.page.get_by_role("button", name="Go on").click()
+        other.page.locator(".message", has_text=END).nth(1).wait_for()
+        other.write("धन्यवाद")
+        one.shows("स्वागत")
+        assert one.bubbles() == other.bubbles()
+        assert [each["content"] for each in history(server)][2:] == one.bubbles()[2:]
+        assert one.page.locator(".from").count() == 2
+        policy = one.answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        one.blameless()
+        other.blameless()
+        context.close()
+
+
+def test_on_a_phone_by_keyboard_and_for_screen_readers(
+    tmp_path: Path, launch: Launch, documents: list[str]
+) -> None:
+    """Nothing hangs over the edge, everything has a name, and a language that is chosen stays."""
+    with Server(tmp_path, *documents) as server:
+        context = launch(None).new_context(viewport={"width": 360, "height": 740}, color_scheme="dark")
+        tab = Tab(context, server.url)
+        unnamed = tab.page.locator("input, textarea, select").evaluate_all(
+            "all => all.filter(each => !each.labels.length).map(each => each.outerHTML)"
+        )
+        assert unnamed == []
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert tab.page.evaluate(wide) == 0
+        tab.page.get_by_label("Language").select_option("hi")
+        tab.write("qwertyuiop " * 10 + "x" * 200)
+        tab.page.locator(".message.assistant").wait_for()
+        assert tab.page.evaluate(wide) == 0
+        assert re.search(r"[\u0900-\u097f]", tab.bubbles()[1]) is not None  # it does not know, in Hindi
+        tab.page.reload()
+        tab.ready()
+        assert tab.page.get_by_label("Language").input_value() == "hi"
+        tab.blameless()
+        context.close()
