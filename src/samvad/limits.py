@@ -6,7 +6,7 @@ from typing import Final
 
 # Names
 ID_BYTES_MAX: Final = 256
-RESERVED_IDS: Final = frozenset({"create", "refresh", "stats", "user", "batch"})
+RESERVED_IDS: Final = frozenset({"create", "refresh", "stats", "user", "batch", "cost"})
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 
 # Messages and history

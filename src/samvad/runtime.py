@@ -22,6 +22,7 @@ from samvad.interruptions import InterruptionContextManager
 from samvad.records import UserKey
 from samvad.sessions.acting import SessionCore
 from samvad.sessions.cache import RecordCache
+from samvad.sessions.cost import CostMeter, Prices
 from samvad.sessions.elsewhere import Elsewhere
 from samvad.sessions.feed import Feed
 from samvad.sessions.journal import Journal
@@ -57,6 +58,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     active_window_s: float = limits.ACTIVE_WINDOW_S
     record_interruptions: bool = False
     listen: bool = True
+    price_reads_usd: float = Prices().reads
+    price_writes_usd: float = Prices().writes
+    price_deletes_usd: float = Prices().deletes
 
     def check(self) -> None:
         """SetupError where a value cannot be."""
@@ -67,6 +71,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("record_ttl_s", "cache_bytes_max", "session_idle_s", "active_window_s"):
             if getattr(self, name) <= 0:
                 raise SetupError(f"{name} must be greater than 0.")
+        for name in ("price_reads_usd", "price_writes_usd", "price_deletes_usd"):
+            if not getattr(self, name) >= 0:
+                raise SetupError(f"{name} must not be negative.")
 
 
 class Samvad(SessionPersistenceService):
@@ -83,6 +90,8 @@ class Samvad(SessionPersistenceService):
         clock: Clock | None = None,
         options: Options | None = None,
         journal_dir: str | Path | None = None,
+        cost_file: Path | None = None,
+        url: str = "",
     ) -> None:
         self.options = options or Options()
         self.options.check()
@@ -117,6 +126,9 @@ class Samvad(SessionPersistenceService):
         )
         super().__init__(core, LOCAL)
         self.store = store
+        chosen = self.options
+        prices = Prices(chosen.price_reads_usd, chosen.price_writes_usd, chosen.price_deletes_usd)
+        self.cost = CostMeter(store, clock, prices, path=cost_file, url=url)
         self._parked_notes: ParkedNotes | None = None
         self.feed = Feed(lanes)
         # Awaited when the service closes, while it still writes: who has something to keep keeps it now.
@@ -168,6 +180,7 @@ class Samvad(SessionPersistenceService):
         return self
 
     async def _open(self) -> None:
+        await self.cost.load()
         await self.store.open()
         if self._parked_notes is not None:
             self._parked_notes()  # what an earlier run left there is tried again
@@ -212,6 +225,7 @@ class Samvad(SessionPersistenceService):
         if self._knowledge is not None:
             await self._knowledge.core.shelf.close()
         await self.store.close()
+        await self.cost.save()
         if self._parked_notes is not None:
             await self._parked_notes.settle()
         return left
@@ -222,6 +236,7 @@ class Samvad(SessionPersistenceService):
         while True:
             await asyncio.sleep(_UPKEEP_S)
             self.cache.sweep()
+            await self.cost.save()
             before_ms = self.core.clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000
             try:
                 await self.store.expire(receipts_before_ms=before_ms)
@@ -306,11 +321,13 @@ def open_samvad(
     clock: Clock | None = None,
     store: Store | None = None,
     journal_dir: str | Path | None = None,
+    cost_file: str | Path | None = None,
     **settings: Any,
 ) -> Samvad:
     """The service over the store that `url` names (or over `store`), to be entered with `async with` or `with`.
 
     With `journal_dir`, writes are acknowledged once they are in a journal there, and go to the store behind it.
+    With `cost_file`, what the store bills is added up there over restarts (see `samvad.cost`).
     `settings` are the fields of `Options`; `vfs`, `wal_pages_max` and `readonly` go to the SQLite store.
     Raises SetupError for a bad URL or setting; opening raises it where the store cannot be opened.
 
@@ -342,4 +359,6 @@ def open_samvad(
         clock=clock,
         options=options,
         journal_dir=journal_dir,
+        cost_file=None if cost_file is None else Path(cost_file),
+        url=url,
     )

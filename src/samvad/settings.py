@@ -117,6 +117,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, le=300, description="How long a stop may take to finish requests and writes under way."),
     ] = float(limits.DRAIN_S_MAX)
+    price_reads_usd: Annotated[
+        float,
+        Meta(
+            ge=0, le=1_000, description="What 100,000 document reads cost, in US dollars, for `samvad cost`."
+        ),
+    ] = 0.06
+    price_writes_usd: Annotated[
+        float, Meta(ge=0, le=1_000, description="What 100,000 document writes cost, in US dollars.")
+    ] = 0.18
+    price_deletes_usd: Annotated[
+        float, Meta(ge=0, le=1_000, description="What 100,000 document deletes cost, in US dollars.")
+    ] = 0.02
     project_id: Annotated[
         str | None, Meta(description="Google Cloud project, where a firestore:// URL names none.")
     ] = None
@@ -193,6 +205,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "active_window_s": self.active_window_s,
             "record_interruptions": self.record_interruptions,
             "listen": self.listen,
+            "price_reads_usd": self.price_reads_usd,
+            "price_writes_usd": self.price_writes_usd,
+            "price_deletes_usd": self.price_deletes_usd,
         }
 
 

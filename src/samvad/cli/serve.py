@@ -48,13 +48,15 @@ def run(settings: Settings) -> None:
     from samvad.http.app import create_app
     from samvad.http.live_opening import live_maker
     from samvad.runtime import open_samvad
+    from samvad.sessions.cost import FILE as COST_FILE
 
     logs.configure(settings.log_level, settings.log_format)
     bound = server.bind(settings.host, settings.port, insecure=settings.insecure)
     url = settings.store_url()
     journaled = url.startswith("firestore:") and settings.durability == "auto"
     journal_dir = settings.data_path() / "journal" if journaled else None
-    samvad = open_samvad(url, journal_dir=journal_dir, **settings.service_options())
+    cost_file = settings.data_path() / COST_FILE if url.startswith("firestore:") else None
+    samvad = open_samvad(url, journal_dir=journal_dir, cost_file=cost_file, **settings.service_options())
     # Whoever may connect from elsewhere may use any name; from this machine, only its own.
     hosts = None if settings.insecure else {"localhost", "127.0.0.1", "[::1]", settings.host}
     application = create_app(samvad, hosts=hosts, live=live_maker(samvad, settings))

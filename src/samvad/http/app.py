@@ -20,7 +20,7 @@ from samvad.http.live_socket import PATH as LIVE_PATH
 from samvad.http.live_socket import refuse_socket, serve_socket
 from samvad.http.metrics import CONTENT_TYPE, Metrics
 from samvad.http.problems import problem_reply
-from samvad.http.resources import batch, docs, health, interruptions, knowledge, sessions, talk, users
+from samvad.http.resources import batch, cost, docs, health, interruptions, knowledge, sessions, talk, users
 from samvad.http.routing import Route, Router, own_path
 from samvad.sessions.service import SessionPersistenceService
 
@@ -43,7 +43,7 @@ _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-stor
 
 def routes() -> tuple[Route, ...]:
     """All routes of the API; the OpenAPI document and the tests are made from this table."""
-    modules: Iterable[Any] = (users, sessions, batch, interruptions, knowledge, health, docs, talk)
+    modules: Iterable[Any] = (users, sessions, batch, cost, interruptions, knowledge, health, docs, talk)
     found = tuple(route for module in modules for route in module.ROUTES)
     return (*found, Route("GET", "/metrics", _metrics, "metrics"))
 

@@ -129,6 +129,11 @@ DESCRIPTIONS: dict[str, Description] = {
     ),
     "getStats": Description("All at once", wire_answers.StatsAnswer, errors=(_Down,)),
     **openapi_knowledge.DESCRIPTIONS,
+    "getCost": Description(
+        "All at once",
+        wire_answers.CostAnswer,
+        text="Operations are counted where Firestore is called. A store that bills nothing for them has zeros.",
+    ),
     "healthz": Description("The process", wire_answers.HealthAnswer),
     "readyz": Description(
         "The process", wire_answers.ReadyAnswer, other_answers={"503": wire_answers.ReadyAnswer}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from samvad import limits
@@ -25,6 +26,9 @@ from samvad.http.wire import (
 from samvad.types import Durability, HeardSource, InterruptionStatus, InterruptionType, Role
 
 RESULT_SCHEMA = {"anyOf": [{"$ref": SCHEMAS + name} for name in ("OperationDone", "OperationFailed")]}
+
+
+Usd = Annotated[float, Meta(ge=0)]
 
 
 class Answer(Wire):
@@ -232,6 +236,50 @@ class StatsAnswer(Answer):
     """Counts over all users."""
 
     stats: StatsSeen
+
+
+class BilledSeen(Wire):
+    """Operations as the store bills them, since a moment; `usd` without regard to what is free each day."""
+
+    since: Timestamp
+    reads: Count
+    writes: Count
+    deletes: Count
+    messages: Count
+    usd: Usd
+
+
+class OnePerMessageSeen(Wire):
+    """What the same would have cost with one write for each message, and none for anything else."""
+
+    writes: Count
+    usd: Usd
+    saved_usd: Annotated[float, Meta(description="Negative where it would have been cheaper.")]
+
+
+class PricesSeen(Wire):
+    """US dollars for 100,000 operations, as they are set."""
+
+    reads: Usd
+    writes: Usd
+    deletes: Usd
+
+
+class CostSeen(Wire):
+    """What the store bills: of this process, and in total over its restarts on this data directory."""
+
+    engine: str
+    billed: bool
+    process: BilledSeen
+    total: BilledSeen
+    one_per_message: OnePerMessageSeen
+    prices_per_100000_usd: PricesSeen = msgspec.field(name="pricesPer100000Usd")
+
+
+class CostAnswer(Answer):
+    """What was done in the store, and at what price."""
+
+    cost: CostSeen
 
 
 class OperationDone(Saved):

@@ -138,6 +138,12 @@ class FirestoreStore:
         return self._client.operations
 
     @property
+    def billed(self) -> tuple[int, int, int, int]:
+        """Documents read, written and deleted, as it is billed, and the messages that these writes brought."""
+        done = self._client.operations
+        return done.reads, done.writes, done.deletes, self._committer.messages_written
+
+    @property
     def query_shapes(self) -> set[QueryShape]:
         """The shapes of all queries made so far: each needs its index."""
         return self._client.shapes

@@ -52,6 +52,7 @@ class Committer:
         self._session_lag_ms = session_lag_ms
         self._heads: OrderedDict[UserKey, Head] = OrderedDict()
         self._heads_bytes = 0
+        self.messages_written = 0
 
     async def write(self, user: UserKey, commits: list[Commit]) -> list[Result]:
         """Some commits of a user as one batch; an answer for each."""
@@ -67,7 +68,8 @@ class Committer:
                 cached = False
                 token = head.wrote(tried)
                 if token is not None:
-                    results, _ = tried[token]
+                    results, base = tried[token]
+                    self._count_messages(base, results)
                     self.remember(user, head)
                     return results
                 if any(not head.remembers(base.revision) for _, base in tried.values()):
@@ -91,7 +93,7 @@ class Committer:
             if batch.head_at is not None:
                 tried[token] = (results, head)
             self.forget(user)
-            head = None
+            base, head = head, None
             try:
                 self.remember(user, await self._send(batch, deadline))
             except CommitRefused:
@@ -103,7 +105,13 @@ class Committer:
                 await self._client.pause(lost, deadline)
                 lost += 1
             else:
+                self._count_messages(base, results)
                 return results
+
+    def _count_messages(self, before: Head, results: list[Result]) -> None:
+        """Count what a batch has brought, once it is certain that it was written."""
+        seqs = [result.seq for result in results if isinstance(result, Committed)]
+        self.messages_written += max([before.seq, *seqs]) - before.seq
 
     async def _facts(
         self, user: UserKey, head: Head, commits: list[Commit], certain: bool, deadline: float
