@@ -52,6 +52,11 @@ def survives(
             False,
             f"{directory} ends with its Cloud Run instance ({kind or 'unknown file system'} at {point})",
         )
+    if any(environ.get(name) for name in _CLOUD_RUN):
+        # https://cloud.google.com/run/docs/configuring/services/nfs-volume-mounts: mounted without locks.
+        return Survival(
+            True, f"{directory} has no locks on Cloud Run: see that never two instances use it at a time"
+        )
     if kind.startswith("fuse.gcsfuse") or kind == "gcsfuse":
         return Survival(False, f"{directory} is a Cloud Storage mount, which cannot fsync a growing file")
     if kind == "overlay":
