@@ -8,7 +8,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support import SOAK, under_ci
+from tests.support import REPOSITORY, SOAK, under_ci
+
+# Hundreds of servers are started: where Python was told to leave no bytecode beside the sources, each of them would
+# compile all it imports anew (with Firestore's client that is two thirds of a start).
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ["PYTHONPYCACHEPREFIX"] = str(REPOSITORY / ".pytest_cache" / "bytecode")
 
 # Under CI the same inputs each time, so that a red run is red again on any machine; elsewhere new ones are
 # tried, and failures are remembered. Time is no measure of right: the machine may be busy.

@@ -88,7 +88,7 @@ class Server:
         self.port = 0
         self._process = subprocess.Popen(
             [*self.prefix, *command("serve", "--port", "0", "--data-dir", str(self.data_dir)), *self.flags],
-            env={**os.environ, "PYTHONPATH": path, **self.environment},
+            env={**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", **self.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -107,7 +107,9 @@ class Server:
         self.spawn()
         in_time = self._settled.wait(READY_S_MAX)
         if not self.port:
-            code = self.kill() if in_time else None
+            if not in_time:
+                self.send(signal.SIGABRT)  # it says where it stands
+            code = self.wait()
             reason = f"ended with code {code}" if in_time else f"said nothing for {READY_S_MAX:g} s"
             pytest.fail(f"the server does not serve: it {reason}\n{self.told()}")
         return self

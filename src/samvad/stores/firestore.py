@@ -65,7 +65,7 @@ REQUEST_BYTES_MAX: Final = 3 * 1024 * 1024  # the emulator takes 4 MiB, Firestor
 GROUP_BYTES_MAX: Final = 2 * 1024 * 1024
 GROUP_COMMITS_MAX: Final = 100
 HEADS_BYTES_MAX: Final = 64 * 1024 * 1024
-_OPEN_TIMEOUT_S: Final = 3.0
+_OPEN_TIMEOUT_S: Final = 1.0  # a server that starts while Firestore is away serves after this
 _PROBE_AFTER_S: Final = 30.0
 _SWEEP_EVERY_S: Final = 600.0
 
