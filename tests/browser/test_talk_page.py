@@ -1,9 +1,15 @@
-"""GET /talk in a real browser against a real server."""
+"""GET /talk in a real browser, with a microphone that plays a file, against a real server."""
 
 from __future__ import annotations
 
+import array
+import asyncio
+import contextlib
+import math
 import re
 import shutil
+import threading
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from samvad.testing.gemini import FakeGeminiLive, Heard, Say
 from tests.cli.processes import Server
 from tests.support import loudly_skip
 
@@ -32,6 +39,11 @@ For a home loan you need an identity card. You also need proof of income for the
 """
 QUESTION = "What do I need for a home loan?"
 END = "(Source: Home loans)"
+LONG = (
+    "For a home loan you need an identity card, proof of income for the last six months, proof of your address, "
+    "two photographs, and the papers of the house that you want to buy, signed by its owner and by yourself."
+)
+
 Launch = Callable[[Path | None], Any]
 
 
@@ -109,6 +121,41 @@ def history(server: Server) -> list[dict[str, Any]]:
     return messages
 
 
+def recording(path: Path, *parts: tuple[float, bool]) -> Path:
+    """A file of so many seconds of a voice (True) or of nothing (False), part by part."""
+    rate = 16_000
+    samples = array.array("h")
+    for seconds, loud in parts:
+        for at in range(int(rate * seconds)):
+            tone = math.sin(at * 2 * math.pi * 220 / rate) * (
+                0.6 + 0.4 * math.sin(at * 2 * math.pi * 4 / rate)
+            )
+            samples.append(int(12_000 * tone) if loud else 0)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return path
+
+
+@contextlib.contextmanager
+def a_model() -> Iterator[FakeGeminiLive]:
+    """The fake Gemini Live, on a loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    fake = FakeGeminiLive()
+    asyncio.run_coroutine_threadsafe(fake.start(), loop).result(30)
+    try:
+        yield fake
+    finally:
+        asyncio.run_coroutine_threadsafe(fake.stop(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+        loop.close()
+
+
 @pytest.fixture
 def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The arguments of a server that answers from a document."""
@@ -145,6 +192,97 @@ def test_in_writing_on_two_pages_of_one_user(tmp_path: Path, launch: Launch, doc
         one.blameless()
         other.blameless()
         context.close()
+
+
+def test_it_reconnects_and_a_reload_loses_nothing(
+    tmp_path: Path, launch: Launch, documents: list[str]
+) -> None:
+    """The server dies in mid-answer: the page connects again and the answer goes on. Reloaded, all is there."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Server(tmp_path, *documents))
+        context = launch(None).new_context()
+        tab = Tab(context, server.url)
+        tab.write(QUESTION)
+        tab.shows("identity card. You also need")
+        server.process.kill()
+        server.process.wait()
+        tab.page.wait_for_selector("#state[data-state=reconnecting]")
+        again = stack.enter_context(Server(tmp_path, *documents, "--port", str(server.address[1])))
+        tab.ready()
+        # It goes on with the rest, or, where too little was heard for that, says it again.
+        tab.page.locator(".message.assistant:not(.speaking):not(:has(.cut))", has_text=END).wait_for()
+        shown = tab.bubbles()
+        assert [each["content"] for each in history(again) if each["role"] == "user"] == [QUESTION]
+        assert history(again)[-1]["content"].endswith(END)
+        tab.page.reload()
+        tab.ready()
+        assert tab.bubbles() == shown
+        context.close()
+
+
+def test_by_voice_push_to_talk(tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speak, be answered, interrupt by speaking, be answered; reload in mid-answer, and go on."""
+    microphone = recording(tmp_path / "voice.wav", (2.0, True))
+    with a_model() as model:
+        for name, value in {**model.environment("gemini"), "SAMVAD_LIVE_PROVIDER": "gemini"}.items():
+            monkeypatch.setenv(name, value)
+        model.reply(Heard("what do I need for a home loan"), Say(LONG, ms_per_word=250))
+        model.reply(Heard("wait, which papers?"), Say("The deed and the plan of the house."))
+        model.reply(Heard("tell me all of it once more"), Say(LONG, ms_per_word=250))
+        with Server(tmp_path, "--data-dir", str(tmp_path / "data")) as server:
+            context = launch(microphone).new_context(permissions=["microphone"])
+            tab = Tab(context, server.url)
+            hold = tab.page.get_by_role("button", name="Hold to talk")
+
+            def speak() -> None:
+                hold.hover()
+                tab.page.mouse.down()
+                tab.page.wait_for_selector("#hold[data-live=true]")
+                tab.page.wait_for_timeout(300)
+                tab.page.mouse.up()
+
+            speak()
+            tab.shows("what do I need for a home loan")
+            tab.shows("proof of income")
+            speak()
+            tab.shows("wait, which papers?")
+            tab.shows("The deed and the plan of the house.")
+            tab.page.locator(".unheard").wait_for()
+            cut = history(server)[1]
+            assert cut["interrupted"] is True and f"{cut['content']} {cut['unheardText']}" == LONG
+            assert cut["content"] and cut["unheardText"]
+            speak()
+            tab.shows("tell me all of it once more")
+            tab.page.locator(".message.speaking", has_text="identity card").wait_for()
+            tab.page.wait_for_function(
+                "() => document.querySelector('.speaking').textContent.includes('photographs')"
+            )
+            tab.page.wait_for_timeout(3000)  # of the answer, some is to be heard
+            tab.page.reload()
+            tab.ready()
+            assert tab.page.locator(".unheard").count() == 2
+            tab.page.get_by_role("button", name="Go on").click()
+            tab.page.locator(".message.assistant").nth(3).wait_for()
+            tab.blameless()
+            context.close()
+
+
+def test_by_voice_hands_free(tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is pressed: the page notices by itself that somebody speaks, and when they have ended."""
+    microphone = recording(tmp_path / "voice.wav", (1.0, False), (1.2, True), (2.5, False))
+    with a_model() as model:
+        for name, value in {**model.environment("gemini"), "SAMVAD_LIVE_PROVIDER": "gemini"}.items():
+            monkeypatch.setenv(name, value)
+        model.reply(Heard("hello there"), Say("Hello! How can I help?"))
+        with Server(tmp_path, "--data-dir", str(tmp_path / "data")) as server:
+            context = launch(microphone).new_context(permissions=["microphone"])
+            tab = Tab(context, server.url)
+            tab.page.get_by_label("Hands-free").check()
+            tab.shows("hello there")
+            tab.shows("Hello! How can I help?")
+            tab.page.get_by_label("Hands-free").uncheck()
+            tab.blameless()
+            context.close()
 
 
 def test_on_a_phone_by_keyboard_and_for_screen_readers(

@@ -90,6 +90,14 @@ export class Conversation {
     this.log.querySelectorAll(".speaking").forEach((item) => item.classList.remove("speaking"));
   }
 
+  /** A piece of an answer that was never kept: it is said anew. */
+  drop(turnId) {
+    const item = this.byTurn.get(turnId);
+    if (!item || [...this.byMessage.values()].includes(item)) return;
+    item.remove();
+    this.byTurn.delete(turnId);
+  }
+
   complete(turnId, messageIds) {
     const item = this.byTurn.get(turnId);
     item?.classList.remove("speaking");

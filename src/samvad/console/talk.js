@@ -73,8 +73,10 @@ const HANDLERS = {
   },
   session_ready() {
     if (dropped && goOnPossible) goOn();
-    else if (asked) line.send({ type: "user_text", ...asked });
-    else conversation.offerToGoOn(goOnPossible);
+    else if (asked) {
+      if (dropped) conversation.drop(dropped.id);
+      line.send({ type: "user_text", ...asked });
+    } else conversation.offerToGoOn(goOnPossible);
     dropped = null;
     showControls();
   },
