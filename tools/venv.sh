@@ -31,6 +31,7 @@ for lock in "$@"; do
     requirements="$requirements --requirement $lock"
 done
 echo "installing $* into $dir"
+# A lock is complete: nothing is resolved anew. (pip 23 would, for a package with extras, and then misses its hash.)
 # shellcheck disable=SC2086 # one word each
-"$dir/bin/python" -m pip install --quiet --no-input --require-hashes $requirements
+"$dir/bin/python" -m pip install --quiet --no-input --no-deps --require-hashes $requirements
 "$dir/bin/python" -m pip install --quiet --no-input --no-deps --no-build-isolation --editable .
