@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,31 @@ async def opened(
         yield store
     finally:
         await store.close()
+
+
+async def warn_of_documents(store: Any) -> None:
+    """Say on standard error that the knowledge base beside a store is not carried, where there is one."""
+    from samvad.knowledge.opening import documents_path
+
+    path = getattr(store, "path", None)
+    if isinstance(path, Path):
+        if documents_path(path).exists():
+            print(
+                f"samvad: the knowledge base is not carried: copy {documents_path(path)} while no server runs.",
+                file=sys.stderr,
+            )
+    elif store.name == "firestore":
+        from samvad.stores.firestore_queries import query
+
+        client, names = store.client, store.names
+        some = query("knowledge_base", limit=1_000, only_names=True)
+        found = await client.query(names.root, some, client.deadline())
+        # Notes that a user's documents were erased begin with %x; they are no documents.
+        if any(not each.name.rpartition("/")[2].startswith("%x") for each in found):
+            print(
+                "samvad: the knowledge base is not carried: the collection knowledge_base stays where it is.",
+                file=sys.stderr,
+            )
 
 
 def same_place(one: str, other: str) -> bool:
