@@ -67,8 +67,11 @@ class Answering(Keeping):
             except TimeoutError:
                 self._refused("provider_unavailable", "Who answers did not answer in time; try again.", True)
                 return False
-            except Exception:  # the top of the task: a provider may be anybody's code
-                _log.exception("a provider failed to open", extra={"provider": self.provider.name})
+            except Exception as error:  # the top of the task: a provider may be anybody's code
+                fault = type(error).__name__  # its text may quote what was said
+                _log.error(
+                    "a provider failed to open", extra={"provider": self.provider.name, "fault": fault}
+                )
                 self._refused("provider_failed", "Who answers could not be reached.", True)
                 return False
             self._stale = 0
@@ -118,8 +121,9 @@ class Answering(Keeping):
                 handler = self._handlers.get(type(event))
                 if handler is not None:
                     handler(event)
-        except Exception:  # the top of the task: a provider may be anybody's code
-            _log.exception("a provider's session failed", extra={"provider": self.provider.name})
+        except Exception as error:  # the top of the task: a provider may be anybody's code
+            fault = type(error).__name__  # its text may quote what was said
+            _log.error("a provider's session failed", extra={"provider": self.provider.name, "fault": fault})
             self._on_failed(
                 base.Failed("provider_failed", "Who answers has failed.", retryable=True, fatal=True)
             )

@@ -113,8 +113,8 @@ class ToolRegistry:
             raise
         except SamvadError as error:
             raise ToolFailed(error.message) from None
-        except Exception:  # somebody else's code: whatever it raises, the conversation goes on
-            _log.exception("a tool failed", extra={"tool": name})
+        except Exception as error:  # somebody else's code: whatever it raises, the conversation goes on
+            _log.error("a tool failed", extra={"tool": name, "fault": type(error).__name__})
             raise ToolFailed("The tool failed.") from None
         return _plain(name, result)
 
