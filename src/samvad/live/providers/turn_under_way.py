@@ -81,6 +81,11 @@ class TurnUnderWay:
             case Noise():
                 self.noise = True
                 self._changed()
+            case base.Failed():
+                self._waiting.was_answered()
+                self._close_words()
+                self.end()
+                self._outbox.put(part)
             case _:
                 self._outbox.put(part)
 
