@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from samvad.cli import app
-from samvad.errors import StoreUnavailable
 from samvad.http.app import create_app
 from samvad.records import UserKey
 from samvad.sessions import parked as parked_operations
@@ -47,7 +46,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """The session belongs to another user, which could not be known while the store was down."""
+    """An operation that Firestore refuses, and two behind it."""
     running = emulator()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", running.host)
@@ -57,26 +56,22 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 async def park(here: Place) -> None:
-    """Have an operation parked, and stop: while the store took no commits, another took the session's id."""
+    """Have an operation parked, and stop: a time of more than 64 bits, which Firestore does not have."""
     store = make_store(here.project)
     await store.open()
-    inner = FaultyStore(store)
-    async with opened(inner, here.data_dir / "journal") as samvad:
+    async with opened(FaultyStore(store), here.data_dir / "journal") as samvad:
         await samvad.append_to_user_history(ASHA, "user", "hello")
+        await samvad.save_session("phone", ASHA)
         await wait_until_async(lambda: empty(samvad), "all is in the store")
-        inner.refuse = lambda commit: StoreUnavailable()
-        await samvad.save_session("phone", ASHA, metadata={"note": SECRET})
-        await samvad.append_to_user_history(ASHA, "user", SECRET)
-        await samvad.append_to_user_history(ASHA, "assistant", "noted")
-        async with opened(FaultyStore(store), here.data_dir / "another") as other:
-            await other.save_session("phone", "ravi")
-            await wait_until_async(lambda: empty(other), "it is another's")
-        inner.refuse = lambda commit: None
+        body = b'{"id":"i","fullText":"%b"}' % SECRET.encode()
+        await samvad.record_interruption("phone", "i", 1 << 70, body)
 
         async def is_parked() -> bool:
             return bool(store_of(samvad).flusher.parked())
 
         await wait_until_async(is_parked, "the lane is parked")
+        await samvad.append_to_user_history(ASHA, "user", SECRET)
+        await samvad.append_to_user_history(ASHA, "assistant", "noted")
         api = Api(samvad, create_app(samvad))
         ready = await api.ok("GET", "/readyz")
         assert (ready["status"], ready["usersParked"]) == ("ready", 1)
@@ -92,12 +87,12 @@ def test_parked_operations_are_listed_without_what_was_said(place: Place) -> Non
     """Who, what, why, and how many wait behind; content only where it is asked for."""
     found = place.listed()
     (parked,) = found["parked"]
-    assert (parked["userId"], parked["kind"], parked["code"]) == (ASHA, "SaveSession", "session_taken")
+    assert (parked["userId"], parked["kind"], parked["code"]) == (ASHA, "RecordInterruption", "internal")
     assert (found["waiting"], parked["behind"]) == (3, 2)
     told = place.call("list")
     assert f"{ASHA}  " in told and "1 parked, 3 operations in the journal" in told
     shown = place.call("show", ASHA)
-    assert shown.count("parked: session_taken") == 1
+    assert shown.count("parked: internal") == 1
     assert "phone" in shown
     for text in (told, shown, (place.data_dir / "journal" / "parked.json").read_text()):
         assert SECRET not in text
@@ -110,25 +105,11 @@ def test_parked_operations_are_listed_without_what_was_said(place: Place) -> Non
 
 
 def test_a_parked_operation_is_tried_again(place: Place) -> None:
-    """Refused as long as the reason is there; once it is gone all flows, in order, and nothing is listed."""
+    """It is refused as long as the reason is there, and nothing is lost by trying."""
     told = place.call("retry", code=1)
-    assert f"still refused: {ASHA}, SaveSession" in told
+    assert f"still refused: {ASHA}, RecordInterruption" in told
     assert "3 operations are left, 1 parked" in told
     assert len(place.listed()["parked"]) == 1
-
-    async def remove() -> None:
-        store = make_store(place.project)
-        await store.open()
-        async with opened(FaultyStore(store), place.data_dir / "another") as samvad:
-            await samvad.clear_session("phone")
-            await wait_until_async(lambda: empty(samvad), "it is gone")
-        await store.close()
-
-    asyncio.run(remove())
-    assert "0 operations are left, 0 parked" in place.call("retry")
-    assert place.listed() == {"waiting": 0, "parked": []}
-    assert not (place.data_dir / "journal" / "parked.json").exists()
-    asyncio.run(check(place, ["hello", SECRET, "noted"], owner=ASHA))
 
 
 def test_a_parked_operation_is_dropped(place: Place) -> None:
@@ -140,8 +121,10 @@ def test_a_parked_operation_is_dropped(place: Place) -> None:
     assert SECRET in kept.read_text()
     assert kept.stat().st_mode & 0o777 == 0o600
     assert place.listed() == {"waiting": 2, "parked": []}
-    assert "0 operations are left" in place.call("retry")
-    asyncio.run(check(place, ["hello", SECRET, "noted"], owner="ravi"))
+    assert "0 operations are left, 0 parked" in place.call("retry")
+    assert place.listed() == {"waiting": 0, "parked": []}
+    assert not (place.data_dir / "journal" / "parked.json").exists()
+    asyncio.run(check(place, ["hello", SECRET, "noted"]))
 
 
 def test_any_operation_can_be_dropped_by_its_number(place: Place) -> None:
@@ -207,13 +190,12 @@ def test_only_a_store_with_a_journal_has_parked_operations(
     assert "Only a firestore:// store has a journal" in str(done.exception)
 
 
-async def check(place: Place, said: list[str], owner: str) -> None:
+async def check(place: Place, said: list[str]) -> None:
     """What the store has now."""
     store = make_store(place.project)
     await store.open()
     assert await contents(store, ASHA) == said
-    session = await store.session("default", "phone")
-    assert session is not None and session.user_id == owner
+    assert await store.interruptions("default", "phone", 9) == []
     record = await store.load(UserKey("default", ASHA), window=1, open_after_ms=-1, sessions_max=9)
     assert record.seq == len(said)
     await store.close()

@@ -94,7 +94,7 @@ def show(
         found = parked.get((each.replica, each.number))
         why = f"  parked: {printable(f'{found.code}: {found.reason}')}" if found is not None else ""
         typer.echo(f"{each.number}{why}")
-        fields = _fields(each) if content else _without_content(_fields(each))
+        fields = _plain(_fields(each) if content else _without_content(_fields(each)))
         for line in msgspec.json.format(msgspec.json.encode(fields), indent=2).decode().splitlines():
             typer.echo("  " + printable(line))
 
@@ -109,11 +109,11 @@ def _entries_of(directory: Path, user_id: str) -> list[Waiting]:
 
 
 def _fields(each: Waiting) -> dict[str, Any]:
-    """An entry as plain fields; bytes as text."""
+    """An entry as fields; what callers gave as JSON is bytes."""
     fields = msgspec.to_builtins(each.entry, builtin_types=(bytes,))
     names = type(each.entry).__struct_fields__
     named = dict(zip(names, fields, strict=True)) if isinstance(fields, list) else fields
-    return {"bytes": each.size_bytes, **_plain(named)}
+    return {"bytes": each.size_bytes, **named}
 
 
 def _plain(value: Any) -> Any:
@@ -128,13 +128,13 @@ def _plain(value: Any) -> Any:
 
 def _without_content(value: Any, name: str = "") -> Any:
     """The same, with what users and assistants said or set as its length."""
-    if name in _TEXTS:
+    if name in _TEXTS or isinstance(value, bytes):
         return f"({len(msgspec.json.encode(value)):,} bytes; --content shows them)"
     if isinstance(value, dict):
         return {key: _without_content(each, key) for key, each in value.items()}
-    if isinstance(value, list) and name == "changes" and value:
+    if isinstance(value, list | tuple) and name == "changes" and value:
         return f"({len(msgspec.json.encode(value)):,} bytes; --content shows them)"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_content(each) for each in value]
     return value
 
@@ -199,7 +199,7 @@ def drop(
         typer.confirm(f"Drop operation {wanted.number} of {printable(user)} for good?", abort=True)
     if keep is not None:
         with private_output(keep) as out:
-            out.write(msgspec.json.format(msgspec.json.encode(_fields(wanted)), indent=2) + b"\n")
+            out.write(msgspec.json.format(msgspec.json.encode(_plain(_fields(wanted))), indent=2) + b"\n")
     _stopped(directory, _drop(directory, wanted))
     typer.echo(f"dropped operation {wanted.number} of {printable(user)}")
 
