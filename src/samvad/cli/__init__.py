@@ -30,6 +30,7 @@ VERBS: Final = {
     "doctor": ("samvad.cli.doctor", "Look for what could go wrong, and say what to do."),
     "parked": ("samvad.cli.parked", "Decide about operations that the store refuses for ever."),
     "cost": ("samvad.cli.cost", "Tell what Firestore bills for what the server did."),
+    "kb": ("samvad.cli.kb", "Look after the knowledge base."),
     "stats": ("samvad.cli.stats", "Count users, sessions and messages."),
     "user": ("samvad.cli.user", "Show, export or erase one user."),
     "import": ("samvad.cli.importing", "Take in conversations from a file of JSON lines."),

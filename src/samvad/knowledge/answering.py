@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from samvad.knowledge.engine import Engine, Found
 from samvad.knowledge.queries import Query
 from samvad.knowledge.questions import holds, kind_of
-from samvad.knowledge.ranking import held, query_pieces
+from samvad.knowledge.ranking import Weights, query_pieces
 from samvad.knowledge.records import Citation, Filter, KnowledgeAnswer, Scope
 from samvad.knowledge.words import plain_words
 
@@ -45,6 +45,7 @@ class Candidate(NamedTuple):
 def candidates(query: Query, passages: Sequence[Found]) -> list[Candidate]:
     """The sentences of the best passages, best first."""
     whole = sum(one.idf for one in query.terms) or 1.0
+    weights = Weights(query.terms)
     kind = kind_of(query.text)
     asked = frozenset(plain_words(query.text))
     pieces = query_pieces(query.text)
@@ -59,9 +60,9 @@ def candidates(query: Query, passages: Sequence[Found]) -> list[Candidate]:
             words = plain_words(text)
             plain = "_" + "_".join(words) + "_"
             values = (
-                held(query.terms, sentence.terms) / whole,
-                held(query.terms, sentence.terms | before) / whole,
-                held(query.terms, sentence.terms | after) / whole,
+                weights.held(sentence.terms) / whole,
+                weights.held(sentence.terms | before) / whole,
+                weights.held(sentence.terms | after) / whole,
                 sum(1 for piece in pieces if piece in plain) / max(1, len(pieces)),
                 passage.score - top,
                 holds(kind, text, asked),
@@ -79,8 +80,9 @@ def signs(query: Query, passages: Sequence[Found], ordered: Sequence[Candidate])
     best = ordered[0]
     whole = sum(one.idf for one in query.terms) or 1.0
     passage = best.found
+    weights = Weights(query.terms)
     held_terms = frozenset(passage.prepared.counts) | passage.prepared.title | passage.prepared.headings
-    covered = held(query.terms, held_terms) / whole
+    covered = weights.held(held_terms) / whole
     missing = [one.idf for one in query.terms if held_terms.isdisjoint(one.variants)]
     rarest = max((one.idf for one in query.terms), default=1.0) or 1.0
     runner_up = next((other.score for other in passages if other.document.id != passage.document.id), 0.0)

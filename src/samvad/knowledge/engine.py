@@ -17,8 +17,8 @@ from samvad.knowledge.queries import Query, parse
 from samvad.knowledge.ranking import Prepared, first_score, prepare, rank
 from samvad.knowledge.records import Document, Filter, Hit, PassageFound, Scope, StoredDocument
 
-CANDIDATES: Final = 50  # of each scope, by FTS5's own order
-RANKED: Final = 30  # of them all together
+CANDIDATES: Final = 24  # of each scope, by FTS5's own order
+RANKED: Final = 24  # of them all together
 CANDIDATE_ROWS_MAX: Final = 6_000
 _OPEN_MAX: Final = 64
 _PREPARED_MAX: Final = 4_000

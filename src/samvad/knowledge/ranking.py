@@ -145,26 +145,52 @@ def first_score(query: Sequence[QueryTerm], passage: Prepared, average_terms: fl
     return (total / whole, covered / whole) if whole else (0.0, 0.0)
 
 
-def held(query: Sequence[QueryTerm], there: frozenset[str]) -> float:
-    """The rarity of the query's terms that stand among these."""
-    return sum(
-        one.idf * max((share for variant, share in one.variants.items() if variant in there), default=0.0)
-        for one in query
-    )
+class Weights:
+    """The query's terms by what counts as them, to be added up over many sentences."""
+
+    def __init__(self, query: Sequence[QueryTerm]) -> None:
+        self._worth: dict[str, float] = {}  # of a term or variant: its share of its query term's rarity
+        self._of: dict[str, int] = {}
+        for number, one in enumerate(query):
+            for variant, share in one.variants.items():
+                if share * one.idf > self._worth.get(variant, -1.0):
+                    self._worth[variant] = share * one.idf
+                    self._of[variant] = number
+        self._keys = frozenset(self._worth)
+        self._single = len(self._keys) == len(query)
+
+    def held(self, there: frozenset[str]) -> float:
+        """The rarity of the query's terms that stand among these."""
+        common = self._keys & there
+        if not common:
+            return 0.0
+        worth = self._worth
+        if self._single or len(common) == 1:
+            return sum([worth[term] for term in common])
+        best: dict[int, float] = {}
+        for term in common:
+            number = self._of[term]
+            best[number] = max(best.get(number, 0.0), worth[term])
+        return sum(best.values())
 
 
 def rank(text: str, query: Sequence[QueryTerm], passages: Sequence[Prepared], average: float) -> list[float]:
     """The rank of each passage, 0 to 1: what the query shares with the passage, its sentences, and in pieces."""
     whole = sum(one.idf for one in query) or 1.0
     pieces = piece_scores(text, passages)
+    weights = Weights(query)
     found = []
     for passage, in_pieces in zip(passages, pieces, strict=True):
         bm25, covered = first_score(query, passage, average)
         one = two = 0.0
         before: frozenset[str] = frozenset()
         for sentence in passage.sentences:
-            one = max(one, held(query, sentence.terms))
-            two = max(two, held(query, sentence.terms | before))
+            alone = weights.held(sentence.terms)
+            if alone > one:
+                one = alone
+            together = weights.held(sentence.terms | before)
+            if together > two:
+                two = together
             before = sentence.terms
         total = bm25 + COVERED * covered + PIECES * in_pieces
         total += (SENTENCE * one + TWO_SENTENCES * two) / whole

@@ -53,7 +53,7 @@ _DEVANAGARI = re.compile(r"[\u0900-\u097f]")
 KEY_MARK: Final = "\u0298"  # a letter that no text uses: keys and words never meet
 
 
-@functools.lru_cache(maxsize=100_000)
+@functools.lru_cache(maxsize=200_000)
 def sound_key(word: str) -> str:
     """How a Hindi word sounds, whichever script it is written in; empty where the key would say too little."""
     text = normalise(word)

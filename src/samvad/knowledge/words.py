@@ -32,7 +32,7 @@ _TABLE: Final = {
 }
 # A nasal consonant before a stop of its own place of articulation may as well be written as anusvara.
 _NASALS: Final = re.compile(r"ङ्(?=[क-घ])|ञ्(?=[च-झ])|ण्(?=[ट-ढ])|न्(?=[त-ध])|म्(?=[प-भ])")
-_OTHER_DIGITS = re.compile(r"[^\x00-\x7f]")
+_OTHER_DIGITS = re.compile(r"[^\D0-9]")
 _KEPT_WORDS: Final = 200_000
 WORD_CHARS_MAX: Final = 64
 
@@ -45,6 +45,7 @@ class Word(NamedTuple):
     end: int
 
 
+@functools.lru_cache(maxsize=_KEPT_WORDS)
 def normalise(word: str) -> str:
     """One spelling for all ways of writing a word (idempotent)."""
     if word.isascii():

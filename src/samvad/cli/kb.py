@@ -1,0 +1,293 @@
+"""`samvad kb add|search|answer|list|delete|reindex|eval|stats`: the knowledge base."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from samvad.cli import flags
+from samvad.cli.command import PlainCommand, verbs
+from samvad.cli.opening import reading, settings_of, writing
+from samvad.cli.output import printable, progress, table
+from samvad.errors import InvalidRequest, SamvadError, SetupError
+
+app = verbs("Look after the knowledge base.")
+
+_TAKEN: Final = frozenset({".txt", ".text", ".md", ".markdown", ".html", ".htm", ".pdf"})
+_BYTES_MAX: Final = 64 * 1024 * 1024
+_SHOWN: Final = 160
+_INSTEAD: Final = "let that server do it: POST /api/knowledge/add-text, or DELETE /api/knowledge/ID"
+
+Category = Annotated[str | None, typer.Option("--category", metavar="TEXT", help="Its category.")]
+Tags = Annotated[str | None, typer.Option("--tags", metavar="A,B", help="Its tags, with commas between.")]
+Language = Annotated[str | None, typer.Option("--language", metavar="TAG", help="Its language, such as hi.")]
+User = Annotated[str | None, typer.Option("--user", metavar="USER", help="Whose documents, if one user's.")]
+Query = Annotated[list[str], typer.Argument(metavar="WORDS…", help="What is asked.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _tags(given: str | None) -> list[str]:
+    return [tag.strip() for tag in (given or "").split(",") if tag.strip()]
+
+
+@app.command(cls=PlainCommand)
+def add(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH…", help="Files, and folders of files.", show_default=False)
+    ],
+    category: Category = None,
+    tags: Tags = None,
+    language: Language = None,
+    user: User = None,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Add files (text, Markdown, HTML, PDF), or change the documents made of them. No server may be running."""
+    found = list(_files(paths))
+    if not found:
+        raise SetupError("There is no file to add: .txt, .md, .html and .pdf files are taken.")
+
+    async def work(samvad: Any) -> tuple[Counter[str], list[str]]:
+        counts: Counter[str] = Counter()
+        refused = []
+        with progress("adding", len(found)) as tell:
+            for number, path in enumerate(found, 1):
+                try:
+                    added = await samvad.knowledge.add_text(
+                        **await _read(path),
+                        category=category,
+                        tags=_tags(tags),
+                        language=language,
+                        user_id=user,
+                        source=path.resolve().as_uri(),
+                        filename=path.name,
+                    )
+                except (SamvadError, OSError) as error:
+                    what = error.message if isinstance(error, SamvadError) else error.strerror
+                    refused.append(f"{printable(str(path))}: {what}")
+                else:
+                    state = "added" if added.created else "changed" if added.changed else "as they were"
+                    counts[state] += 1
+                tell(number)
+        return counts, refused
+
+    counts, refused = writing(settings_of(store, data_dir), work, instead=_INSTEAD)
+    for line in refused:
+        typer.echo(f"not added: {line}", err=True)
+    parts = [f"{counts[state]:,} {state}" for state in ("added", "changed", "as they were") if counts[state]]
+    typer.echo(f"documents: {', '.join(parts) or 'none'}")
+    if refused:
+        raise SamvadError(f"{len(refused)} of {len(found)} files could not be added.")
+
+
+def _files(paths: Sequence[str]) -> Iterator[Path]:
+    """The files below the paths that can be read, in order; what is named itself must be there."""
+    for name in paths:
+        path = Path(name)
+        if path.is_dir():
+            yield from sorted(
+                each for each in path.rglob("*") if each.is_file() and each.suffix.lower() in _TAKEN
+            )
+        elif path.is_file():
+            yield path
+        else:
+            raise SetupError(f"There is no file {name}.")
+
+
+async def _read(path: Path) -> dict[str, Any]:
+    """A file as the arguments of `add_text`."""
+    from samvad.knowledge.extracting import extract, kind_of
+    from samvad.knowledge.records import HeadingAt
+
+    data = await asyncio.to_thread(_bytes, path)
+    kind = kind_of(path.name, None, data)
+    if kind is None:
+        raise InvalidRequest("its kind is not known; .txt, .md, .html and .pdf files are taken")
+    taken = await extract(data, kind)
+    return {
+        "title": taken.title or path.stem,
+        "content": taken.text,
+        "headings": [
+            HeadingAt(each.start, each.end, each.level, taken.text[each.start : each.end].strip("# \n"))
+            for each in taken.headings
+        ],
+        "type": kind,
+    }
+
+
+def _bytes(path: Path) -> bytes:
+    if path.stat().st_size > _BYTES_MAX:
+        raise InvalidRequest(f"it is larger than {_BYTES_MAX // 1024**2} MiB")
+    return path.read_bytes()
+
+
+@app.command(cls=PlainCommand)
+def search(
+    query: Query,
+    category: Category = None,
+    tags: Tags = None,
+    language: Language = None,
+    user: User = None,
+    json: AsJson = False,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Find passages. A server may be running."""
+    condition = {"category": category, "tags": _tags(tags), "language": language, "user_id": user}
+
+    async def work(samvad: Any) -> Any:
+        return await samvad.knowledge.search(" ".join(query), max_results=10, **condition)
+
+    hits = reading(settings_of(store, data_dir), work)
+    if json:
+        typer.echo(msgspec.json.encode(hits))
+        return
+    if not hits:
+        typer.echo("nothing was found")
+    for hit in hits:
+        place = f"{hit.passage.start}-{hit.passage.end}"
+        typer.echo(f"{hit.score:.2f}  {printable(hit.doc.title)}  ({printable(hit.doc.id)}, {place})")
+        typer.echo(f"      {printable(hit.passage.text, _SHOWN)}")
+
+
+@app.command(cls=PlainCommand)
+def answer(
+    query: Query, user: User = None, store: flags.Store = None, data_dir: flags.DataDir = None
+) -> None:
+    """Answer a question in the words of a document. A server may be running."""
+
+    async def work(samvad: Any) -> Any:
+        return await samvad.knowledge.answer(" ".join(query), user_id=user)
+
+    found = reading(settings_of(store, data_dir), work)
+    if not found.answered:
+        typer.echo(f"no document answers this (confidence {found.confidence:.2f})")
+        return
+    typer.echo(printable(found.answer))
+    for citation in found.citations:
+        typer.echo(f"  {printable(citation.title)} ({citation.document_id}, {citation.start}-{citation.end})")
+
+
+@app.command("list", cls=PlainCommand)
+def list_documents(
+    category: Category = None,
+    tags: Tags = None,
+    language: Language = None,
+    user: User = None,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """List the documents, newest first. A server may be running."""
+    condition = {"category": category, "tags": _tags(tags), "language": language, "user_id": user}
+
+    async def work(samvad: Any) -> None:
+        cursor = None
+        while True:
+            page = await samvad.knowledge.list_documents(limit=500, cursor=cursor, **condition)
+            rows = (
+                (each.id, each.type, each.language or "-", f"{each.content_length:,}", printable(each.title))
+                for each in page.documents
+            )
+            if page.documents:
+                typer.echo(table(rows))
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        typer.echo(f"documents: {page.count:,}")
+
+    reading(settings_of(store, data_dir), work)
+
+
+@app.command(cls=PlainCommand)
+def delete(
+    document_id: Annotated[str, typer.Argument(metavar="ID", help="The document's id.", show_default=False)],
+    user: User = None,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Remove a document. No server may be running."""
+    writing(
+        settings_of(store, data_dir),
+        lambda samvad: samvad.knowledge.delete(document_id, user_id=user),
+        instead=_INSTEAD,
+    )
+    typer.echo(f"removed {printable(document_id)}")
+
+
+@app.command(cls=PlainCommand)
+def reindex(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+    """Make the index anew from the documents. No server may be running."""
+    count = writing(
+        settings_of(store, data_dir), lambda samvad: samvad.knowledge.reindex(), instead="stop it first"
+    )
+    typer.echo(f"indexed {count:,} documents")
+
+
+@app.command("eval", cls=PlainCommand)
+def evaluate(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE.jsonl", help="Questions, a JSON object a line.", show_default=False)
+    ],
+    json: AsJson = False,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Ask questions whose answers are known, and say how many were found. A server may be running."""
+    from samvad.knowledge.evaluation import evaluate, read_questions
+
+    try:
+        questions = read_questions(Path(file).read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError):
+        raise SetupError(f"Cannot read {file}.") from None
+    found = reading(settings_of(store, data_dir), lambda samvad: evaluate(samvad.knowledge, questions))
+    if json:
+        typer.echo(msgspec.json.encode(found._asdict()))
+        return
+    rows = [
+        ("questions", f"{found.questions:,}"),
+        ("MRR@10", f"{found.mrr:.3f}"),
+        ("recall at 1, 5, 10", f"{found.recall_1:.3f}, {found.recall_5:.3f}, {found.recall_10:.3f}"),
+        ("answered", f"{found.answered:.3f}"),
+        ("right, of those", f"{found.right:.3f}"),
+        ("answered wrongly, of those without an answer", f"{found.wrongly_answered:.3f}"),
+    ]
+    typer.echo(table(rows))
+    for question in found.unfound:
+        typer.echo(f"not found: {printable(question, _SHOWN)}")
+
+
+@app.command(cls=PlainCommand)
+def stats(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+    """Count documents by language and type. A server may be running."""
+
+    async def work(samvad: Any) -> tuple[Counter[str], Counter[str], int, int]:
+        languages: Counter[str] = Counter()
+        types: Counter[str] = Counter()
+        passages = chars = 0
+        cursor = None
+        while True:
+            page = await samvad.knowledge.list_documents(limit=500, cursor=cursor)
+            for each in page.documents:
+                languages[each.language or "not known"] += 1
+                types[each.type] += 1
+                passages += each.passages
+                chars += each.content_length
+            cursor = page.next_cursor
+            if cursor is None:
+                return languages, types, passages, chars
+
+    languages, types, passages, chars = reading(settings_of(store, data_dir), work)
+    rows = [
+        ("documents", f"{sum(types.values()):,}"),
+        ("passages", f"{passages:,}"),
+        ("characters", f"{chars:,}"),
+        *((f"language {name}", f"{count:,}") for name, count in languages.most_common()),
+        *((f"type {name}", f"{count:,}") for name, count in types.most_common()),
+    ]
+    typer.echo(table(rows))

@@ -1,0 +1,39 @@
+"""`samvad kb`: files into the knowledge base, and questions asked of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.processes import run
+
+
+def test_a_folder_is_added_asked_and_measured(tmp_path: Path) -> None:
+    """Added once, unchanged at the second time, found in Latin letters, and measured."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "loan.txt").write_text("The interest rate of a home loan is 8.5 percent.", encoding="utf-8")
+    (docs / "rin.md").write_text("# गृह ऋण\n\nब्याज दर ८.५ प्रतिशत है।\n", encoding="utf-8")
+    (docs / "picture.png").write_bytes(b"\x89PNG")
+    first = run(["kb", "add", "docs", "--tags", "bank"], tmp_path)
+    assert (first.returncode, first.stdout) == (0, "documents: 2 added\n"), first.stderr
+    assert run(["kb", "add", "docs", "--tags", "bank"], tmp_path).stdout == "documents: 2 as they were\n"
+    found = json.loads(run(["kb", "search", "byaj", "dar", "--json"], tmp_path).stdout)
+    assert "८.५ प्रतिशत" in found[0]["passage"]["text"]
+    assert "8.5 percent" in run(["kb", "answer", "interest rate of a home loan"], tmp_path).stdout
+    assert "documents: 2" in run(["kb", "list"], tmp_path).stdout
+    questions = [
+        {"question": "What is the interest rate of a home loan?", "answer": "8.5 percent"},
+        {"question": "Who discovered Neptune?", "answerable": False},
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)), encoding="utf-8")
+    outcome = json.loads(run(["kb", "eval", "q.jsonl", "--json"], tmp_path).stdout)
+    assert (outcome["mrr"], outcome["answered"], outcome["wrongly_answered"]) == (1.0, 1.0, 0.0)
+    assert run(["kb", "delete", found[0]["doc"]["id"]], tmp_path).returncode == 0
+    assert "documents  1" in run(["kb", "stats"], tmp_path).stdout.replace("   ", " ").replace("   ", " ")
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    """A file that is not there is said in one line, with exit code 2."""
+    done = run(["kb", "add", "nowhere.txt"], tmp_path)
+    assert (done.returncode, done.stderr) == (2, "samvad: There is no file nowhere.txt.\n")
