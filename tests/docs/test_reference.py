@@ -196,7 +196,9 @@ def test_commands() -> None:
                 wanted.update((*parameter.opts, *parameter.secondary_opts))
         said = {
             text.split(" ")[0]
-            for text in re.findall(r"`((?:-|USER|FILE|FROM|TO|PATH…|WORDS…|ID|\[URL)[^`]*)`", documented[name])
+            for text in re.findall(
+                r"`((?:-|USER|FILE|FROM|TO|PATH…|WORDS…|ID|\[URL)[^`]*)`", documented[name]
+            )
         }
         assert said - {"-h", "--help"} == wanted, name
 
