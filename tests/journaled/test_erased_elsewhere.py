@@ -204,3 +204,23 @@ async def test_the_order_of_one_replica_needs_no_clock(real: Store, tmp_path: Pa
         await drained(again)
         assert await contents(real, "asha") == ["new"]
         await scrubbed(here)
+
+
+async def test_nothing_of_the_user_is_pending(tmp_path: Path) -> None:
+    """What went to the store long ago leaves the journal here as well, though nothing else ever makes it clean."""
+    store = MemoryStore()
+    await store.open()
+    a_line, b_line = line_to(store), line_to(store)
+    a_line.capabilities = Capabilities(durable=True, shared=True, tells=True)
+    async with opened(a_line, tmp_path / "a") as a, opened(b_line, tmp_path / "b") as b:
+
+        async def up() -> bool:
+            return a.watcher is not None and a.watcher.up
+
+        await wait_until_async(up, "the listener is up")
+        await say(a, CANARY.decode())
+        await flushed(a)
+        assert bytes_in(tmp_path / "a", CANARY) > 0
+        assert not (await b.clear_user_data("asha")).pending
+        await scrubbed(tmp_path / "a")
+    await store.close()

@@ -35,9 +35,7 @@ class Elsewhere:
                 self._changed(user, Version(notice.epoch, 0))
                 for listener in self._core.on_erased:
                     listener(user)
-            if (
-                self._journaled is not None
-            ):  # what is in the store already leaves bytes in the journal for a while
+            if self._journaled is not None:  # what the store had long ago is in its files for a while
                 self._journaled.flusher.scrubber.scrub()
         elif isinstance(notice, Lapse):
             for lane in self._core.lanes.cache:
