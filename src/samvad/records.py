@@ -313,7 +313,8 @@ def cleared(removed: Removed, *, pending: bool = False) -> Cleared:
 class Committed(NamedTuple):
     """The user's version and last seq after a commit, and what it removed.
 
-    `pending` is true of an erasing that is journaled while the store is down: what it removes is not known yet.
+    `pending` is true of an erasing that is journaled while the store is down (what it removes is not known yet),
+    and of one after which the store could not be cleared of everything: nothing of it is read any more.
     """
 
     version: Version

@@ -122,7 +122,7 @@ class Samvad(SessionPersistenceService):
             owners=OrderedDict(),
             on_erased=[self._forget_user],
             on_session_removed=[self._forget_session],
-            on_erasing=[self._erase_documents],
+            on_erasing=[] if isinstance(store, JournaledStore) else [self._erase_documents],
         )
         super().__init__(core, LOCAL)
         self.store = store
@@ -141,6 +141,7 @@ class Samvad(SessionPersistenceService):
             store.on_doubt = lanes.doubt
             store.on_outdated = lanes.outdated
             store.known = lanes.peek
+            store.flusher.before_erasing.append(self._erase_documents)  # when the store can be reached
         self.interruptions = InterruptionContextManager(clock)
         self._knowledge: KnowledgeBase | None = None
         self._upkeep: asyncio.Task[None] | None = None

@@ -83,8 +83,11 @@ async def test_degradation(tmp_path: Path) -> None:
         assert (await connection.get("/api/session/stats")).status == 503
         new = await connection.post("/api/session/nobody/history", MESSAGE)
         assert new.check()["durability"] == "journaled"
-        erased = (await connection.post("/api/session/refresh", {"userId": "ravi"})).json
-        assert (erased["success"], erased["pending"]) == (True, True)
+        answer = await connection.post("/api/session/refresh", {"userId": "ravi"})
+        assert (answer.status, answer.json["success"], answer.json["pending"]) == (202, True, True)
+        empty = (await connection.get("/api/session/ravi/profile")).check()["profile"]
+        assert (empty["historyLength"], empty["conversationHistory"]) == (0, [])
+        assert (await connection.get("/api/session/ravi/state")).status == 404
         assert (await connection.get("/healthz")).check()["status"] == "alive"
 
         proxy.fault = None

@@ -14,7 +14,7 @@ import functools
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from samvad import limits
 from samvad.clock import Clock
@@ -69,6 +69,9 @@ class Flusher:
         self._patience = patience
         self.on_rebased = on_rebased
         self.on_parked: Callable[[], None] = lambda: None  # a lane was parked, or is not any more
+        self.before_erasing: list[
+            Callable[[UserKey], Awaitable[None]]
+        ] = []  # awaited before the store erases
         self._lanes: dict[UserKey, FlushLane] = {}
         self._slots = asyncio.Semaphore(FLUSHES_AT_ONCE_MAX)
         self._hurry = False
@@ -269,9 +272,7 @@ class Flusher:
 
     async def _pace(self, lane: FlushLane) -> None:
         wait_s = lane.flushed_s + self._patience.write_interval_s - self._clock.monotonic_s()
-        if (
-            not lane.gathered
-        ):  # not all for the same time: users who began together need not be written together
+        if not lane.gathered:  # users who began together need not be written together
             lane.gathered = True
             wait_s = max(wait_s, self._patience.gather_s * random.uniform(0.8, 1.0))
         if wait_s > 0 and not self._hurry and not lane.waiting:
@@ -298,6 +299,9 @@ class Flusher:
         for entry in entries:
             entry.tried = True
         try:
+            if erases(commit):
+                for remove in self.before_erasing:
+                    await self.breaker.through(functools.partial(remove, lane.user))
             committed = await self.breaker.through(lambda: self.store.commit(commit))
         except (StaleVersion, MessageExists) as error:
             if isinstance(error, MessageExists):

@@ -186,7 +186,8 @@ class Committer:
                         return await self._purged(user, *done)
             origin = commit.origin
             if origin is not None and head.applied.get(origin.replica, (-1, 0))[0] >= origin.number:
-                return Committed(Version(head.epoch, head.revision), head.seq)
+                again = Committed(Version(head.epoch, head.revision), head.seq)
+                return await self._purged(user, again, head.epoch - 1)  # the purge may have been cut short
             if commit.expected != (head.epoch, head.revision):
                 if not cached:
                     return StaleVersion()
@@ -213,8 +214,8 @@ class Committer:
                 return await self._purged(user, committed, head.epoch)
 
     async def _purged(self, user: UserKey, committed: Committed, epoch: int) -> Committed:
-        await self._eraser.purge_or_leave(user, epoch)
-        return committed
+        done = await self._eraser.purge_or_leave(user, epoch)
+        return committed if done else committed._replace(pending=True)
 
     # --- heads in memory -------------------------------------------------------------------------------
 

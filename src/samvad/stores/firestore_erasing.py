@@ -142,12 +142,14 @@ class Eraser:
                 self.left_over = False
                 return done
 
-    async def purge_or_leave(self, user: UserKey, epoch: int) -> None:
-        """Purge; where the store fails, the note remains for the next sweep."""
+    async def purge_or_leave(self, user: UserKey, epoch: int) -> bool:
+        """Purge, and whether that was done; where the store fails, the note remains for the next sweep."""
         try:
             await self.purge(user, epoch)
         except StoreUnavailable:
             self.left_over = True
+            return False
+        return True
 
     async def expire_receipts(self, before_ms: int) -> int:
         """Forget receipts older than this; how many."""
