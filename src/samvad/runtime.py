@@ -54,6 +54,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     language: str = "en"
     record_ttl_s: float = limits.RECORD_TTL_S
     cache_bytes_max: int = limits.CACHE_BYTES_MAX
+    journal_bytes_max: int = limits.JOURNAL_BYTES_MAX
     session_idle_s: float = limits.SESSION_IDLE_S_MAX
     active_window_s: float = limits.ACTIVE_WINDOW_S
     record_interruptions: bool = False
@@ -68,7 +69,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise SetupError(f"window_messages must be 1 to {limits.WINDOW_MESSAGES_MAX}.")
         if self.durability not in ("auto", "store", "memory"):
             raise SetupError("durability must be 'auto', 'store' or 'memory'.")
-        for name in ("record_ttl_s", "cache_bytes_max", "session_idle_s", "active_window_s"):
+        for name in (
+            "record_ttl_s",
+            "cache_bytes_max",
+            "journal_bytes_max",
+            "session_idle_s",
+            "active_window_s",
+        ):
             if getattr(self, name) <= 0:
                 raise SetupError(f"{name} must be greater than 0.")
         for name in ("price_reads_usd", "price_writes_usd", "price_deletes_usd"):
@@ -104,7 +111,8 @@ class Samvad(SessionPersistenceService):
             durability = store.rules.durability
         rules = Rules(self.options.window_messages, self.options.language, durability)
         if journal_dir is not None and self.options.durability == "auto":
-            store = JournaledStore(store, Journal(journal_dir, clock=clock), clock=clock, rules=rules)
+            journal = Journal(journal_dir, clock=clock, bytes_max=self.options.journal_bytes_max)
+            store = JournaledStore(store, journal, clock=clock, rules=rules)
         self.cache: RecordCache[Lane] = RecordCache(
             clock, ttl_s=self.options.record_ttl_s, bytes_max=self.options.cache_bytes_max
         )

@@ -86,6 +86,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_mib: Annotated[
         int, Meta(ge=1, le=1024 * 1024, description="Memory for users' records at most, in MiB.")
     ] = limits.CACHE_BYTES_MAX // (1024 * 1024)
+    journal_mib: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1024 * 1024,
+            description="What may wait behind the journal at most, in MiB; when that is full, writes are 503.",
+        ),
+    ] = limits.JOURNAL_BYTES_MAX // (1024 * 1024)
     session_idle_s: Annotated[
         Seconds, Meta(description="After this long without activity a session counts as ended.")
     ] = float(limits.SESSION_IDLE_S_MAX)
@@ -201,6 +209,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "language": self.language,
             "record_ttl_s": self.record_ttl_s,
             "cache_bytes_max": self.cache_mib * 1024 * 1024,
+            "journal_bytes_max": self.journal_mib * 1024 * 1024,
             "session_idle_s": self.session_idle_s,
             "active_window_s": self.active_window_s,
             "record_interruptions": self.record_interruptions,

@@ -68,7 +68,7 @@ class Journaled(DurableStoreConformance):
     Each user has a lane, and lanes do not wait for one another (see InOrder).
     """
 
-    random_examples = 12
+    random_examples = 6
     in_order = False
 
     @pytest.fixture(autouse=True)
@@ -131,7 +131,7 @@ class TestSQLiteBehindAJournal(Journaled):
 class TestFirestoreBehindAJournal(Journaled):
     """The Firestore store on Google's emulator."""
 
-    random_examples = 4
+    random_examples = 2
 
     def inner(self, path: Path, before: Any = None) -> Any:
         """Another over the same project."""

@@ -1,12 +1,35 @@
-"""What Firestore really has, asked past server and proxy."""
+"""A server before Firestore with a proxy in between, and what Firestore really has, asked past both."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from samvad.records import UserKey
+from samvad.testing.proxy import FaultProxy
+from tests.crash.server import Connection, Server
+from tests.firestore.support import emulator, open_store
+
+
+@contextlib.asynccontextmanager
+async def serving(directory: Path, *flags: str) -> AsyncIterator[tuple[Server, Connection, FaultProxy, Any]]:
+    """A server, a connection to it, the proxy behind it, and Firestore past both."""
+    async with FaultProxy("127.0.0.1", emulator().port) as proxy:
+        project = emulator().new_project()
+        environment = {"FIRESTORE_EMULATOR_HOST": proxy.address}
+        store = await open_store(project)
+        with Server(
+            directory, "--store", f"firestore://{project}", *flags, environment=environment
+        ) as server:
+            await asyncio.to_thread(server.start)
+            async with await Connection.open(server.port) as connection:
+                yield server, connection, proxy, store
+        await store.close()
 
 
 async def history(store: Any, user: str) -> list[str]:

@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from samvad import limits
-from samvad.testing.proxy import FaultProxy
 from tests.crash.server import Connection, Server
-from tests.firestore.support import emulator, open_store
 from tests.outage.load import metrics, until_ready_says
-from tests.outage.support import history
+from tests.outage.support import history, serving
 from tests.support import loudly_skip, wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.crash]
 HINDI = "उपयोगकर्ता"
 IDS = ("asha@example.com", HINDI, "x" * limits.ID_BYTES_MAX, "__x__", "a.b", "100%")
 MESSAGE = {"role": "user", "content": "What documents do I need?"}
-
-
-@contextlib.asynccontextmanager
-async def serving(directory: Path, *flags: str) -> AsyncIterator[tuple[Server, Connection, FaultProxy, Any]]:
-    """A server, a connection to it, the proxy behind it, and Firestore past both."""
-    async with FaultProxy("127.0.0.1", emulator().port) as proxy:
-        project = emulator().new_project()
-        environment = {"FIRESTORE_EMULATOR_HOST": proxy.address}
-        store = await open_store(project)
-        with Server(
-            directory, "--store", f"firestore://{project}", *flags, environment=environment
-        ) as server:
-            await asyncio.to_thread(server.start)
-            async with await Connection.open(server.port) as connection:
-                yield server, connection, proxy, store
-        await store.close()
 
 
 async def drained(server: Server) -> None:

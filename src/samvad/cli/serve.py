@@ -25,6 +25,7 @@ def serve(
     language: flags.Language = None,
     record_ttl_s: flags.RecordTtl = None,
     cache_mib: flags.CacheMib = None,
+    journal_mib: flags.JournalMib = None,
     session_idle_s: flags.SessionIdle = None,
     active_window_s: flags.ActiveWindow = None,
     record_interruptions: flags.RecordInterruptions = None,

@@ -28,7 +28,7 @@ class Patience(NamedTuple):
     call_s: float = 20.0  # the longest that one call to the store may take, whatever the store itself bounds
     retry_s_max: float = 0.5  # between two tries of one lane while the store is taken to be up
     probe_s_min: float = 0.1
-    probe_s_max: float = 5.0
+    probe_s_max: float = 10.0
     clock_skew_s: float = 0.1  # by how much the clocks of two replicas may differ (see reapply.is_over)
 
 
