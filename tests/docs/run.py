@@ -23,7 +23,7 @@ from tests.support import wait_until
 
 COMMAND_S_MAX = 120
 _SERVE = re.compile(r"(?:make serve|samvad serve)(?: (?:ARGS=)?(.*))?")
-_ASSIGNMENT = re.compile(r"^\w+=\S.*$", re.MULTILINE)
+_ASSIGNMENT = re.compile(r"^(?:export )?\w+=\S.*$", re.MULTILINE)
 
 
 class Reader:
