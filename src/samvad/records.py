@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,7 +47,7 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False, array_like=True):
     given: bool = False
 
 
-class _ToolFields(msgspec.Struct, rename="camel", gc=False):
+class _ToolFields(msgspec.Struct, kw_only=True, rename="camel", gc=False):
     id: str
     role: str
     tool_calls: list[dict[str, Any]] | None = None
@@ -60,6 +61,25 @@ def stored_message(seq: int, at_ms: int, given: bool, body: bytes) -> StoredMess
     """A message from its stored parts; its id, role and tool ids are read from its body."""
     fields = _tool_fields.decode(body)
     calls = tuple(call["id"] for call in fields.tool_calls) if fields.tool_calls else ()
+    return StoredMessage(seq, fields.id, fields.role, at_ms, body, calls, fields.tool_call_id, given)
+
+
+class _Line(_ToolFields, kw_only=True, rename="camel", gc=False):
+    timestamp: datetime
+
+
+_line = msgspec.json.Decoder(_Line)
+
+
+def message_of_line(seq: int, body: bytes) -> StoredMessage:
+    """A message of which nothing is stored but its JSON, and where it stands.
+
+    An id of the form of those made here, at the place that it names, is taken for one.
+    """
+    fields = _line.decode(body)
+    calls = tuple([call["id"] for call in fields.tool_calls]) if fields.tool_calls else ()
+    at_ms = round(fields.timestamp.timestamp() * 1000)
+    given = seq_of_made_id(fields.id) != seq
     return StoredMessage(seq, fields.id, fields.role, at_ms, body, calls, fields.tool_call_id, given)
 
 

@@ -34,6 +34,7 @@ USERS = 10
 ERASED_USERS = 3
 ROUNDS = 24
 WAL_PAGES_MAX = 60
+RECENT_BYTES_MAX = 3_000  # so that what was said is gathered often, and some of it is not
 LIBRARY_EVERY = 100
 
 
@@ -179,7 +180,13 @@ async def record(
     disk = RecordingDisk(really_sync=False)
     # Slow enough that an answer given before its sync is noted at a moment that does not have the sync yet.
     disk.sync_delay_s = 0.0005
-    store = SQLiteStore(path, vfs=disk.name, wal_pages_max=WAL_PAGES_MAX, synchronous=synchronous)
+    store = SQLiteStore(
+        path,
+        vfs=disk.name,
+        wal_pages_max=WAL_PAGES_MAX,
+        recent_bytes_max=RECENT_BYTES_MAX,
+        synchronous=synchronous,
+    )
     async with Samvad(store, options=options) as samvad:
         at_once = anyio.CapacityLimiter(1)
         everyone = [Devices(samvad, disk, at_once, f"user-{n}", seed) for n in range(USERS)]

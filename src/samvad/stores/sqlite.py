@@ -63,7 +63,8 @@ class SQLiteStore:
     """Conversations in one SQLite file.
 
     `vfs` names an apsw VFS (for tests of disk faults); `wal_pages_max` is the number of 4 KiB pages after
-    which the log is folded into the database; `readonly` opens beside a running server, for looking only.
+    which the log is folded into the database, `recent_bytes_max` how much may have been said before it is gathered
+    user by user (see `sqlite_history`); `readonly` opens beside a running server, for looking only.
     """
 
     name = "sqlite"
@@ -76,6 +77,7 @@ class SQLiteStore:
         clock: Clock | None = None,
         vfs: str | None = None,
         wal_pages_max: int = 4_000,
+        recent_bytes_max: int = 1024 * 1024,
         synchronous: str = "FULL",
         readonly: bool = False,
     ) -> None:
@@ -83,6 +85,7 @@ class SQLiteStore:
         self._clock = clock or SystemClock()
         self._vfs = vfs
         self._wal_pages_max = wal_pages_max
+        self._recent_bytes_max = recent_bytes_max
         self._synchronous = synchronous
         self.readonly = readonly
         self._writer: WriterThread | None = None
@@ -103,13 +106,13 @@ class SQLiteStore:
             if self.readonly:
                 if not self.path.exists():
                     raise SetupError(f"There is no database at {self.path}.")
-                await self._read(self._check_ours)
+                await self._read(self._check_current)
                 return
             connection = await self._loop.run_in_executor(self._readers, self._open_writer)
         except BaseException:
             await self.close()
             raise
-        self._writer = WriterThread(connection, self._clock, self._wal_pages_max)
+        self._writer = WriterThread(connection, self._clock, self._wal_pages_max, self._recent_bytes_max)
 
     async def close(self) -> None:
         self._closing = True
@@ -199,6 +202,14 @@ class SQLiteStore:
         if version > len(_migrations()):
             raise SetupError(
                 f"{self.path} was written by a newer Samvad (schema {version}); update this one."
+            )
+
+    def _check_current(self, connection: apsw.Connection) -> None:
+        self._check_ours(connection)
+        version = connection.pragma("user_version")
+        if version < len(_migrations()):
+            raise SetupError(
+                f"{self.path} was written by an older Samvad (schema {version}); start the server on it once."
             )
 
     def _migrate(self, connection: apsw.Connection) -> None:

@@ -19,9 +19,10 @@ from samvad.records import (
     UserKey,
     UserRecord,
     Version,
-    stored_message,
+    message_of_line,
     user_hash,
 )
+from samvad.stores import sqlite_history as history
 
 _HEAD = """
     SELECT user_no, epoch, revision, seq, preferences, profile_created_ms, profile_updated_ms,
@@ -30,17 +31,6 @@ _HEAD = """
 """
 _ERASURE = "SELECT epoch, erased_ms, replica, number FROM erasures WHERE user_hash = ?"
 _USER_NO = "SELECT user_no FROM users WHERE tenant = ? AND user_id = ?"
-_LAST_MESSAGES = (
-    "SELECT seq, at_ms, given_id IS NOT NULL, body FROM messages WHERE user_no = ? ORDER BY seq DESC LIMIT ?"
-)
-_MESSAGES_AFTER = """
-    SELECT seq, at_ms, given_id IS NOT NULL, body FROM messages
-    WHERE user_no = ? AND seq > ? AND seq < ? ORDER BY seq LIMIT ?
-"""
-_MESSAGES_BEFORE = """
-    SELECT seq, at_ms, given_id IS NOT NULL, body FROM messages
-    WHERE user_no = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?
-"""
 _OPEN_SESSIONS = """
     SELECT session_id, body, created_ms, active_ms, ended_ms FROM sessions
     WHERE user_no = ? AND active_ms > ? AND ended_ms IS NULL ORDER BY active_ms DESC, session_id LIMIT ?
@@ -67,10 +57,6 @@ def _snapshot(connection: apsw.Connection) -> Iterator[None]:
         yield
 
 
-def _message(seq: int, at_ms: int, given: int, body: bytes) -> StoredMessage:
-    return stored_message(seq, at_ms, bool(given), body)
-
-
 def load(
     connection: apsw.Connection, user: UserKey, window: int, open_after_ms: int, sessions_max: int
 ) -> UserRecord:
@@ -83,7 +69,11 @@ def load(
         user_no, epoch, revision, seq, preferences, created_ms, updated_ms, state, state_ms, state_version = (
             head
         )
-        rows = connection.execute(_LAST_MESSAGES, (user_no, window)).fetchall()
+        newest = history.newest(connection, user_no)
+        if newest is not None:
+            revision, seq = max(revision, newest[0]), max(seq, newest[1])
+            updated_ms = None if updated_ms is None else max(updated_ms, newest[2])
+        last = list(history.backwards(connection, user_no, seq - window, seq + 1))
         sessions = [
             StoredSession(session_id, user.user_id, body, created, active, ended)
             for session_id, body, created, active, ended in connection.execute(
@@ -97,7 +87,7 @@ def load(
         seq=seq,
         state=None if state is None else StoredState(state, state_ms, state_version),
         profile=None if created_ms is None else StoredProfile(preferences, created_ms, updated_ms),
-        window=tuple(_message(*row) for row in reversed(rows)),
+        window=tuple([message_of_line(*line) for line in reversed(last)]),
         sessions={session.id: session for session in sessions[:sessions_max]},
         sessions_complete=len(sessions) <= sessions_max,
         applied=applied,
@@ -118,17 +108,17 @@ def page(
         user_no = connection.execute(_USER_NO, user).get
         if user_no is None:
             return [], False
-        sql = _MESSAGES_BEFORE if after is None else _MESSAGES_AFTER
+        lines = history.backwards if after is None else history.forwards
         low, high = (0 if after is None else after), (_SEQ_END if before is None else before)
         messages: list[StoredMessage] = []
         size = 0
         has_more = False
-        for row in connection.execute(sql, (user_no, low, high, limit + 1)):
-            if len(messages) == limit or (messages and size + len(row[3]) > bytes_max):
+        for seq, body in lines(connection, user_no, low, high):
+            if len(messages) == limit or (messages and size + len(body) > bytes_max):
                 has_more = True
                 break
-            size += len(row[3])
-            messages.append(_message(*row))
+            size += len(body)
+            messages.append(message_of_line(seq, body))
     if after is None:
         messages.reverse()
     return messages, has_more
@@ -195,7 +185,12 @@ def stats(connection: apsw.Connection, tenant: str, active_after_ms: int, open_a
                 "SELECT count(*) FROM users WHERE tenant = ? AND profile_created_ms IS NOT NULL", tenant
             ),
             total_interruptions=count("SELECT count(*) FROM interruptions WHERE tenant = ?", tenant),
-            total_messages=count("SELECT coalesce(sum(seq), 0) FROM users WHERE tenant = ?", tenant),
+            total_messages=count(
+                """SELECT coalesce(sum(seq), 0) + coalesce((
+                       SELECT sum(last_seq - first_seq + 1) FROM recent JOIN users USING (user_no) WHERE tenant = ?1
+                   ), 0) FROM users WHERE tenant = ?1""",
+                tenant,
+            ),
             total_users=count("SELECT count(*) FROM users WHERE tenant = ?", tenant),
         )
 

@@ -45,9 +45,12 @@ class WriterThread:
     `fault` is why the last group could not be written, and since when (ms since 1970); None if it could.
     """
 
-    def __init__(self, connection: apsw.Connection, clock: Clock, wal_pages_max: int) -> None:
+    def __init__(
+        self, connection: apsw.Connection, clock: Clock, wal_pages_max: int, recent_bytes_max: int
+    ) -> None:
         self._clock = clock
         self._wal_pages_max = wal_pages_max
+        self._recent_bytes_max = recent_bytes_max
         self._wal_pages = 0
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
@@ -142,6 +145,8 @@ class WriterThread:
                     job(connection)
             if writer.fold_owed:
                 writer.fold_owed = not fold(connection, busy_ms=0)
+            elif writer.recent_bytes > self._recent_bytes_max:
+                self._gather_recent(writer)
             elif self._wal_pages > self._wal_pages_max:
                 self._checkpoint(connection)
         with contextlib.suppress(apsw.Error):
@@ -150,6 +155,14 @@ class WriterThread:
     def _note_wal_pages(self, connection: apsw.Connection, database: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
+
+    def _gather_recent(self, writer: GroupWriter) -> None:
+        try:
+            writer.gather()
+        except (
+            apsw.Error
+        ) as error:  # nothing is lost: readers look at both places, and it is tried again later
+            _log.warning("what was said lately could not be gathered: %s", reason(error))
 
     def _checkpoint(self, connection: apsw.Connection) -> None:
         self._wal_pages = 0

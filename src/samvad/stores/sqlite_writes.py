@@ -6,7 +6,6 @@ out before anything of it is written, so that the others of its group are not to
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 from typing import Any, Final
 
@@ -28,27 +27,26 @@ from samvad.records import (
     SessionSet,
     SessionTouched,
     StateSet,
+    StoredMessage,
     UserKey,
     Version,
     only_receipts,
     removed_answer,
     seq_of_made_id,
-    stored_message,
     user_hash,
 )
+from samvad.stores import sqlite_history as history
 
 _HEADS_MAX: Final = 50_000
+_ROW_BYTES: Final = 40  # of a row of `recent`, beside its messages
 BUSY_MS: Final = 5_000
 _FOLD_BUSY_MS: Final = 50
 
-_INSERT_MESSAGE = "INSERT INTO messages (user_no, seq, at_ms, given_id, body) VALUES (?, ?, ?, ?, ?)"
+_INSERT_GIVEN_ID = "INSERT INTO given_ids (user_no, id, seq) VALUES (?, ?, ?)"
 _INSERT_USER = (
     "INSERT INTO users (tenant, user_id, epoch, revision, seq) VALUES (?, ?, ?, 0, 0) RETURNING user_no"
 )
-_UPDATE_HEAD = """
-    UPDATE users SET revision = ?, seq = ?,
-        profile_updated_ms = max(profile_updated_ms, coalesce(?, profile_updated_ms)) WHERE user_no = ?
-"""
+_SET_REVISION = "UPDATE users SET revision = ? WHERE user_no = ?"
 _SET_PROFILE = (
     "UPDATE users SET preferences = ?, profile_created_ms = ?, profile_updated_ms = ? WHERE user_no = ?"
 )
@@ -91,14 +89,13 @@ def fold(connection: apsw.Connection, busy_ms: int = _FOLD_BUSY_MS) -> bool:
 class _Head:
     """What the writer knows of a user: it is the only writer, so this is what the database says too."""
 
-    __slots__ = ("epoch", "moved", "revision", "seq", "updated_ms", "user_no")
+    __slots__ = ("moved", "seq", "updated_ms", "user_no", "version")
 
-    def __init__(self, user_no: int | None, epoch: int, revision: int, seq: int) -> None:
+    def __init__(self, user_no: int | None, version: Version, seq: int, updated_ms: int) -> None:
         self.user_no = user_no
-        self.epoch = epoch
-        self.revision = revision
+        self.version = version
         self.seq = seq
-        self.updated_ms: int | None = None
+        self.updated_ms = updated_ms
         self.moved = False
 
 
@@ -108,52 +105,59 @@ class GroupWriter:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._heads: OrderedDict[UserKey, _Head] = OrderedDict()
-        self._messages: list[tuple[int, int, int, str | None, bytes]] = []
+        self._recent: list[history.RecentRow] = []
+        self._given: dict[tuple[int, str], int] = {}
         self._moved: list[_Head] = []
         self._erased = False
         self.fold_owed = False  # something was erased, and a reader kept the log from being emptied
+        self.recent_bytes = 0  # about how much has been said since the last gathering
 
     def write(self, commits: list[Commit]) -> list[Committed | SamvadError]:
         """One transaction; an answer for each commit. An apsw.Error means that none of them was written."""
-        connection = self._connection
         results: list[Committed | SamvadError] = []
         self._erased = False
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            for commit in commits:
-                try:
-                    results.append(self._one(commit))
-                except (StaleVersion, MessageExists, SessionTaken) as refusal:
-                    results.append(refusal)
-            self._flush()
-            connection.execute("COMMIT")
+            with history.transaction(self._connection):
+                for commit in commits:
+                    try:
+                        results.append(self._one(commit))
+                    except (StaleVersion, MessageExists, SessionTaken) as refusal:
+                        results.append(refusal)
+                self._flush()
         except BaseException:
             self._forget()
-            with contextlib.suppress(apsw.Error):
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
             raise
         while len(self._heads) > _HEADS_MAX:
             self._heads.popitem(last=False)
         if self._erased:
-            self.fold_owed = not fold(connection)
+            self.fold_owed = not fold(self._connection)
         return results
+
+    def gather(self) -> None:
+        """Put what was said lately where each user's history is. An apsw.Error means that nothing has changed."""
+        self.recent_bytes = 0  # also where it fails: then it is tried again after as much again
+        history.gather(self._connection)
 
     def _forget(self) -> None:
         self._heads.clear()
-        self._messages.clear()
+        self._recent.clear()
+        self._given.clear()
         self._moved.clear()
 
     def _flush(self) -> None:
         """Write out the rows that were gathered: many at once are cheaper than one by one."""
         connection = self._connection
-        if self._messages:
-            connection.executemany(_INSERT_MESSAGE, self._messages)
-            self._messages.clear()
+        if self._recent:
+            history.add(connection, self._recent)
+            for row in self._recent:
+                self.recent_bytes += len(row[-1]) + _ROW_BYTES
+            self._recent.clear()
+        if self._given:
+            connection.executemany(_INSERT_GIVEN_ID, [(*key, seq) for key, seq in self._given.items()])
+            self._given.clear()
         if self._moved:
             connection.executemany(
-                _UPDATE_HEAD,
-                [(head.revision, head.seq, head.updated_ms, head.user_no) for head in self._moved],
+                _SET_REVISION, [(head.version.revision, head.user_no) for head in self._moved]
             )
             for head in self._moved:
                 head.moved = False
@@ -165,14 +169,20 @@ class GroupWriter:
             self._heads.move_to_end(user)
             return head
         row = self._connection.execute(
-            "SELECT user_no, epoch, revision, seq FROM users WHERE tenant = ? AND user_id = ?", user
+            "SELECT user_no, epoch, revision, seq, profile_updated_ms FROM users WHERE tenant = ? AND user_id = ?",
+            user,
         ).fetchone()
         if row is None:
             epoch = self._connection.execute(
                 "SELECT epoch FROM erasures WHERE user_hash = ?", (user_hash(user),)
             ).get
-            row = (None, epoch or 0, 0, 0)
-        head = self._heads[user] = _Head(*row)
+            head = _Head(None, Version(epoch or 0, 0), 0, 0)
+        else:
+            user_no, epoch, revision, seq, updated_ms = row
+            newest = history.newest(self._connection, user_no) or (0, 0, 0)
+            version = Version(epoch, max(revision, newest[0]))
+            head = _Head(user_no, version, max(seq, newest[1]), max(updated_ms or 0, newest[2]))
+        self._heads[user] = head
         return head
 
     def _one(self, commit: Commit) -> Committed:
@@ -183,39 +193,51 @@ class GroupWriter:
                 "SELECT number FROM applied WHERE user_no = ? AND replica = ?", (head.user_no, origin.replica)
             ).get
             if done is not None and done >= origin.number:
-                return Committed(Version(head.epoch, head.revision), head.seq)
-        if commit.expected != (head.epoch, head.revision) and not only_receipts(commit):
+                return Committed(head.version, head.seq)
+        if commit.expected != head.version and not only_receipts(commit):
             raise StaleVersion
         self._refuse(user, head, changes)
         removed = Removed()
-        moves = False
+        moves = said = False
         for change in changes:
             if isinstance(change, ReceiptKept):
                 self._receipt(user, change, removed)
                 continue
             if isinstance(change, Erased):
                 removed = self._erase(user, head, change, origin or ("", -1))
+                moves = said = False
                 continue
             moves = True
             if head.user_no is None:
-                head.user_no = self._connection.execute(_INSERT_USER, (*user, head.epoch)).get
+                head.user_no = self._connection.execute(_INSERT_USER, (*user, head.version.epoch)).get
             if isinstance(change, MessagesAdded):
-                user_no = head.user_no
-                self._messages += [
-                    (user_no, m.seq, m.at_ms, m.id if m.given else None, m.body) for m in change.messages
-                ]
-                head.seq = change.messages[-1].seq
-                head.updated_ms = max(head.updated_ms or 0, *(m.at_ms for m in change.messages))
+                self._say(head, change.messages, head.version.revision + commit.steps)
+                said = True
             else:
                 removed = self._write(user, head, change, removed)
         if moves:
-            head.revision += commit.steps
-            if not head.moved:
+            epoch, revision = head.version
+            head.version = Version(epoch, revision + commit.steps)
+            if not said and not head.moved:
                 head.moved = True
                 self._moved.append(head)
         if origin is not None and head.user_no is not None:
             self._connection.execute(_SET_APPLIED, (head.user_no, *origin))
-        return Committed(Version(head.epoch, head.revision), head.seq, removed)
+        return Committed(head.version, head.seq, removed)
+
+    def _say(self, head: _Head, messages: tuple[StoredMessage, ...], revision: int) -> None:
+        """Take messages in; the row that holds them tells the user's new revision as well."""
+        user_no = head.user_no
+        assert user_no is not None
+        for message in messages:
+            if message.given:
+                self._given[user_no, message.id] = message.seq
+            if message.at_ms > head.updated_ms:
+                head.updated_ms = message.at_ms
+        head.seq = messages[-1].seq
+        self._recent.append(
+            (user_no, revision, messages[0].seq, head.seq, head.updated_ms, history.joined(messages))
+        )
 
     def _refuse(self, user: UserKey, head: _Head, changes: tuple[Change, ...]) -> None:
         """Raise what speaks against these changes, before any of them is written."""
@@ -224,8 +246,6 @@ class GroupWriter:
                 if change.messages[0].seq != head.seq + 1:
                     raise StaleVersion
                 if change.unproven and head.user_no is not None:
-                    if self._messages:
-                        self._flush()
                     for message_id in change.unproven:
                         seq = self._seq_of(head, message_id)
                         if seq is not None:
@@ -240,17 +260,18 @@ class GroupWriter:
 
     def _seq_of(self, head: _Head, message_id: str) -> int | None:
         """Where a message of this id stands in the user's history, if it does."""
-        given: int | None = self._connection.execute(
-            "SELECT seq FROM messages WHERE user_no = ? AND given_id = ?", (head.user_no, message_id)
-        ).get
+        assert head.user_no is not None
+        given = self._given.get((head.user_no, message_id))
+        if given is None:
+            given = self._connection.execute(
+                "SELECT seq FROM given_ids WHERE user_no = ? AND id = ?", (head.user_no, message_id)
+            ).get
         seq = seq_of_made_id(message_id)
         if given is not None or seq is None:
             return given
-        body = self._connection.execute(
-            "SELECT body FROM messages WHERE user_no = ? AND seq = ? AND given_id IS NULL",
-            (head.user_no, seq),
-        ).get
-        return seq if body is not None and stored_message(seq, 0, False, body).id == message_id else None
+        self._flush()
+        there = history.at(self._connection, head.user_no, seq)
+        return seq if there is not None and there.id == message_id else None
 
     def _write(self, user: UserKey, head: _Head, change: Change, removed: Removed) -> Removed:
         execute = self._connection.execute
@@ -259,6 +280,9 @@ class GroupWriter:
             execute(_SET_STATE, (head.user_no, state.body, state.updated_ms, state.version))
         elif isinstance(change, ProfileSet):
             profile = change.profile
+            if profile.updated_ms < head.updated_ms:  # it counts, whatever was said before it
+                self._flush()
+                history.set_updated(self._connection, head.user_no, profile.updated_ms)
             execute(_SET_PROFILE, (profile.preferences, profile.created_ms, profile.updated_ms, head.user_no))
             head.updated_ms = profile.updated_ms
         elif isinstance(change, SessionSet):
@@ -319,12 +343,13 @@ class GroupWriter:
             state=delete("DELETE FROM states WHERE user_no = ?", user_no) > 0,
             profile=bool(profile),
             sessions=delete("DELETE FROM sessions WHERE user_no = ?", user_no),
-            messages=delete("DELETE FROM messages WHERE user_no = ?", user_no),
+            messages=history.remove(self._connection, user_no),
             interruptions=delete("DELETE FROM interruptions WHERE user_no = ?", user_no),
         )
         delete("DELETE FROM applied WHERE user_no = ?", user_no)
         delete("UPDATE receipts SET answer = NULL WHERE user_hash = ?", user_hash(user))
         delete("DELETE FROM users WHERE user_no = ?", user_no)
-        head.user_no, head.epoch, head.revision, head.seq, head.updated_ms = None, head.epoch + 1, 0, 0, None
-        self._connection.execute(_SET_ERASURE, (user_hash(user), head.epoch, change.at_ms, *origin))
+        epoch = head.version.epoch + 1
+        head.user_no, head.version, head.seq, head.updated_ms = None, Version(epoch, 0), 0, 0
+        self._connection.execute(_SET_ERASURE, (user_hash(user), epoch, change.at_ms, *origin))
         return removed

@@ -1,0 +1,162 @@
+"""Where the SQLite store keeps what was said: `recent` in the order of saying, `history` user by user.
+
+A commit adds one row to `recent`, where rows of all users stand one behind the other: a group of commits touches
+a few pages, whoever they are of. Now and then `gather` moves all of it to `history`, a run of messages a row, so
+that each user's page is written once for all they have said meanwhile. Readers look at both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
+
+import apsw
+
+from samvad.records import StoredMessage, message_of_line
+
+RUN_BYTES_MAX: Final = 16 * 1024  # of a row of `history`; one commit's messages are never parted
+
+_ADD_RECENT = """
+    INSERT INTO recent (user_no, revision, first_seq, last_seq, updated_ms, body) VALUES (?, ?, ?, ?, ?, ?)
+"""
+_NEWEST = """
+    SELECT revision, last_seq, updated_ms FROM recent WHERE user_no = ? ORDER BY place DESC LIMIT 1
+"""
+_ALL_RECENT = """
+    SELECT user_no, revision, first_seq, last_seq, updated_ms, body FROM recent ORDER BY user_no, place
+"""
+_ADD_HISTORY = "INSERT INTO history (user_no, first_seq, last_seq, body) VALUES (?, ?, ?, ?)"
+_MOVE_HEAD = """
+    UPDATE users SET revision = max(revision, ?), seq = ?,
+        profile_updated_ms = max(profile_updated_ms, ?) WHERE user_no = ?
+"""
+_RECENT_BEFORE = """
+    SELECT first_seq, body FROM recent WHERE user_no = ? AND first_seq < ? AND last_seq > ? ORDER BY place DESC
+"""
+_HISTORY_BEFORE = """
+    SELECT first_seq, body FROM history
+    WHERE user_no = ? AND first_seq < ? AND last_seq > ? ORDER BY first_seq DESC
+"""
+_RECENT_AFTER = """
+    SELECT first_seq, body FROM recent WHERE user_no = ? AND first_seq < ? AND last_seq > ? ORDER BY place
+"""
+_HISTORY_AFTER = """
+    SELECT first_seq, body FROM history
+    WHERE user_no = ?1 AND first_seq < ?2 AND last_seq > ?3 AND first_seq >= coalesce(
+        (SELECT max(first_seq) FROM history WHERE user_no = ?1 AND first_seq <= ?3 + 1), 0)
+    ORDER BY first_seq
+"""
+_REMOVED = """
+    SELECT coalesce(sum(last_seq - first_seq + 1), 0) FROM (
+        SELECT first_seq, last_seq FROM recent WHERE user_no = ?1
+        UNION ALL SELECT first_seq, last_seq FROM history WHERE user_no = ?1)
+"""
+
+
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """One transaction, all or nothing. SQLite may have ended it by itself where it failed."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(apsw.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
+
+
+RecentRow = tuple[int, int, int, int, int, bytes]  # user_no, revision, first_seq, last_seq, updated_ms, body
+
+
+def joined(messages: tuple[StoredMessage, ...]) -> bytes:
+    """Messages as one value: JSON holds no line break, so that a line is a message."""
+    return b"\n".join([message.body for message in messages])
+
+
+def add(connection: apsw.Connection, rows: list[RecentRow]) -> None:
+    """Append what a group of commits said."""
+    connection.executemany(_ADD_RECENT, rows)
+
+
+def newest(connection: apsw.Connection, user_no: int) -> tuple[int, int, int] | None:
+    """The revision, last seq and time of what a user said last, if that is not in `history` yet."""
+    row: tuple[int, int, int] | None = connection.execute(_NEWEST, (user_no,)).fetchone()
+    return row
+
+
+def set_updated(connection: apsw.Connection, user_no: int | None, updated_ms: int) -> None:
+    """Let a user's rows of `recent` claim no later time than this."""
+    connection.execute(
+        "UPDATE recent SET updated_ms = min(updated_ms, ?) WHERE user_no = ?", (updated_ms, user_no)
+    )
+
+
+def backwards(connection: apsw.Connection, user_no: int, low: int, high: int) -> Iterator[tuple[int, bytes]]:
+    """The seq and body of a user's messages with low < seq < high, from the last to the first."""
+    for sql in (_RECENT_BEFORE, _HISTORY_BEFORE):
+        for first_seq, body in connection.execute(sql, (user_no, high, low)):
+            lines = body.split(b"\n")
+            for place in range(min(len(lines), high - first_seq) - 1, max(0, low + 1 - first_seq) - 1, -1):
+                yield first_seq + place, lines[place]
+
+
+def forwards(connection: apsw.Connection, user_no: int, low: int, high: int) -> Iterator[tuple[int, bytes]]:
+    """The seq and body of a user's messages with low < seq < high, from the first to the last."""
+    for sql in (_HISTORY_AFTER, _RECENT_AFTER):
+        for first_seq, body in connection.execute(sql, (user_no, high, low)):
+            lines = body.split(b"\n")
+            for place in range(max(0, low + 1 - first_seq), min(len(lines), high - first_seq)):
+                yield first_seq + place, lines[place]
+
+
+def at(connection: apsw.Connection, user_no: int, seq: int) -> StoredMessage | None:
+    """The message at a place of a user's history."""
+    for _, body in backwards(connection, user_no, seq - 1, seq + 1):
+        return message_of_line(seq, body)
+    return None
+
+
+def remove(connection: apsw.Connection, user_no: int | None) -> int:
+    """Remove all that a user said; returns how many messages that were."""
+    removed: int = connection.execute(_REMOVED, (user_no,)).get
+    connection.execute("DELETE FROM recent WHERE user_no = ?", (user_no,))
+    connection.execute("DELETE FROM history WHERE user_no = ?", (user_no,))
+    connection.execute("DELETE FROM given_ids WHERE user_no = ?", (user_no,))
+    return removed
+
+
+def gather(connection: apsw.Connection) -> None:
+    """Move all of `recent` to `history` in one transaction, and each user's head along."""
+    runs: list[tuple[int, int, int, bytes]] = []
+    heads: list[tuple[int, int, int, int]] = []
+    with transaction(connection):
+        said = connection.execute(_ALL_RECENT).fetchall()
+        for user_no, group in groupby(said, key=itemgetter(0)):
+            rows = list(group)
+            runs += _runs(user_no, rows)
+            _, revision, _, last_seq, updated_ms, _ = rows[-1]
+            heads.append((revision, last_seq, updated_ms, user_no))
+        connection.executemany(_ADD_HISTORY, runs)
+        connection.executemany(_MOVE_HEAD, heads)
+        connection.execute("DELETE FROM recent")
+
+
+def _runs(user_no: int, rows: list[RecentRow]) -> Iterator[tuple[int, int, int, bytes]]:
+    """One user's rows as rows of `history`."""
+    bodies: list[bytes] = []
+    size = start = end = 0
+    for _, _, first_seq, last_seq, _, body in rows:
+        if bodies and size + len(body) > RUN_BYTES_MAX:
+            yield user_no, start, end, b"\n".join(bodies)
+            bodies, size = [], 0
+        if not bodies:
+            start = first_seq
+        bodies.append(body)
+        size += len(body) + 1
+        end = last_seq
+    yield user_no, start, end, b"\n".join(bodies)
