@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 import apsw
 
@@ -135,7 +135,7 @@ def gather(connection: apsw.Connection) -> None:
     runs: list[tuple[int, int, int, bytes]] = []
     heads: list[tuple[int, int, int, int]] = []
     with transaction(connection):
-        said = connection.execute(_ALL_RECENT).fetchall()
+        said: list[Any] = connection.execute(_ALL_RECENT).fetchall()
         for user_no, group in groupby(said, key=itemgetter(0)):
             rows = list(group)
             runs += _runs(user_no, rows)
