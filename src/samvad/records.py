@@ -71,15 +71,20 @@ class _Line(_ToolFields, kw_only=True, rename="camel", gc=False):
 _line = msgspec.json.Decoder(_Line)
 
 
-def message_of_line(seq: int, body: bytes) -> StoredMessage:
-    """A message of which nothing is stored but its JSON, and where it stands.
+def line_of_message(message: StoredMessage) -> bytes:
+    """A message as one line, its JSON: a blank behind it tells an id that was given though it looks as if made here."""
+    return (
+        message.body + b" " if message.given and seq_of_made_id(message.id) == message.seq else message.body
+    )
 
-    An id of the form of those made here, at the place that it names, is taken for one.
-    """
-    fields = _line.decode(body)
+
+def message_of_line(seq: int, line: bytes) -> StoredMessage:
+    """The message that `line_of_message` made a line of, and where it stands."""
+    fields = _line.decode(line)
+    body = line.removesuffix(b" ")
     calls = tuple([call["id"] for call in fields.tool_calls]) if fields.tool_calls else ()
     at_ms = round(fields.timestamp.timestamp() * 1000)
-    given = seq_of_made_id(fields.id) != seq
+    given = len(body) < len(line) or seq_of_made_id(fields.id) != seq
     return StoredMessage(seq, fields.id, fields.role, at_ms, body, calls, fields.tool_call_id, given)
 
 

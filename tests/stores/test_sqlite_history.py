@@ -142,7 +142,9 @@ async def test_runs_are_bounded(database_path: Path) -> None:
 
 async def test_a_database_of_an_older_schema_is_carried_over(database_path: Path) -> None:
     """One that the first releases wrote, a row a message: everything is there, found by id, counted and goes on."""
-    messages = said(1, 12)
+    messages = said(1, 11) + (
+        raw_message(12, made_id(12, "0" * 20), 1_012),
+    )  # given, though it looks as if made
     folder = resources.files("samvad.stores.sqlite_migrations")
     with apsw.Connection(str(database_path)) as old:
         for name in ("0001_first.sql", "0002_who_erased.sql"):
@@ -155,7 +157,7 @@ async def test_a_database_of_an_older_schema_is_carried_over(database_path: Path
         )
         old.executemany(
             "INSERT INTO messages (user_no, seq, at_ms, given_id, body) VALUES (1, ?, ?, ?, ?)",
-            [(m.seq, m.at_ms, None if m.seq % 3 == 0 else m.id, m.body) for m in messages],
+            [(m.seq, m.at_ms, m.id if m.given else None, m.body) for m in messages],
         )
     old.close()
     looking = SQLiteStore(database_path, readonly=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import apsw
 
-from samvad.records import StoredMessage, message_of_line
+from samvad.records import StoredMessage, line_of_message, message_of_line
 
 RUN_BYTES_MAX: Final = 16 * 1024  # of a row of `history`; one commit's messages are never parted
 
@@ -75,7 +75,7 @@ RecentRow = tuple[int, int, int, int, int, bytes]  # user_no, revision, first_se
 
 def joined(messages: tuple[StoredMessage, ...]) -> bytes:
     """Messages as one value: JSON holds no line break, so that a line is a message."""
-    return b"\n".join([message.body for message in messages])
+    return b"\n".join([line_of_message(message) for message in messages])
 
 
 def add(connection: apsw.Connection, rows: list[RecentRow]) -> None:

@@ -30,7 +30,10 @@ CREATE TABLE given_ids (
     PRIMARY KEY (user_no, id)
 ) WITHOUT ROWID;
 
-INSERT INTO history SELECT user_no, seq, seq, body FROM messages ORDER BY user_no, seq;
+-- A blank behind the JSON tells an id that was given though it looks as if made here, at this place.
+INSERT INTO history
+    SELECT user_no, seq, seq, CASE WHEN given_id GLOB 'm' || seq || '-*' THEN CAST(body || x'20' AS BLOB) ELSE body END
+    FROM messages ORDER BY user_no, seq;
 INSERT INTO given_ids
     SELECT user_no, given_id, seq FROM messages WHERE given_id IS NOT NULL ORDER BY user_no, given_id;
 DROP TABLE messages;
