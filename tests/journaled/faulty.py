@@ -91,6 +91,8 @@ class FaultyStore:
         if name == "submit":  # the short way past `commit`
             raise AttributeError(name)
         method = getattr(self.store, name)
+        if not callable(method):  # the client and the names, which the knowledge base takes as they are
+            return method
 
         async def asked(*args: Any, **kwargs: Any) -> Any:
             self.calls += 1
