@@ -183,7 +183,7 @@ class KnowledgeBase:
         """The passages that fit a query best, best first. What is found is untrusted text."""
         taking.required(query=query)
         text = taking.query(query)
-        taking.count(max_results, "maxResults", limits.RESULTS_MAX)
+        max_results = taking.count(max_results, "maxResults", limits.RESULTS_MAX)
         condition = taking.condition(category, tags, language)
         scopes = self._seen(user_id)
         return await self.core.shelf.search(text, scopes, condition, max_results)

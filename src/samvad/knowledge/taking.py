@@ -122,7 +122,9 @@ def condition(wanted_category: object, wanted_tags: object, wanted_language: obj
 
 
 def count(value: object, what: str, most: int) -> int:
-    """A number of results."""
+    """A number of results. In JSON, 3.0 is a whole number too."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise InvalidRequest(f"{what} must be a whole number from 1 to {most}.")
     return value

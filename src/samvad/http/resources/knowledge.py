@@ -28,7 +28,7 @@ async def add_text(call: Call) -> Reply:
     taking.required(title=body.get("title"), content=body.get("content"))
     given = {name: body[name] for name in _COMMON if body.get(name) is not None}
     user_id = body.get("userId")
-    kind = body.get("type") or "text"
+    kind = "text" if body.get("type") is None else body["type"]
     if kind not in ("text", "markdown"):
         raise InvalidRequest("type must be text or markdown.")
 
@@ -110,7 +110,7 @@ async def delete_document(call: Call) -> Reply:
 async def clear_documents(call: Call) -> Reply:
     """Remove all documents of the tenant, or of one other owner."""
     found = call.query("userId", "owner")
-    owner: Any = found.get("owner")
+    owner: Any = None if "userId" in found else found.get("owner")
     count = await knowledge_of(call).clear(user_id=found.get("userId"), owner=owner)
     return Reply(
         encode(
