@@ -28,6 +28,8 @@ SESSIONS_IN_RECORD_MAX: Final = 256
 
 # HTTP
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+PDF_BODY_BYTES_MAX: Final = 72 * 1024 * 1024  # of add-pdf: base64 takes four bytes for three
+UPLOADS_BYTES_MAX: Final = 2 * PDF_BODY_BYTES_MAX  # of all bodies of add-pdf that are in memory at once
 OPERATIONS_PER_BATCH_MAX: Final = 500
 IDEMPOTENCY_TTL_S: Final = 24 * 3600
 

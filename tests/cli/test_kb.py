@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tests.cli.processes import run
 
+DATA = Path(__file__).parent.parent / "knowledge" / "data"
+
 
 def test_a_folder_is_added_asked_and_measured(tmp_path: Path) -> None:
     """Added once, unchanged at the second time, found in Latin letters, and measured."""
@@ -31,6 +33,25 @@ def test_a_folder_is_added_asked_and_measured(tmp_path: Path) -> None:
     assert (outcome["mrr"], outcome["answered"], outcome["wrongly_answered"]) == (1.0, 1.0, 0.0)
     assert run(["kb", "delete", found[0]["doc"]["id"]], tmp_path).returncode == 0
     assert "documents  1" in run(["kb", "stats"], tmp_path).stdout.replace("   ", " ").replace("   ", " ")
+
+
+def test_pages_files_and_damage_side_by_side(tmp_path: Path) -> None:
+    """A PDF and a page of a folder are added, what cannot be is told with its reason, and the exit code is 1."""
+    docs = tmp_path / "docs" / "inner"
+    docs.mkdir(parents=True)
+    (docs / "terms.pdf").write_bytes((DATA / "hindi.pdf").read_bytes())
+    (docs / "rates.html").write_text(
+        "<title>Rates</title><p>The zebra rate is fixed.</p><script>x()</script>"
+    )
+    (docs / "cut.pdf").write_bytes(b"%PDF-1.7 cut")
+    done = run(["kb", "add", "docs", "http://127.0.0.1/rates"], tmp_path)
+    assert (done.returncode, done.stdout) == (1, "documents: 2 added\n"), done.stderr
+    assert "cut.pdf: This is not a PDF that can be read" in done.stderr
+    assert "http://127.0.0.1/rates: This host has an address that is not public" in done.stderr
+    (docs / "cut.pdf").unlink()
+    (docs / "rates.html").write_text("<title>Rates</title><p>The quagga rate is fixed.</p>")
+    assert run(["kb", "add", "docs"], tmp_path).stdout == "documents: 1 changed, 1 as they were\n"
+    assert "quagga" in run(["kb", "search", "rate is fixed"], tmp_path).stdout
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

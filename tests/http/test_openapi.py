@@ -145,6 +145,9 @@ async def test_examples_of_requests_work(api: Api) -> None:
             place = path.replace("{userId}", "user_456").replace("{sessionId}", "session_123")
             for example in body.get("examples", {}).values():
                 answer = await api(method.upper(), place, example["value"])
+                if operation["operationId"] == "addUrl":  # whether there is a network here or not
+                    assert answer.status == 200 or answer.json["code"] == "url_failed"
+                    continue
                 assert answer.status == 200, (operation["operationId"], answer.body)
             if operation["operationId"] == "clearUserData":
                 await api.ok(

@@ -39,7 +39,8 @@ def _tags(given: str | None) -> list[str]:
 @app.command(cls=PlainCommand)
 def add(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH…", help="Files, and folders of files.", show_default=False)
+        list[str],
+        typer.Argument(metavar="PATH…", help="Files, folders of files, and URLs.", show_default=False),
     ],
     category: Category = None,
     tags: Tags = None,
@@ -48,10 +49,11 @@ def add(
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
-    """Add files (text, Markdown, HTML, PDF), or change the documents made of them. No server may be running."""
-    found = list(_files(paths))
+    """Add files and web pages, or change the documents that were made of them. No server may be running."""
+    found = list(_sources(paths))
     if not found:
         raise SetupError("There is no file to add: .txt, .md, .html and .pdf files are taken.")
+    described = {"category": category, "tags": _tags(tags), "language": language, "user_id": user}
 
     async def work(samvad: Any) -> tuple[Counter[str], list[str]]:
         counts: Counter[str] = Counter()
@@ -59,15 +61,7 @@ def add(
         with progress("adding", len(found)) as tell:
             for number, path in enumerate(found, 1):
                 try:
-                    added = await samvad.knowledge.add_text(
-                        **await _read(path),
-                        category=category,
-                        tags=_tags(tags),
-                        language=language,
-                        user_id=user,
-                        source=path.resolve().as_uri(),
-                        filename=path.name,
-                    )
+                    added = await _add(samvad.knowledge, path, described)
                 except (SamvadError, OSError) as error:
                     what = error.message if isinstance(error, SamvadError) else error.strerror
                     refused.append(f"{printable(str(path))}: {what}")
@@ -83,12 +77,15 @@ def add(
     parts = [f"{counts[state]:,} {state}" for state in ("added", "changed", "as they were") if counts[state]]
     typer.echo(f"documents: {', '.join(parts) or 'none'}")
     if refused:
-        raise SamvadError(f"{len(refused)} of {len(found)} files could not be added.")
+        raise SamvadError(f"{len(refused)} of {len(found)} could not be added.")
 
 
-def _files(paths: Sequence[str]) -> Iterator[Path]:
-    """The files below the paths that can be read, in order; what is named itself must be there."""
+def _sources(paths: Sequence[str]) -> Iterator[Path | str]:
+    """URLs, and the files below the paths that can be read, in order; what is named itself must be there."""
     for name in paths:
+        if name.lower().startswith(("http://", "https://")):
+            yield name
+            continue
         path = Path(name)
         if path.is_dir():
             yield from sorted(
@@ -100,25 +97,15 @@ def _files(paths: Sequence[str]) -> Iterator[Path]:
             raise SetupError(f"There is no file {name}.")
 
 
-async def _read(path: Path) -> dict[str, Any]:
-    """A file as the arguments of `add_text`."""
-    from samvad.knowledge.extracting import extract, kind_of
-    from samvad.knowledge.records import HeadingAt
+async def _add(knowledge: Any, source: Path | str, described: dict[str, Any]) -> Any:
+    if isinstance(source, str):
+        return await knowledge.add_url(source, **described)
+    data = await asyncio.to_thread(_bytes, source)
+    return await knowledge.add_file(data, source.name, source=_address(source), **described)
 
-    data = await asyncio.to_thread(_bytes, path)
-    kind = kind_of(path.name, None, data)
-    if kind is None:
-        raise InvalidRequest("its kind is not known; .txt, .md, .html and .pdf files are taken")
-    taken = await extract(data, kind)
-    return {
-        "title": taken.title or path.stem,
-        "content": taken.text,
-        "headings": [
-            HeadingAt(each.start, each.end, each.level, taken.text[each.start : each.end].strip("# \n"))
-            for each in taken.headings
-        ],
-        "type": kind,
-    }
+
+def _address(path: Path) -> str:
+    return path.resolve().as_uri()
 
 
 def _bytes(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _json = msgspec.json.Decoder()
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_HASHED_AT_ONCE_BYTES_MAX = 1024 * 1024
 encode = msgspec.json.encode
 
 JSON = b"application/json"
@@ -98,16 +101,16 @@ class Call:
             raise InvalidRequest(f"{name} must be a whole number from {low} to {high}.")
         return int(value)
 
-    async def body(self) -> bytes:
-        """The whole body; TooLarge past 8 MiB."""
+    async def body(self, bytes_max: int = limits.BODY_BYTES_MAX) -> bytes:
+        """The whole body; TooLarge past the bound."""
         if self._body is not None:
             return self._body
         message = await self._receive()
         body: bytes = message.get("body", b"")
         if message["type"] == "http.disconnect":
             raise Disconnected
-        if len(body) > limits.BODY_BYTES_MAX:
-            raise _too_large()
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max)
         if message.get("more_body"):
             chunks, size = [body], len(body)
             while message.get("more_body"):
@@ -116,15 +119,16 @@ class Call:
                     raise Disconnected
                 chunk = message.get("body", b"")
                 size += len(chunk)
-                if size > limits.BODY_BYTES_MAX:
-                    raise _too_large()
+                if size > bytes_max:
+                    raise _too_large(bytes_max)
                 chunks.append(chunk)
             body = b"".join(chunks)
         self._body = body
         return body
 
-    async def object(self) -> dict[str, Any]:
-        """The body as a JSON object."""
+    def length(self, bytes_max: int = limits.BODY_BYTES_MAX) -> int:
+        """How long the body is, as far as its head tells (`bytes_max` if it does not); what it is not is refused."""
+        length = bytes_max
         for name, value in self.scope["headers"]:
             if name == b"content-type":
                 if value != JSON:
@@ -132,13 +136,30 @@ class Call:
             elif name == b"content-length" and len(value) > 6:
                 if not value.isdigit():
                     raise InvalidRequest("Content-Length must be a whole number of bytes.")
-                if len(value) > 15 or int(value) > limits.BODY_BYTES_MAX:
-                    raise _too_large()
-        body = await self.body()
+                if len(value) > 15 or int(value) > bytes_max:
+                    raise _too_large(bytes_max)
+                length = int(value)
+            elif name == b"content-length" and value.isdigit():
+                length = int(value)
+        return length
+
+    async def object(self) -> dict[str, Any]:
+        """The body as a JSON object."""
+        self.length()
+        return self._decoded(await self.body(), _json)
+
+    async def members(self, bytes_max: int) -> dict[str, msgspec.Raw]:
+        """The body as a JSON object whose members are left encoded: of a large one, no second copy is made."""
+        self.length(bytes_max)
+        return self._decoded(await self.body(bytes_max), _members)
+
+    def _decoded(self, body: bytes, decoder: msgspec.json.Decoder[Any]) -> dict[str, Any]:
         if not body:
             raise InvalidJson("The request needs a JSON object as its body.")
         try:
-            value = _json.decode(body)
+            value = decoder.decode(body)
+        except msgspec.ValidationError:
+            raise InvalidRequest("The body must be a JSON object.") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidJson(f"The body is not valid JSON: {_safe(error)}.") from None
         if not isinstance(value, dict):
@@ -179,13 +200,18 @@ class Call:
         """A SHA-256 over what makes the request the same request; made once for all parts of a batch."""
         if self._fingerprint is None:
             digest = hashlib.sha256(self.scope["method"].encode() + b"\0" + self.path + b"\0")
-            digest.update(self.scope.get("query_string", b"") + b"\0" + await self.body())
+            digest.update(self.scope.get("query_string", b"") + b"\0")
+            body = await self.body()
+            if len(body) > _HASHED_AT_ONCE_BYTES_MAX:
+                await asyncio.to_thread(digest.update, body)
+            else:
+                digest.update(body)
             self._fingerprint = digest.digest()
         return self._fingerprint
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"The body may take {limits.BODY_BYTES_MAX} bytes at most.")
+def _too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(f"The body may take {bytes_max} bytes at most.")
 
 
 def _check_media_type(value: bytes) -> None:

@@ -8,6 +8,7 @@ from samvad import errors, limits
 from samvad.http import wire_knowledge as wire
 from samvad.http.openapi_description import Description
 from samvad.http.wire import ID_SCHEMA
+from samvad.knowledge.fetching import FETCH_S_MAX
 
 _TAG = "Knowledge base"
 _Bad, _Gone, _Down = errors.InvalidRequest, errors.NotFound, errors.Unavailable
@@ -27,6 +28,27 @@ DESCRIPTIONS: dict[str, Description] = {
         text="The same content again changes nothing. A document is changed in place where its `id` or `source` is "
         f"known; else the same title and content name the same document. At most {limits.DOCUMENT_CHARS_MAX} "
         "characters. With `userId` it is that user's: found by them alone, and erased with them.",
+        links=_ADDED_LINKS,
+    ),
+    "addUrl": Description(
+        _TAG,
+        wire.DocumentAddedAnswer,
+        (wire.SharedUrlGiven, wire.UserUrlGiven),
+        (*_BODY, *_KEYED),
+        _KEY,
+        text="HTML, Markdown, plain text and PDF are read. Only public addresses are fetched, redirects included: "
+        f"400 `url_refused` else, and `url_failed` where nothing came within {FETCH_S_MAX:g} s.",
+        links=_ADDED_LINKS,
+    ),
+    "addPdf": Description(
+        _TAG,
+        wire.DocumentAddedAnswer,
+        (wire.SharedPdfGiven, wire.UserPdfGiven),
+        (*_BODY, *_KEYED),
+        _KEY,
+        text="The text is taken out within bounds of time and memory; 400 `unreadable_document` says why there is "
+        f"none (encrypted, pictures only, damaged). The body may take {limits.PDF_BODY_BYTES_MAX} bytes. "
+        "503 `overloaded` where others are being read already.",
         links=_ADDED_LINKS,
     ),
     "listDocuments": Description(

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from samvad.runtime import Samvad
 
 HEAD_BYTES_MAX: Final = 64 * 1024  # request line and headers; checked as pieces of up to 256 KiB arrive
-REQUEST_BYTES_MAX: Final = 2 * limits.BODY_BYTES_MAX  # the whole request, framing included
+REQUEST_BYTES_MAX: Final = (
+    limits.PDF_BODY_BYTES_MAX + limits.BODY_BYTES_MAX
+)  # the whole request, framing included
 HEAD_S_MAX: Final = 20.0  # from the connection or the first byte of a request to the end of its head
 REQUEST_S_MAX: Final = 120.0  # from the first byte of a request to the last of its body
 KEEP_ALIVE_S: Final = 30

@@ -77,6 +77,66 @@ class UserTextGiven(Described, kw_only=True):
     owner: UnsetType | None = UNSET
 
 
+Url = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=limits.SOURCE_CHARS_MAX,
+        pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^\u0000-\u0020\u007f\\]+$",
+        description="A public http or https address; no other is fetched.",
+        examples=["https://example.com/rates.html"],
+    ),
+]
+PdfContent = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        description="The file's bytes as base64 (RFC 4648).",
+        extra_json_schema={"contentEncoding": "base64", "contentMediaType": "application/pdf"},
+    ),
+]
+
+
+class ReadGiven(Described, kw_only=True):
+    """What can be said of a document that must be read first. Without a title it keeps its own."""
+
+    title: Title | UnsetType | None = UNSET
+
+
+class SharedUrlGiven(ReadGiven, kw_only=True):
+    """A page for the tenant, or for everyone. Its `source` is its address."""
+
+    url: Url
+    owner: Shared | UnsetType | None = UNSET
+    user_id: UnsetType | None = UNSET
+
+
+class UserUrlGiven(ReadGiven, kw_only=True):
+    """A page of one user."""
+
+    url: Url
+    user_id: Id
+    owner: UnsetType | None = UNSET
+
+
+class SharedPdfGiven(ReadGiven, kw_only=True):
+    """A PDF of the tenant, or of everyone."""
+
+    pdf_content: PdfContent
+    filename: Title
+    owner: Shared | UnsetType | None = UNSET
+    user_id: UnsetType | None = UNSET
+
+
+class UserPdfGiven(ReadGiven, kw_only=True):
+    """A PDF of one user."""
+
+    pdf_content: PdfContent
+    filename: Title
+    user_id: Id
+    owner: UnsetType | None = UNSET
+
+
 class Condition(Wire, kw_only=True):
     """Which documents to look at."""
 

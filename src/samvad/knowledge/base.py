@@ -14,6 +14,7 @@ from samvad.clock import Clock, random_hex, rfc3339
 from samvad.errors import Forbidden, InvalidId, InvalidRequest, NotFound
 from samvad.knowledge import taking
 from samvad.knowledge.chat import for_prompt
+from samvad.knowledge.fetching import Fetcher
 from samvad.knowledge.languages import language_of
 from samvad.knowledge.passages import markdown_headings
 from samvad.knowledge.records import (
@@ -28,6 +29,7 @@ from samvad.knowledge.records import (
     StoredDocument,
 )
 from samvad.knowledge.shelf import Shelf
+from samvad.knowledge.sources import Read, Uploads, kind_of_file, name_of_file, read_document
 from samvad.types import LOCAL, Principal
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class KnowledgeCore(NamedTuple):
     shelf: Shelf
     clock: Clock
     writing: asyncio.Lock
+    fetcher: Fetcher
+    uploads: Uploads
 
 
 class KnowledgeBase:
@@ -116,6 +120,58 @@ class KnowledgeBase:
         return await self._add(
             StoredDocument(scope=scope, document=document, text=text, headings=tuple(headings))
         )
+
+    async def add_file(
+        self,
+        data: bytes,
+        filename: str,
+        *,
+        kind: str | None = None,
+        title: str | None = None,
+        **described: Any,
+    ) -> Added:
+        """Add a file (text, Markdown, HTML, PDF), read in a process of its own with bounds on time and memory.
+
+        `kind` is told from the name and the first bytes where it is left out; `described` is as for `add_text`.
+        Raises UnreadableDocument where there is no text in it (encrypted, pictures only, damaged), TooLarge, and what
+        `add_text` raises.
+        """
+        taking.line(filename, "filename", limits.TITLE_CHARS_MAX)
+        self._check_described(title, described)
+        told = kind_of_file(filename, data, kind)
+        read = await read_document(data, told, name=name_of_file(filename))
+        return await self._add_read(read, title, {"type": told, "filename": filename, **described})
+
+    async def add_url(self, url: str, *, title: str | None = None, **described: Any) -> Added:
+        """Fetch a page from the public internet and add it; the same address again changes it in place.
+
+        `described` is as for `add_text`, without `source`: that is the address. Raises UrlRefused for an address that
+        is not fetched, UrlFailed where nothing came of it in time, TooLarge, and what `add_file` raises.
+        """
+        source = self.core.fetcher.checked(taking.text(url, "url")).url
+        self._check_described(title, {**described, "source": source})
+        fetched = await self.core.fetcher.fetch(source)
+        read = await read_document(fetched.data, fetched.kind, name=source, charset=fetched.charset)
+        return await self._add_read(read, title, {"type": "url", "source": source, **described})
+
+    def _check_described(self, title: str | None, described: Mapping[str, Any]) -> None:
+        """Refuse what `add_text` would, before anything is fetched or read for it."""
+        self._own(described.get("user_id"), described.get("owner"))
+        if title is not None:
+            taking.line(title, "title", limits.TITLE_CHARS_MAX)
+        taking.condition(described.get("category"), described.get("tags"), described.get("language"))
+        if described.get("source") is not None:
+            taking.line(described["source"], "source", limits.SOURCE_CHARS_MAX)
+        if described.get("id") is not None:
+            taking.document_id(described["id"])
+        if described.get("metadata") is not None:
+            taking.metadata(described["metadata"])
+
+    async def _add_read(self, read: Read, title: str | None, described: dict[str, Any]) -> Added:
+        if described.get("language") is None:
+            described["language"] = read.language if taking.is_language(read.language) else None
+        named = read.title[: limits.TITLE_CHARS_MAX] if title is None else title
+        return await self.add_text(named, read.text, headings=read.headings, **described)
 
     async def _add(self, stored: StoredDocument) -> Added:
         shelf, scope = self.core.shelf, stored.scope

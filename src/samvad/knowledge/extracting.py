@@ -7,19 +7,21 @@ the files are strangers', and the event loop must go on meanwhile.
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import codecs
 import contextlib
 import re
 import sys
 from pathlib import PurePath
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import msgspec
 
 from samvad.errors import InvalidRequest, SetupError, TooLarge, UnreadableDocument
 from samvad.knowledge.structure import Extracted, clean, has_words
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 DocumentType = Literal["text", "markdown", "html", "pdf"]
 
@@ -29,6 +31,9 @@ EXTRACTION_S_MAX: Final = 60.0
 EXTRACTION_MEMORY_BYTES_MAX: Final = 1536 * 1024 * 1024
 _INLINE_BYTES_MAX: Final = 64 * 1024  # markup up to this size is read at once: a few milliseconds
 _PROCESSES_MAX: Final = 2
+_BASE64_BLOCK_BYTES: Final = 256 * 1024
+_DATA_HEAD_BYTES_MAX: Final = 1_024
+_NOT_BASE64: Final = "pdfContent is not valid base64 (RFC 4648); encode the file's bytes anew."
 
 _ENDINGS: dict[str, DocumentType] = {
     ".txt": "text",
@@ -87,25 +92,41 @@ def kind_of(filename: str | None, media_type: str | None = None, data: bytes = b
     return "html" if begin.startswith((b"<!doctype html", b"<html")) else None
 
 
-def decode_base64(content: str) -> bytes:
-    """The bytes of a base64 text (RFC 4648; a `data:` URL and line breaks are accepted); InvalidRequest else."""
-    if content.startswith("data:"):
-        head, comma, content = content.partition(",")
-        if not comma or not head.endswith(";base64"):
-            raise InvalidRequest("pdfContent is a data: URL that is not base64; send the bytes as base64.")
-    compact = "".join(content.split())
-    if len(compact) * 3 // 4 > DOCUMENT_BYTES_MAX:
-        raise TooLarge(f"A document may have {DOCUMENT_BYTES_MAX} bytes at most.")
-    compact += "=" * (-len(compact) % 4)
+def decode_base64(content: str | Buffer) -> bytes:
+    """The bytes of a base64 text (RFC 4648; a `data:` URL and line breaks are accepted); InvalidRequest else.
+
+    Done block by block: in a thread, it holds the interpreter for a millisecond or two at a time.
+    """
     try:
-        data = base64.b64decode(compact, validate=True)
+        view = memoryview(content.encode("ascii") if isinstance(content, str) else content)
+    except UnicodeEncodeError:
+        raise InvalidRequest(_NOT_BASE64) from None
+    if bytes(view[:5]) == b"data:":
+        head, comma, _ = bytes(view[:_DATA_HEAD_BYTES_MAX]).partition(b",")
+        if not comma or not head.endswith(b";base64"):
+            raise InvalidRequest("pdfContent is a data: URL that is not base64; send the bytes as base64.")
+        view = view[len(head) + 1 :]
+    data, rest = bytearray(), b""
+    try:
+        for at in range(0, len(view), _BASE64_BLOCK_BYTES):
+            block = rest + bytes(view[at : at + _BASE64_BLOCK_BYTES]).translate(None, b" \t\r\n\f\v")
+            rest = block[len(block) - len(block) % 4 :]
+            if rest == block:
+                continue
+            if data and len(data) % 3:
+                raise InvalidRequest(_NOT_BASE64)  # a padding in the middle
+            data += binascii.a2b_base64(block[: len(block) - len(rest)], strict_mode=True)
+            if len(data) > DOCUMENT_BYTES_MAX:
+                raise TooLarge(f"A document may have {DOCUMENT_BYTES_MAX} bytes at most.")
+        if rest:  # without its padding
+            if data and len(data) % 3:
+                raise InvalidRequest(_NOT_BASE64)
+            data += binascii.a2b_base64(rest + b"=" * (4 - len(rest)), strict_mode=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest(
-            "pdfContent is not valid base64 (RFC 4648); encode the file's bytes anew."
-        ) from None
+        raise InvalidRequest(_NOT_BASE64) from None
     if not data:
         raise InvalidRequest("pdfContent is empty; send the file's bytes as base64.")
-    return data
+    return bytes(data)
 
 
 async def extract(data: bytes, kind: DocumentType, *, charset: str | None = None) -> Extracted:

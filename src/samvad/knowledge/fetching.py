@@ -36,6 +36,7 @@ _PORTS: Final = frozenset({80, 443, 8000, 8080, 8443})
 _HEAD_BYTES_OF_LOCATION_MAX: Final = 8_192
 _USER_AGENT: Final = b"samvad-knowledge/1 (+fetches one page on a user's request)"
 _ACCEPT: Final = b"text/html, application/xhtml+xml, text/markdown, text/plain, application/pdf;q=0.9"
+_NEEDS_EXTRA: Final = "Fetching pages needs an extra: pip install 'samvad-sessions[knowledge]'."
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_.:-]{2,40})", re.IGNORECASE)
 # A character that a URL never holds, and that parsers disagree about.
@@ -92,9 +93,7 @@ class Fetcher:
         try:
             import httpcore2
         except ImportError as error:
-            raise SetupError(
-                "Fetching pages needs an extra: pip install 'samvad-sessions[knowledge]'."
-            ) from error
+            raise SetupError(_NEEDS_EXTRA) from error
         try:
             async with asyncio.timeout(self._seconds_max):
                 return await self._follow(url)
@@ -133,8 +132,10 @@ class Fetcher:
 
     def checked(self, url: str) -> Target:
         """A URL taken apart; UrlRefused for what is never fetched, whatever its host resolves to."""
-        import httpx2
-
+        try:
+            import httpx2
+        except ImportError as error:
+            raise SetupError(_NEEDS_EXTRA) from error
         if len(url) > URL_CHARS_MAX:
             raise UrlRefused(f"A URL may have {URL_CHARS_MAX} characters at most.")
         if _FOREIGN.search(url):

@@ -8,8 +8,10 @@ from typing import Any
 
 from samvad.clock import Clock
 from samvad.knowledge.base import KnowledgeBase, KnowledgeCore
+from samvad.knowledge.fetching import Fetcher
 from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.shelf import Shelf
+from samvad.knowledge.sources import Uploads
 from samvad.knowledge.store import KnowledgeStore, MemoryKnowledgeStore
 
 
@@ -55,4 +57,4 @@ def knowledge_beside(store: Any, clock: Clock) -> KnowledgeBase:
     else:
         documents = MemoryKnowledgeStore()
     shelf = Shelf(documents, RemoteEngine(directory, readonly=readonly))
-    return KnowledgeBase(KnowledgeCore(shelf, clock, asyncio.Lock()))
+    return KnowledgeBase(KnowledgeCore(shelf, clock, asyncio.Lock(), Fetcher(), Uploads()))

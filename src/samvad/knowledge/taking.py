@@ -86,6 +86,18 @@ def language(value: object) -> str:
     return value
 
 
+def is_language(value: object) -> bool:
+    """Whether this is a language tag: what a document says of itself may be anything."""
+    return isinstance(value, str) and len(value) <= 35 and _LANGUAGE.fullmatch(value) is not None
+
+
+def text(value: object, what: str) -> str:
+    """A text, whatever it holds."""
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{what} must be a text.")
+    return value
+
+
 def document_id(value: object) -> str:
     """An id of a document: as other ids, and none of the words that stand in its place in a path."""
     if not isinstance(value, str):
@@ -107,7 +119,7 @@ def document_id(value: object) -> str:
 
 def document_type(value: object) -> DocumentType:
     """A type of document."""
-    if value not in _TYPES:
+    if not isinstance(value, str) or value not in _TYPES:
         raise InvalidRequest(f"type must be one of {', '.join(sorted(_TYPES))}.")
     return value  # type: ignore[return-value]
 

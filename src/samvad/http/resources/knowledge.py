@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from samvad import limits
-from samvad.errors import InvalidRequest
+from samvad.errors import InvalidRequest, SetupError, Unavailable
 from samvad.http.call import Call, Reply, encode
 from samvad.http.routing import Route
 from samvad.knowledge import taking
 from samvad.knowledge.base import Added, KnowledgeBase
+from samvad.knowledge.extracting import decode_base64
 from samvad.knowledge.records import Document
 
 _COMMON = ("category", "tags", "language", "id", "source", "metadata", "owner")
@@ -37,6 +40,58 @@ async def add_text(call: Call) -> Reply:
             body["title"], body["content"], type=kind, user_id=user_id, **given
         )
         return told(added)
+
+    return Reply(encode(await call.once(user_id, dict[str, Any], act, keep=True)))
+
+
+async def add_url(call: Call) -> Reply:
+    """Fetch a page and add it, or change the document of this `url`."""
+    body = await call.object()
+    taking.required(url=body.get("url"))
+    return await _added(call, body, lambda base, given: base.add_url(body["url"], **given))
+
+
+async def add_pdf(call: Call) -> Reply:
+    """Add a PDF, or change the one of this `id` or `source`."""
+    base = knowledge_of(call)
+    with base.core.uploads.room(call.length(limits.PDF_BODY_BYTES_MAX)):
+        members = await call.members(limits.PDF_BODY_BYTES_MAX)
+        content = members.pop("pdfContent", msgspec.Raw(b"null"))
+        body = {name: msgspec.json.decode(value) for name, value in members.items()}
+        given = None if bytes(content) == b"null" else content
+        taking.required(pdfContent=given, filename=body.get("filename"))
+
+        async def add(base: KnowledgeBase, described: dict[str, Any]) -> Added:
+            data = await asyncio.to_thread(_pdf_bytes, content)
+            return await base.add_file(data, body["filename"], kind="pdf", **described)
+
+        return await _added(call, body, add)
+
+
+def _pdf_bytes(content: msgspec.Raw) -> bytes:
+    """What stands in a JSON string in base64."""
+    if b"\\" in bytes(content):  # as some write '/'
+        return decode_base64(taking.text(msgspec.json.decode(content), "pdfContent"))
+    view = memoryview(content)
+    if bytes(view[:1]) != b'"':
+        raise InvalidRequest("pdfContent must be a text: the file's bytes as base64.")
+    return decode_base64(view[1:-1])
+
+
+async def _added(
+    call: Call, body: dict[str, Any], add: Callable[[KnowledgeBase, dict[str, Any]], Awaitable[Added]]
+) -> Reply:
+    """Add what had to be read first; what is said of it is as for a text."""
+    given = {name: body[name] for name in ("title", *_COMMON) if body.get(name) is not None}
+    if "url" in body:
+        given.pop("source", None)
+    user_id = body.get("userId")
+
+    async def act(receipt: object) -> dict[str, Any]:
+        try:
+            return told(await add(knowledge_of(call), {**given, "user_id": user_id}))
+        except SetupError as error:  # an extra is missing: nothing that the caller could mend
+            raise Unavailable(error.message) from None
 
     return Reply(encode(await call.once(user_id, dict[str, Any], act, keep=True)))
 
@@ -176,6 +231,8 @@ def _condition(body: dict[str, Any]) -> dict[str, Any]:
 _PATH = "/api/knowledge"
 ROUTES = (
     Route("POST", _PATH + "/add-text", add_text, "addText"),
+    Route("POST", _PATH + "/add-url", add_url, "addUrl"),
+    Route("POST", _PATH + "/add-pdf", add_pdf, "addPdf"),
     Route("GET", _PATH + "/list", list_documents, "listDocuments"),
     Route("POST", _PATH + "/search", search, "searchKnowledge"),
     Route("POST", _PATH + "/answer", answer, "answerQuestion"),
