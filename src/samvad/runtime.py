@@ -122,7 +122,7 @@ class Samvad(SessionPersistenceService):
         core = SessionCore(
             store=store,
             lanes=lanes,
-            receipts=Receipts(store, clock),
+            receipts=Receipts(store, clock, lanes.loaded),
             clock=clock,
             rules=rules,
             session_idle_s=self.options.session_idle_s,

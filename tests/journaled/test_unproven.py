@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import pytest
 from samvad.clock import SystemClock
 from samvad.errors import SessionTaken, StoreUnavailable
 from samvad.http.app import create_app
+from samvad.records import UserKey
+from samvad.runtime import Options, Samvad
 from samvad.stores.base import Store
 from samvad.stores.memory import MemoryStore
 from samvad.stores.urls import store_from_url
@@ -97,6 +99,45 @@ async def test_a_key_that_another_replica_has_used(real: Store, tmp_path: Path, 
         assert await contents(real, "asha") == ["hello", "after"]
         again = await api_a.post(HISTORY, HELLO, headers=key("k"))
         assert again.json["messageId"] == first.json["messageId"]
+
+
+class UsedMeanwhile(FaultyStore):
+    """Once a key was looked up, `then` happens before this replica goes on."""
+
+    then: Callable[[], Awaitable[Any]] | None = None
+
+    async def receipt(self, key: bytes) -> Any:
+        found = await self.store.receipt(key)
+        if self.then is not None:
+            then, self.then = self.then, None
+            await then()
+        return found
+
+
+@pytest.mark.parametrize("behind_journal", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_key_that_is_used_between_looking_and_writing(
+    real: Store, tmp_path: Path, known: bool, behind_journal: bool
+) -> None:
+    """Another replica carries the request out after this one looked, and before it loaded the user: done once."""
+    line = UsedMeanwhile(real)
+    a = service(line, tmp_path / "a") if behind_journal else Samvad(line, options=Options(durability="store"))
+    async with a, opened(FaultyStore(real), tmp_path / "b") as b:
+        api_a, api_b = Api(a, create_app(a)), Api(b, create_app(b))
+        if known:
+            await a.get_user_profile("asha")
+
+        async def by_another() -> None:
+            assert (await api_b.post(HISTORY, HELLO, headers=key("k"))).status == 200
+            await drained(b)
+            if behind_journal:  # as the change listener does
+                a.core.lanes.invalidate(UserKey("default", "asha"))
+
+        line.then = by_another
+        assert (await api_a.post(HISTORY, HELLO, headers=key("k"))).status == 200
+        if behind_journal:
+            await drained(a)
+        assert await contents(real, "asha") == ["hello"]
 
 
 async def test_a_key_of_another_request(real: Store, tmp_path: Path) -> None:

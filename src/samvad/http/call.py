@@ -15,6 +15,7 @@ from samvad.errors import InvalidJson, InvalidRequest, TooLarge, UnsupportedMedi
 from samvad.records import UserKey
 from samvad.sessions.operations import ReceiptKey
 from samvad.sessions.service import SessionPersistenceService
+from samvad.sessions.validation import check_id
 
 if TYPE_CHECKING:
     from samvad.runtime import Samvad
@@ -188,13 +189,15 @@ class Call:
         name = receipts.key(tenant, user or "", key, part)
         fingerprint = await self._fingerprinted()
         owner = UserKey(tenant, user_id if isinstance(user_id, str) else "")
+        bound = not keep and user in (None, user_id) and _is_id(user_id)
 
         async def act_and_keep(receipt: ReceiptKey) -> _T:
             answer = await act(receipt)
             await receipts.keep(owner, receipt, answer)
             return answer
 
-        return await receipts.once(owner, name, fingerprint, answer_type, act_and_keep if keep else act)
+        acting = act_and_keep if keep else act
+        return await receipts.once(owner, name, fingerprint, answer_type, acting, bound=bound)
 
     async def _fingerprinted(self) -> bytes:
         """A SHA-256 over what makes the request the same request; made once for all parts of a batch."""
@@ -208,6 +211,14 @@ class Call:
                 digest.update(body)
             self._fingerprint = digest.digest()
         return self._fingerprint
+
+
+def _is_id(user_id: Any) -> bool:
+    try:
+        check_id(user_id, "userId")
+    except InvalidRequest:
+        return False
+    return True
 
 
 def _too_large(bytes_max: int) -> TooLarge:

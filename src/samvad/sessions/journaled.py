@@ -326,6 +326,12 @@ class JournaledStore(OverlaidReads):
             done(Committed(version, seq))
             return
         entry = Entry(self.journal.replica, number, msgspec.structs.replace(commit, record=None), epoch)
+        if (
+            generation != lane.generation
+            and commit.operation is not None
+            and commit.operation.receipt is not None
+        ):
+            entry.unproven = True  # what it is put upon now may hold what was done under its key
         if not removes(commit):
             done(Committed(version, seq))
         else:

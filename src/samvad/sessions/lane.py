@@ -14,11 +14,21 @@ from samvad.sessions.operations import Operation
 from samvad.sessions.user_log import Applied
 
 _removals = itertools.count()
+_loads = itertools.count()
+
+
+def new_load() -> int:
+    """A number for one more record that was loaded: no two lanes ever have the same."""
+    return next(_loads)
 
 
 def new_removal() -> int:
     """A number for one more removal: no two lanes ever have the same."""
     return next(_removals)
+
+
+class AskAgain(Exception):
+    """The user's record was loaded anew since the store was asked for a key: it may hold what was done under it."""
 
 
 Published = Callable[[UserKey, UserRecord, "tuple[StoredMessage, ...]"], None]
@@ -56,6 +66,7 @@ class Lane:
         "drained",
         "key",
         "latest",
+        "load",
         "opening",
         "pending",
         "published",
@@ -71,6 +82,7 @@ class Lane:
         self.published: UserRecord | None = None
         self.published_number = -1  # of the operation that was published last
         self.latest: UserRecord | None = None
+        self.load = -1  # the number of the load that `latest` rests on
         self.pending: deque[Written] = deque()
         self.again: list[Written] = []
         self.opening: asyncio.Task[None] | None = None
@@ -84,6 +96,22 @@ class Lane:
     def busy(self) -> bool:
         """Whether something is under way that only memory knows."""
         return bool(self.pending or self.again or self.waiters or self.opening is not None)
+
+    async def step(self) -> None:
+        """Wait until something of what is under way is through."""
+        if self.pending:
+            self.drained = self.drained or asyncio.Event()
+            await self.drained.wait()
+        elif self.opening is not None:
+            await asyncio.wait([self.opening])
+        else:  # somebody has what they waited for, and is about to go on
+            await asyncio.sleep(0)
+
+
+def refuse_partial(lane: Lane) -> None:
+    """StoreUnavailable where the record was begun without asking the store."""
+    if lane.latest is not None and lane.latest.partial:
+        raise StoreUnavailable("The store is down, and this process does not know this user; try again soon.")
 
 
 def new_messages(before: UserRecord | None, record: UserRecord) -> tuple[StoredMessage, ...]:

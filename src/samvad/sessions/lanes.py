@@ -27,13 +27,16 @@ from samvad.records import Commit, Committed, StoredMessage, UserKey, UserRecord
 from samvad.sessions import user_log
 from samvad.sessions.cache import RecordCache
 from samvad.sessions.lane import (
+    AskAgain,
     Lane,
     Published,
     Written,
     code_of,
     is_certain,
+    new_load,
     new_messages,
     new_removal,
+    refuse_partial,
     result_of,
 )
 from samvad.sessions.operations import AppendMessages, EraseUser, Operation, RemoveSession
@@ -100,7 +103,7 @@ class Lanes:
                 await self._opened(lane)
         while lane.published is None:
             await self._opened(lane)
-            _refuse_partial(lane)
+            refuse_partial(lane)
         return lane.published
 
     def invalidate(self, key: UserKey) -> None:
@@ -137,6 +140,11 @@ class Lanes:
             await self._opened(lane)
         return lane.latest
 
+    async def loaded(self, key: UserKey) -> int:
+        """The number of the load that the newest record rests on: what the store tells from now on is not older."""
+        await self.newest(key)
+        return self._lane(key).load
+
     async def settled(self, key: UserKey) -> UserRecord:
         """The newest record, as soon as nothing is on its way: the store has all of it."""
         lane = self._lane(key)
@@ -150,7 +158,7 @@ class Lanes:
                     await self._opened(lane)
         finally:
             lane.waiters -= 1
-        _refuse_partial(lane)
+        refuse_partial(lane)
         return lane.latest
 
     async def removals_written(self, key: UserKey) -> int:
@@ -206,13 +214,7 @@ class Lanes:
             async with asyncio.timeout(timeout_s):
                 while busy := [lane for lane in self.cache if lane.busy]:
                     for lane in busy:
-                        if lane.pending:
-                            lane.drained = lane.drained or asyncio.Event()
-                            await lane.drained.wait()
-                        elif lane.opening is not None:
-                            await asyncio.wait([lane.opening])
-                        else:  # somebody has what they waited for, and is about to go on
-                            await asyncio.sleep(0)
+                        await lane.step()
         except TimeoutError:
             _log.warning("not everything could be written before the time was up")
         left = 0
@@ -276,7 +278,7 @@ class Lanes:
         if (not self._early or not lane.again) and not record.partial:
             before, lane.published = lane.published, record
             self._tell_of_others(lane.key, before, record)
-        lane.latest = record
+        lane.latest, lane.load = record, new_load()
         again, lane.again = lane.again, []
         for written in again:
             if written.attempts > limits.COMMIT_RETRIES_MAX and not written.acknowledged:
@@ -323,6 +325,10 @@ class Lanes:
         assert lane.latest is not None
         if self._early and self._waiting >= limits.COMMITS_QUEUED_MAX and not written.acknowledged:
             written.fail(Unavailable("Too much is waiting to be written; try again soon."))
+            return
+        asked = written.operation.receipt
+        if asked is not None and -1 < asked.as_of != lane.load:
+            written.fail(AskAgain())
             return
         try:
             applied = user_log.apply(lane.latest, written.operation, self._rules)
@@ -442,8 +448,3 @@ class Lanes:
                     new += messages
             for listener in self.on_published:
                 listener(lane.key, record, new)
-
-
-def _refuse_partial(lane: Lane) -> None:
-    if lane.latest is not None and lane.latest.partial:
-        raise StoreUnavailable("The store is down, and this process does not know this user; try again soon.")

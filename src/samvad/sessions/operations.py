@@ -16,12 +16,15 @@ from samvad.records import StoredInterruption, StoredSession
 class ReceiptKey(msgspec.Struct, frozen=True):
     """Under which key the answer to this operation is kept, and the fingerprint of the request.
 
-    `unproven`: the store could not be asked whether the key was used before.
+    `unproven`: the store could not be asked whether the key was used before. `as_of` is the number of the load of the
+    user's record that came before it was asked (-1: that does not matter): on a record that was loaded later, which
+    may hold what another replica did under this key, the answer says nothing.
     """
 
     key: bytes
     fingerprint: bytes
     unproven: bool = False
+    as_of: int = -1
 
 
 class Operation(msgspec.Struct, kw_only=True, tag=True):

@@ -10,18 +10,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from samvad import errors, limits
 from samvad.clock import Clock
-from samvad.errors import IdempotencyKeyReused, InvalidRequest, SamvadError, StoreUnavailable, UserErased
+from samvad.errors import (
+    IdempotencyKeyReused,
+    InvalidRequest,
+    SamvadError,
+    StoreUnavailable,
+    Unavailable,
+    UserErased,
+)
 from samvad.records import ANY_VERSION, Commit, ReceiptKept, StoredReceipt, UserKey
+from samvad.sessions.lane import AskAgain
 from samvad.sessions.operations import ReceiptKey
 from samvad.stores.base import Store
 
 _T = TypeVar("_T")
+_ASKED_MAX: Final = 5  # times that a record may be loaded anew while its store is asked for a key
 _KEPT_REFUSALS = {
     kind.code: kind
     for kind in (errors.NotFound, errors.Conflict, errors.SessionTaken, errors.PreconditionFailed)
@@ -38,8 +47,9 @@ class Refusal(msgspec.Struct, tag_field="refused", tag="error"):
 class Receipts:
     """Looks up and keeps the answers to requests with a key."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, loaded: Callable[[UserKey], Awaitable[int]]) -> None:
         self._store = store
+        self._loaded = loaded
         self._clock = clock
         self._under_way: dict[bytes, tuple[bytes, asyncio.Future[Any]]] = {}
         self.replays = 0
@@ -59,17 +69,19 @@ class Receipts:
         fingerprint: bytes,
         answer_type: type[_T],
         act: Callable[[ReceiptKey], Awaitable[_T]],
+        *,
+        bound: bool = True,
     ) -> _T:
         """Run `act` unless it was run under this key before; then give the answer it gave.
 
         Raises IdempotencyKeyReused where the key belongs to another request, and UserErased where what
-        the request did has been erased since.
+        the request did has been erased since. `bound`: `act` writes for this user, under the key.
         """
         while (under_way := self._under_way.get(key)) is not None:
             if under_way[0] != fingerprint:
                 raise IdempotencyKeyReused
             await asyncio.wait([under_way[1]])
-        acting = asyncio.ensure_future(self._once(user, key, fingerprint, answer_type, act))
+        acting = asyncio.ensure_future(self._once(user, key, fingerprint, answer_type, act, bound))
         self._under_way[key] = (fingerprint, acting)
         acting.add_done_callback(lambda done: self._done(key, done))
         return await asyncio.shield(acting)  # the caller may give up; a repetition still waits for this one
@@ -86,22 +98,29 @@ class Receipts:
         fingerprint: bytes,
         answer_type: type[_T],
         act: Callable[[ReceiptKey], Awaitable[_T]],
+        bound: bool,
     ) -> _T:
-        unproven = False
-        try:
-            kept = await self._store.receipt(key)
-        except StoreUnavailable:
-            if not self._store.capabilities.goes_on:
+        for _ in range(_ASKED_MAX):
+            # The record first: should another replica use the key from now on, what this one builds on tells.
+            as_of = await self._loaded(user) if bound else -1
+            unproven = False
+            try:
+                kept = await self._store.receipt(key)
+            except StoreUnavailable:
+                if not self._store.capabilities.goes_on:
+                    raise
+                kept, unproven = None, True  # asked again before it goes to the store
+            if kept is not None and kept.at_ms > self._clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000:
+                return self._replay(kept, fingerprint, answer_type)
+            try:
+                return await act(ReceiptKey(key, fingerprint, unproven, -1 if unproven else as_of))
+            except AskAgain:
+                continue
+            except SamvadError as error:
+                if error.code in _KEPT_REFUSALS:
+                    await self.keep(user, ReceiptKey(key, fingerprint), Refusal(error.code, error.message))
                 raise
-            kept, unproven = None, True  # asked again before it goes to the store
-        if kept is not None and kept.at_ms > self._clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000:
-            return self._replay(kept, fingerprint, answer_type)
-        try:
-            return await act(ReceiptKey(key, fingerprint, unproven))
-        except SamvadError as error:
-            if error.code in _KEPT_REFUSALS:
-                await self.keep(user, ReceiptKey(key, fingerprint), Refusal(error.code, error.message))
-            raise
+        raise Unavailable("Too many others are writing for this user; try again.")
 
     def _replay(self, kept: StoredReceipt, fingerprint: bytes, answer_type: type[_T]) -> _T:
         if kept.fingerprint != fingerprint:
