@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from samvad import limits
 from samvad.types import Cleared
 
 
@@ -156,6 +157,10 @@ class StoredReceipt(msgspec.Struct, frozen=True, gc=False, array_like=True):
     at_ms: int
     answer: bytes | None
     user_id: str | None = None
+
+    def is_live(self, now_ms: int) -> bool:
+        """Whether the key still stands for its first request."""
+        return self.at_ms > now_ms - limits.IDEMPOTENCY_TTL_S * 1000
 
 
 class Erasure(NamedTuple):

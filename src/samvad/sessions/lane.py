@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from samvad.errors import SamvadError, StoreUnavailable
+import msgspec
+
+from samvad.errors import MessageExists, SamvadError, StoreUnavailable
 from samvad.records import Committed, ReceiptKept, StoredMessage, UserKey, UserRecord
-from samvad.sessions.operations import Operation
+from samvad.sessions.operations import AppendMessages, Operation
 from samvad.sessions.user_log import Applied
+from samvad.stores.base import Store
 
 _removals = itertools.count()
 _loads = itertools.count()
@@ -52,6 +55,12 @@ class Written:
         self.number = 0  # in the order in which they were taken
         self.acknowledged = False
 
+    def learn(self, error: MessageExists) -> None:
+        """A message of this is in the store already: applied anew, it is left out."""
+        if isinstance(self.operation, AppendMessages):
+            self.operation.known = {**self.operation.known, error.message_id: error.seq}
+            self.attempts -= 1  # each refusal teaches one id: a batch is through after as many
+
     def fail(self, error: BaseException) -> None:
         """Tell the caller, if one still waits."""
         if not self.waiter.done():
@@ -68,6 +77,7 @@ class Lane:
         "latest",
         "load",
         "opening",
+        "outdone",
         "pending",
         "published",
         "published_number",
@@ -83,6 +93,7 @@ class Lane:
         self.published_number = -1  # of the operation that was published last
         self.latest: UserRecord | None = None
         self.load = -1  # the number of the load that `latest` rests on
+        self.outdone = False  # whether somebody wrote since the load under way was begun
         self.pending: deque[Written] = deque()
         self.again: list[Written] = []
         self.opening: asyncio.Task[None] | None = None
@@ -106,6 +117,18 @@ class Lane:
             await asyncio.wait([self.opening])
         else:  # somebody has what they waited for, and is about to go on
             await asyncio.sleep(0)
+
+
+async def ask_again(written: Iterable[Written], store: Store, load: int, now_ms: int) -> None:
+    """Ask for the keys of operations that will be applied to a record just loaded; one that was used stays as it is."""
+    for waiting in written:
+        asked = waiting.operation.receipt
+        if asked is None or asked.as_of < 0:
+            continue
+        kept = await store.receipt(asked.key)
+        if kept is None or not kept.is_live(now_ms):
+            receipt = msgspec.structs.replace(asked, as_of=load)
+            waiting.operation = msgspec.structs.replace(waiting.operation, receipt=receipt)
 
 
 def refuse_partial(lane: Lane) -> None:

@@ -31,6 +31,7 @@ from samvad.sessions.lane import (
     Lane,
     Published,
     Written,
+    ask_again,
     code_of,
     is_certain,
     new_load,
@@ -39,12 +40,13 @@ from samvad.sessions.lane import (
     refuse_partial,
     result_of,
 )
-from samvad.sessions.operations import AppendMessages, EraseUser, Operation, RemoveSession
+from samvad.sessions.operations import EraseUser, Operation, RemoveSession
 from samvad.sessions.user_log import Rules
 from samvad.stores.base import Store
 
 _log = logging.getLogger(__name__)
 _REMOVALS = (RemoveSession, EraseUser)
+_RELOADS_MAX = 5  # where others write all the time, what is read may be as old as their last write
 _AGAIN_AFTER_S = 0.2  # between two tries of what was acknowledged early and the store does not take
 
 
@@ -108,15 +110,13 @@ class Lanes:
 
     def invalidate(self, key: UserKey) -> None:
         """The store has another record of this user than was published: load it again, at once."""
-        lane = self.cache.get(key)
-        if lane is not None:
-            lane.latest = None
+        if (lane := self.cache.get(key)) is not None:
+            lane.latest, lane.outdone = None, True
             self._reopen(lane)
 
     def doubt(self, key: UserKey) -> None:
         """The store can be asked again what it could not be asked before: load the record when it is next needed."""
-        lane = self.cache.get(key)
-        if lane is not None:
+        if (lane := self.cache.get(key)) is not None:
             lane.latest = None
 
     def outdated(self, key: UserKey, version: Version) -> None:
@@ -126,8 +126,10 @@ class Lanes:
             if self.is_followed(key):
                 self._reopen(self._lane(key))
             return
-        if lane.published is not None and lane.published.version < version:
-            if lane.published.version.epoch < version.epoch:
+        before = lane.published
+        lane.outdone = lane.outdone or before is None or before.version < version
+        if before is not None and before.version < version:
+            if before.version.epoch < version.epoch:
                 lane.published = None  # erased: it is not to be read even if the store cannot be asked
             lane.latest = None
             if self.is_followed(key):
@@ -152,8 +154,7 @@ class Lanes:
         try:
             while lane.pending or lane.latest is None:
                 if lane.pending:
-                    lane.drained = lane.drained or asyncio.Event()
-                    await lane.drained.wait()
+                    await lane.step()
                 else:
                     await self._opened(lane)
         finally:
@@ -248,15 +249,19 @@ class Lanes:
 
     async def _open(self, lane: Lane) -> None:
         """Load the user's record, and apply again what an earlier failure left over."""
+        reloads = _RELOADS_MAX
         try:
             while True:
                 if lane.pending:
-                    lane.drained = lane.drained or asyncio.Event()
-                    await lane.drained.wait()
+                    await lane.step()
                 if any(w.acknowledged and (self.writes_fail or w.attempts > 1) for w in lane.again):
                     await asyncio.sleep(_AGAIN_AFTER_S)  # the store does not take it: no reason to spin
                 try:
+                    number, lane.outdone = new_load(), False
                     loaded = await self._load(lane.key)
+                    if lane.outdone and (reloads := reloads - 1):
+                        continue  # it was written to meanwhile, perhaps too late to be in this
+                    await ask_again(lane.again, self._store, number, self._clock.now_ms())
                 except Unavailable as error:
                     self._keep_only_acknowledged(lane, error)
                     if not lane.again:
@@ -277,8 +282,9 @@ class Lanes:
             record = lane.published  # the store cannot be asked: what this process knows still stands
         if (not self._early or not lane.again) and not record.partial:
             before, lane.published = lane.published, record
-            self._tell_of_others(lane.key, before, record)
-        lane.latest, lane.load = record, new_load()
+            if self.on_published and (before is None or before.version != record.version):
+                self._tell(lane.key, record, new_messages(before, record))
+        lane.latest, lane.load = record, number
         again, lane.again = lane.again, []
         for written in again:
             if written.attempts > limits.COMMIT_RETRIES_MAX and not written.acknowledged:
@@ -288,13 +294,6 @@ class Lanes:
                 self._waiting -= 1
                 self._submit(lane, written)
         self.cache.resize(lane, user_log.size_bytes(record))
-
-    def _tell_of_others(self, key: UserKey, before: UserRecord | None, record: UserRecord) -> None:
-        """Tell what a load has brought to light."""
-        if self.on_published and (before is None or before.version != record.version):
-            new = new_messages(before, record)
-            for listener in self.on_published:
-                listener(key, record, new)
 
     async def _load(self, key: UserKey) -> UserRecord:
         self.loads += 1
@@ -400,10 +399,8 @@ class Lanes:
                 written.waiter.set_result((written.applied.outcome, result))
         else:
             lane.latest = None
-            if isinstance(error, MessageExists) and isinstance(written.operation, AppendMessages):
-                known = {**written.operation.known, error.message_id: error.seq}
-                written.operation.known = known
-                written.attempts -= 1  # each refusal teaches one id: a batch is through after as many
+            if isinstance(error, MessageExists):
+                written.learn(error)
             assert error is not None
             if isinstance(error, StoreUnavailable):
                 self.writes_fail = True
@@ -446,5 +443,8 @@ class Lanes:
                 messages = getattr(change, "messages", None)
                 if messages:
                     new += messages
-            for listener in self.on_published:
-                listener(lane.key, record, new)
+            self._tell(lane.key, record, new)
+
+    def _tell(self, key: UserKey, record: UserRecord, new: tuple[StoredMessage, ...]) -> None:
+        for listener in self.on_published:
+            listener(key, record, new)

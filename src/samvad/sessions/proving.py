@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from samvad import limits
 from samvad.records import ANY_VERSION, Commit, StoredReceipt, StoredSession
 from samvad.sessions.breaker import Breaker
 from samvad.sessions.flush_lane import Entry
@@ -53,7 +52,7 @@ async def _ask(commit: Commit, store: Store, breaker: Breaker, now_ms: int) -> P
     operation = commit.operation
     if operation.receipt is not None:
         receipt = await breaker.through(lambda: store.receipt(operation.receipt.key))
-        if receipt is not None and receipt.at_ms <= now_ms - limits.IDEMPOTENCY_TTL_S * 1000:
+        if receipt is not None and not receipt.is_live(now_ms):
             receipt = None
     if isinstance(operation, SaveSession) and operation.unproven:
         session = await breaker.through(lambda: store.session(commit.user.tenant, operation.session_id))

@@ -110,7 +110,7 @@ class Receipts:
                 if not self._store.capabilities.goes_on:
                     raise
                 kept, unproven = None, True  # asked again before it goes to the store
-            if kept is not None and kept.at_ms > self._clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000:
+            if kept is not None and kept.is_live(self._clock.now_ms()):
                 return self._replay(kept, fingerprint, answer_type)
             try:
                 return await act(ReceiptKey(key, fingerprint, unproven, -1 if unproven else as_of))
