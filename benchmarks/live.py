@@ -1,20 +1,26 @@
 """What live conversations cost: 200 at once on one core, and time to the first chunk with and without keeping.
 
-The whole path from a provider's event to the frame that is handed to the network runs in one process, over SQLite;
-the socket itself is left out. Each chunk carries the moment at which the provider made it.
+From one end to the other: a chat endpoint sends a chunk, the server reads it with OpenAI's client, and hands it to a
+WebSocket. Each chunk carries the moment at which the endpoint sent it. The server has one core, the endpoint and the
+clients have another. Beside it runs a relay that does nothing but hand on the pieces.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import os
+import re
 import statistics
-import time
-from collections.abc import AsyncIterator, Coroutine
+import subprocess
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.measure import Options, Spread, Unavailable, one_core
+from benchmarks.http import Running, cpu_s
+from benchmarks.live_load import Clockwork, crowd, firsts
+from benchmarks.measure import REPOSITORY, Options, Spread, Unavailable, progress
 from benchmarks.report import Bound, Section, Table, spread
 
 T = TypeVar("T")
@@ -23,187 +29,108 @@ CONVERSATIONS = 200
 CHUNKS_PER_S = 20
 P99_MS_MAX = 20.0
 RATIO_MAX = 1.05
-FIRSTS = 40
+FIRSTS = 60
 
 INTRODUCTION = (
-    f"{CONVERSATIONS} conversations on one core, begun within a second, {CHUNKS_PER_S} chunks a second each, from "
-    "the provider's event to the frame handed to the network; kept in SQLite. Then one conversation at that pace, its "
-    "turns alternately kept and not."
+    f"{CONVERSATIONS} conversations, begun within a second, {CHUNKS_PER_S} chunks a second each, from a chat endpoint "
+    "through OpenAI's client to a WebSocket; the server on one core, endpoint and clients on another; kept in SQLite. "
+    "The added latency of a chunk is the time from its sending to its arrival. `relay` is OpenAI's client and "
+    "Starlette's WebSocket with nothing between. Then one conversation, asked in turns of a server that keeps what is "
+    "said and of one that does not."
 )
 
 
-class _Wire:
-    """Takes frames, and notes how old each chunk is."""
-
-    def __init__(self) -> None:
-        self.ages_ms: list[float] = []
-        self.chunk_s = 0.0  # when the last chunk came
-        self.done = asyncio.Event()
-        self.inbound: asyncio.Queue[str | None] = asyncio.Queue()
-
-    async def send_text(self, data: bytes) -> None:
-        frame = json.loads(data)
-        if frame["type"] == "text_chunk":
-            self.chunk_s = time.perf_counter()
-            self.ages_ms.append((self.chunk_s - float(frame["text"])) * 1000)
-        elif frame["type"] in ("turn_complete", "session_ready"):
-            self.done.set()
-
-    async def send_audio(self, data: bytes) -> None:
-        """There is none."""
-
-    async def close(self, code: int, reason: str) -> None:
-        """Nothing to close."""
-
-    def abort(self) -> None:
-        """Nothing to drop."""
-
-    async def say(self, **frame: Any) -> None:
-        """Send a frame and wait until it is answered."""
-        self.done.clear()
-        self.inbound.put_nowait(json.dumps(frame))
-        await self.done.wait()
-
-
-class _Provider:
-    """Answers with the moments at which it does."""
-
-    name = "clockwork"
-
-    def __init__(self, chunks: int, pause_s: float) -> None:
-        from samvad.live.providers import base
-
-        self.base = base
-        self.capabilities = base.Capabilities()
-        self.chunks, self.pause_s = chunks, pause_s
-
-    async def open(self, context: Any) -> Any:
-        """One session."""
-        return _Session(self)
-
-    async def close(self) -> None:
-        """Nothing is shared."""
-
-
-class _Session:
-    def __init__(self, provider: _Provider) -> None:
-        self.provider = provider
-        self.queue: asyncio.Queue[Any] = asyncio.Queue()
-        self.task: asyncio.Task[None] | None = None
-
-    async def events(self) -> AsyncIterator[Any]:
-        while (event := await self.queue.get()) is not None:
-            yield event
-
-    async def send_text(self, text: str, *, note: str | None = None) -> None:
-        self.task = asyncio.create_task(self._answer())
-
-    async def _answer(self) -> None:
-        base = self.provider.base
-        for _ in range(self.provider.chunks):
-            if self.provider.pause_s:
-                await asyncio.sleep(self.provider.pause_s)
-            self.queue.put_nowait(base.Delta(f"{time.perf_counter()} "))
-        self.queue.put_nowait(base.TurnDone())
-
-    async def interrupt(self, *, heard_text: str, played_ms: int | None) -> None:
-        """Nobody interrupts."""
-
-    async def close(self) -> None:
-        self.queue.put_nowait(None)
+@contextmanager
+def server(name: str, data_dir: Path, base_url: str, core: int) -> Iterator[Running]:
+    """Run one of the servers on one core."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.live_servers", name, str(data_dir), base_url],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        if found is None:
+            raise Unavailable(f"the {name} server did not start: {line!r}")
+        yield Running(found[0], process)
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def run(options: Options) -> Section:
-    """Measure both, in each round anew."""
+    """Measure all, in each round anew."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise Unavailable("two cores are needed: one for the server, one for the load")
+    found: dict[str, list[tuple[float, float, float, float]]] = {"relay": [], "samvad": []}
+    ratios: dict[float, list[float]] = {1 / CHUNKS_PER_S: [], 0.0: []}
+    os.sched_setaffinity(0, {cores[0]})
     try:
-        from samvad.live.service import LiveService
-    except ImportError as error:
-        raise Unavailable(f"samvad.live: {error}") from error
-    del LiveService
-    p50, p99, ratios = [], [], []
-    with one_core():
         for number in range(options.rounds):
-            seconds = 2 if options.quick else 5
-            ages = _run(_crowd(options.directory / f"crowd{number}.db", seconds))
-            ages.sort()
-            p50.append(ages[len(ages) // 2])
-            p99.append(ages[int(len(ages) * 0.99)])
-            ratios.append(_run(_firsts(options.directory / f"first{number}.db")))
-    table = Table(
-        "Added latency of a chunk in milliseconds; time to the first chunk, kept : not kept",
-        ("p50", "p99", "ratio"),
-        [(spread(p50), spread(p99), spread(ratios))],
+            for name, measured in found.items():
+                progress(f"live: round {number + 1}, {name}")
+                folder = options.directory / f"{name}{number}"
+                measured.append(_run(_crowd(name, folder, 2 if options.quick else 5, cores[-1])))
+            for pause_s, ratio in ratios.items():
+                progress(f"live: round {number + 1}, first chunk after {pause_s * 1000:g} ms")
+                folder = options.directory / f"first{number}-{pause_s:g}"
+                ratio.append(_run(_firsts(folder, pause_s, cores[-1])))
+    finally:
+        os.sched_setaffinity(0, set(cores))
+    crowds = Table(
+        "Added latency of a chunk in milliseconds, and the server's processor time for it in µs",
+        ("server", "p50", "p99", "slowest", "CPU µs a chunk"),
+        [(name, *(spread(column) for column in zip(*rows, strict=True))) for name, rows in found.items()],
+        notes=("The processor time hardly depends on what else the machine does.",),
     )
-    slow, ratio = Spread.of(p99).median, Spread.of(ratios).median
+    paused, at_once = ratios.values()
+    first = Table(
+        "Time to the first chunk, kept : not kept",
+        ("the endpoint's first chunk comes", "ratio"),
+        [(f"after {1000 / CHUNKS_PER_S:g} ms", spread(paused)), ("at once", spread(at_once))],
+    )
+    slow, ratio = Spread.of([row[1] for row in found["samvad"]]).median, Spread.of(paused).median
     bounds = [
         Bound("live chunk p99", f"< {P99_MS_MAX:g} ms", f"{slow:.2f} ms", slow < P99_MS_MAX),
         Bound("first chunk, kept : not kept", f"< {RATIO_MAX}", f"{ratio:.3f}", ratio < RATIO_MAX),
     ]
-    return Section("Live conversations", INTRODUCTION, [table], bounds)
+    return Section("Live conversations", INTRODUCTION, [crowds, first], bounds)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """On the server's own loop."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
 
 
-async def _crowd(path: Path, seconds: int) -> list[float]:
-    from samvad import open_samvad
-    from samvad.live.connection import Connection
-    from samvad.live.service import LiveService
-
-    provider = _Provider(seconds * CHUNKS_PER_S, 1 / CHUNKS_PER_S)
-    async with open_samvad(f"sqlite:///{path}") as samvad:
-        live = LiveService(samvad, lambda name: provider, provider=provider.name)
-        wires, tasks = [], []
-        for number in range(CONVERSATIONS):
-            wire = _Wire()
-            connection = Connection(live, samvad, wire)
-            live.admit(connection)
-            tasks.append(asyncio.create_task(connection.run(wire.inbound.get)))
-            await wire.say(type="start_session", userId=f"u{number}", sessionId=f"s{number}")
-            wires.append(wire)
-
-        async def ask(number: int, wire: _Wire) -> None:
-            await asyncio.sleep(number / CONVERSATIONS)  # people do not all begin in the same instant
-            await wire.say(type="user_text", text="Tell me.")
-
-        await asyncio.gather(*[ask(number, wire) for number, wire in enumerate(wires)])
-        for wire in wires:
-            wire.inbound.put_nowait(None)
-        await asyncio.gather(*tasks)
-        return [age for wire in wires for age in wire.ages_ms]
+async def _crowd(name: str, folder: Path, seconds: int, core: int) -> tuple[float, float, float, float]:
+    """p50, p99 and most of the latencies in ms, and the processor time of the server for a chunk in µs."""
+    clock = Clockwork(seconds * CHUNKS_PER_S, 1 / CHUNKS_PER_S)
+    await clock.start()
+    with server(name, folder, clock.url, core) as running:
+        await crowd(running.url, 2)  # what is imported late is imported now
+        before_s = cpu_s(running.process)
+        ages_ms = sorted(age_s * 1000 for age_s in await crowd(running.url, CONVERSATIONS))
+        cpu_us = (cpu_s(running.process) - before_s) * 1e6 / len(ages_ms)
+    if clock.late > len(ages_ms) / 100:
+        progress(f"live: the endpoint itself was late for {clock.late} of {len(ages_ms)} chunks")
+    return ages_ms[len(ages_ms) // 2], ages_ms[int(len(ages_ms) * 0.99)], ages_ms[-1], cpu_us
 
 
-async def _firsts(path: Path) -> float:
-    """Median time from the user's frame to the first chunk: kept, divided by not kept; the two in turns."""
-    from samvad import open_samvad
-    from samvad.live.connection import Connection
-    from samvad.live.parts import LiveOptions
-    from samvad.live.service import LiveService
-
-    provider = _Provider(1, 1 / CHUNKS_PER_S)
-    took: dict[bool, list[float]] = {True: [], False: []}
-    async with open_samvad(f"sqlite:///{path}") as samvad:
-        wires, tasks = {}, []
-        for persist in (True, False):
-            live = LiveService(
-                samvad, lambda name: provider, provider=provider.name, options=LiveOptions(persist=persist)
-            )
-            wire = wires[persist] = _Wire()
-            connection = Connection(live, samvad, wire)
-            live.admit(connection)
-            tasks.append(asyncio.create_task(connection.run(wire.inbound.get)))
-            await wire.say(type="start_session", userId=f"u{persist}", sessionId=f"s{persist}")
-        for _ in range(FIRSTS):
-            for persist, wire in wires.items():
-                began_s = time.perf_counter()
-                await wire.say(type="user_text", text="Tell me.")
-                took[persist].append(wire.chunk_s - began_s)  # an answer of one chunk
-        for wire in wires.values():
-            wire.inbound.put_nowait(None)
-        await asyncio.gather(*tasks)
-    return statistics.median(took[True]) / statistics.median(took[False])
+async def _firsts(folder: Path, pause_s: float, core: int) -> float:
+    """Median time from the user's frame to the first chunk: kept, divided by not kept."""
+    clock = Clockwork(1, pause_s)
+    await clock.start()
+    with (
+        server("samvad", folder / "kept", clock.url, core) as kept,
+        server("unkept", folder / "unkept", clock.url, core) as unkept,
+    ):
+        await firsts([kept.url, unkept.url], 3)
+        took = await firsts([kept.url, unkept.url], FIRSTS)
+    return statistics.median(took[0]) / statistics.median(took[1])

@@ -95,6 +95,7 @@ LIVE_FALSE_ALARM_S: Final = 2
 LIVE_BATCHES_WAITING_MAX: Final = 256  # of one conversation's messages, while the store is down
 LIVE_TOOL_S_MAX: Final = 30
 LIVE_TOOL_CALLS_MAX: Final = 16  # at once, in one conversation
+LIVE_PROVIDER_EVENT_BYTES_MAX: Final = 4 * 1024 * 1024  # one event of a chat endpoint's stream
 LIVE_IDLE_S: Final = 600
 LIVE_DURATION_S: Final = 7_200
 LIVE_WARNING_S: Final = 60

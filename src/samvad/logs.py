@@ -19,6 +19,11 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "taskName",
     "color_message",
 }
+# Vendors' clients tell bodies and frames, with all that was said, at `debug`, and each request at `info`.
+_OTHERS: Final = (
+    *("aiohttp", "asyncio", "google", "google_genai", "grpc", "h11", "hpack", "httpcore", "httpcore2"),
+    *("httpx", "httpx2", "openai", "uvicorn", "websockets"),
+)
 _COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m", "debug": "\x1b[2m"}
 
 
@@ -82,6 +87,8 @@ def configure(
         root.removeHandler(earlier)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    for name in _OTHERS:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
 def _printable(text: str) -> str:

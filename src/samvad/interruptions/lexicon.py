@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import Final
 
@@ -79,64 +79,121 @@ def folded(text: str) -> str:
     return " ".join(_DRAWN_OUT.sub(r"\1", "".join(letters)).split())
 
 
-class Words:
-    """Entries made ready for comparing with folded text; longer ones are tried first.
+Entry = tuple[str, ...]
 
-    Groups are atomic (they never try again in another way), so that no text takes long.
+
+class Words:
+    """Entries made ready for comparing with folded text; longer ones are tried first, and none is tried again.
+
+    They are kept by their first word, so that a list takes no time to make ready and a text none to be looked at: a
+    regular expression of all entries takes a fifth of a second to compile, in which a server answers nobody.
     """
 
     def __init__(self, *lists: Iterable[str]) -> None:
-        entries = {_pattern(entry) for entries in lists for entry in entries}
-        entries.discard("")
-        longest_first = sorted(entries, key=lambda entry: (-entry.count(" "), -len(entry), entry))
-        # The empty list matches nothing.
-        one_of = f"(?>{'|'.join(longest_first)})" if longest_first else "(?!)"
-        self._one = re.compile(one_of + r"(?=\s|$)\s?")
-        self._all = re.compile(f"(?>{one_of}(?=\\s|$)\\s?)+")
-        self._anywhere = re.compile(rf"(?<!\S){one_of}(?!\S)")
+        entries = {_entry(written) for entries in lists for written in entries}
+        entries.discard(())
+        self._plain: dict[str, list[Entry]] = {}
+        self._open: list[Entry] = []  # those that begin with a `*`, or with a word that ends in one
+        for entry in sorted(entries, key=_length, reverse=True):
+            if "*" in entry[0]:
+                self._open.append(entry)
+            else:
+                self._plain.setdefault(entry[0], []).append(entry)
+
+    def _match(self, words: Sequence[str], at: int) -> int:
+        """How many words the longest entry takes that stands at a place; 0 where there is none."""
+        found: Entry = ()
+        for entry in self._plain.get(words[at], ()):
+            if _stands(entry, words, at):
+                found = entry
+                break
+        for entry in self._open:
+            if found and _length(entry) <= _length(found):
+                break
+            if _fits(entry[0], words[at]) and _stands(entry, words, at):
+                found = entry
+                break
+        return len(found)
+
+    def _run(self, words: Sequence[str]) -> list[str] | None:
+        """The entries of which a text consists; None where it holds something else."""
+        entries, at = [], 0
+        while at < len(words):
+            taken = self._match(words, at)
+            if not taken:
+                return None
+            entries.append(" ".join(words[at : at + taken]))
+            at += taken
+        return entries
 
     def fill(self, text: str) -> bool:
         """Whether the text consists of entries and of nothing else; the empty one does not."""
-        return self._all.fullmatch(text) is not None
+        return bool(self._run(text.split()))
 
     def fill_with(self, core: Words, text: str) -> bool:
         """Whether the text consists of entries, at least one of them an entry of `core` too."""
-        return self.fill(text) and any(core.fill(match[0].strip()) for match in self._one.finditer(text))
+        return any(core.fill(entry) for entry in self._run(text.split()) or ())
 
     def found_in(self, text: str) -> bool:
         """Whether an entry stands somewhere in the text."""
-        return self._anywhere.search(text) is not None
+        words = text.split()
+        return any(self._match(words, at) for at in range(len(words)))
 
     def kinds_in(self, text: str) -> int:
         """How many different entries stand in a text that they fill."""
-        return len({match[0].strip() for match in self._one.finditer(text)})
+        return len(set(self._run(text.split()) or ()))
 
     def start(self, text: str) -> int:
-        """Where in the text its first entry ends; 0 if it does not begin with one."""
-        match = self._one.match(text)
-        return match.end() if match else 0
+        """Where in the text the word behind its first entry begins; 0 if it does not begin with one."""
+        words = text.split()
+        return _behind(words, self._match(words, 0)) if words else 0
 
     def starts(self, text: str) -> int:
-        """Where in the text the run of entries at its beginning ends."""
-        match = self._all.match(text)
-        return match.end() if match else 0
+        """Where in the text the word behind the run of entries at its beginning begins."""
+        words, at = text.split(), 0
+        while at < len(words) and (taken := self._match(words, at)):
+            at += taken
+        return _behind(words, at)
 
 
-def _pattern(entry: str) -> str:
-    words = []
-    for written in entry.split():
-        word = folded(written.strip("*"))
-        if "*" not in written:
-            words += [re.escape(part) for part in word.split()]
-        elif not word:
-            words.append(r"\S+")
-        else:
-            words.append(
-                (r"\S*" if written[0] == "*" else "")
-                + re.escape(word)
-                + (r"\S*" if written[-1] == "*" else "")
-            )
-    return " ".join(words)
+@cache
+def _entry(written: str) -> Entry:
+    """An entry as words, folded; `*` stays at the ends of those that have it."""
+    words: list[str] = []
+    for piece in written.split():
+        parts = folded(piece.strip("*")).split()
+        if "*" in piece:
+            parts = parts or [""]
+            parts[0] = ("*" if piece[0] == "*" else "") + parts[0]
+            parts[-1] += "*" if piece[-1] == "*" and parts[-1] != "*" else ""
+        words += parts
+    return tuple(words)
+
+
+def _length(entry: Entry) -> tuple[int, int]:
+    return len(entry), sum(map(len, entry))
+
+
+def _stands(entry: Entry, words: Sequence[str], at: int) -> bool:
+    """Whether an entry's words are those at a place."""
+    if at + len(entry) > len(words):
+        return False
+    return all(
+        wanted == word or ("*" in wanted and _fits(wanted, word))
+        for wanted, word in zip(entry, words[at : at + len(entry)], strict=True)
+    )
+
+
+def _fits(wanted: str, word: str) -> bool:
+    bare = wanted.strip("*")
+    if wanted[0] == "*":
+        return bare in word if wanted[-1] == "*" else word.endswith(bare)
+    return word.startswith(bare)
+
+
+def _behind(words: Sequence[str], count: int) -> int:
+    """The place of the word with this number in the text of which these are the words."""
+    return sum(map(len, words[:count])) + count - (count == len(words) and count > 0)
 
 
 class Lexicon:

@@ -74,6 +74,7 @@ class Answering(Keeping):
                 )
                 self._refused("provider_failed", "Who answers could not be reached.", True)
                 return False
+            self.parts.opened(self.provider.name)
             self._stale = 0
             self._listener = asyncio.create_task(self._listen(self._session))
             return True
@@ -184,7 +185,7 @@ class Answering(Keeping):
         """A piece of the written answer."""
         turn.said.add_text(text)
         if self.line is not None:
-            self.line.send_piece(frames.TextChunk(turn_id=turn.id, text=text), turn, turn.said.chars)
+            self.line.send_piece(turn.id, text, turn, turn.said.chars)
 
     def _on_delta(self, event: base.Delta) -> None:
         turn = self._answer()

@@ -25,9 +25,9 @@ class Line:
         """Send a frame after all that waits."""
         self.outbox.put(encode(frame))
 
-    def send_piece(self, frame: ServerFrame, turn: Delivered, chars: int) -> None:
+    def send_piece(self, turn_id: str, text: str, turn: Delivered, chars: int) -> None:
         """Send a piece of an answer's text, which takes it to so many characters."""
-        self.outbox.put(encode(frame), for_whom=turn, chars=chars)
+        self.outbox.put_text(turn_id, text, turn, chars)
 
     def send_audio(self, data: bytes, turn: Delivered, ms: float) -> None:
         """Send a piece of an answer's audio, which takes it to so many milliseconds."""

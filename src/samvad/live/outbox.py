@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from samvad import limits
+from samvad.live.frames import TextChunk, encode
 
 
 class Delivered(Protocol):
@@ -31,7 +32,7 @@ class Wire(Protocol):
 
 
 class _Waiting:
-    __slots__ = ("audio", "chars", "data", "for_whom", "ms")
+    __slots__ = ("audio", "chars", "data", "for_whom", "ms", "pieces", "turn_id")
 
     def __init__(
         self, data: bytes, audio: bool, for_whom: Delivered | None = None, chars: int = 0, ms: float = 0.0
@@ -41,10 +42,25 @@ class _Waiting:
         self.for_whom = for_whom
         self.chars = chars
         self.ms = ms
+        self.turn_id = ""
+        self.pieces: list[str] = []
+
+    @property
+    def size(self) -> int:
+        """About the bytes that it takes."""
+        return len(self.data) + sum([_PIECE_BYTES + _BYTES_PER_CHAR * len(piece) for piece in self.pieces])
+
+
+_PIECE_BYTES: Final = 64  # of memory that an empty text takes
+_BYTES_PER_CHAR: Final = 2  # of Indian scripts, in memory
 
 
 class Outbox:
-    """Frames on their way to one client. `overflowed` is set where the client reads too slowly: it is cut off."""
+    """Frames on their way to one client. `overflowed` is set where the client reads too slowly: it is cut off.
+
+    Pieces of an answer's text that wait behind one another go out as one frame: the slower the reader, or the busier
+    the server, the less a piece costs.
+    """
 
     def __init__(self, bytes_max: int = limits.LIVE_OUTBOX_BYTES_MAX) -> None:
         self._waiting: deque[_Waiting] = deque()
@@ -62,14 +78,29 @@ class Outbox:
         *,
         audio: bool = False,
         for_whom: Delivered | None = None,
-        chars: int = 0,
         ms: float = 0.0,
     ) -> None:
         """Send this after all that waits. What comes after an overflow or a close is dropped."""
         if self._closing or self.overflowed:
             return
-        self._waiting.append(_Waiting(data, audio, for_whom, chars, ms))
-        self.bytes_waiting += len(data)
+        self._waiting.append(_Waiting(data, audio, for_whom, 0, ms))
+        self._added(len(data))
+
+    def put_text(self, turn_id: str, text: str, for_whom: Delivered, chars: int) -> None:
+        """Send a piece of an answer's text, which takes it to so many characters, after all that waits."""
+        if self._closing or self.overflowed:
+            return
+        last = self._waiting[-1] if self._waiting else None
+        if last is None or last.for_whom is not for_whom or last.turn_id != turn_id:
+            last = _Waiting(b"", False, for_whom)
+            last.turn_id = turn_id
+            self._waiting.append(last)
+        last.pieces.append(text)
+        last.chars = chars
+        self._added(_PIECE_BYTES + _BYTES_PER_CHAR * len(text))
+
+    def _added(self, size: int) -> None:
+        self.bytes_waiting += size
         if self.bytes_waiting > self._bytes_max:
             self.overflowed = True
             self._waiting.clear()
@@ -82,7 +113,7 @@ class Outbox:
         """Take back what waits of an answer that was interrupted: nobody is to hear it any more."""
         kept = deque([each for each in self._waiting if each.for_whom is not for_whom])
         self._waiting = kept
-        self.bytes_waiting = sum([len(each.data) for each in kept])
+        self.bytes_waiting = sum([each.size for each in kept])
 
     async def room(self) -> None:
         """Wait until there is room for what can wait: messages that are read from the history."""
@@ -101,9 +132,12 @@ class Outbox:
         while not self.overflowed:
             while self._waiting:
                 each = self._waiting.popleft()
-                self.bytes_waiting -= len(each.data)
+                self.bytes_waiting -= each.size
                 if each.audio:
                     await wire.send_audio(each.data)
+                elif each.pieces:
+                    text = each.pieces[0] if len(each.pieces) == 1 else "".join(each.pieces)
+                    await wire.send_text(encode(TextChunk(turn_id=each.turn_id, text=text)))
                 else:
                     await wire.send_text(each.data)
                 self._sent.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -30,9 +31,10 @@ class LiveOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parts(NamedTuple):
-    """The service, the settings, the tools, and the list of turns under way."""
+    """The service, the settings, the tools, the list of turns under way, and who is told of an opened provider."""
 
     samvad: Samvad
     options: LiveOptions
     tools: ToolRegistry
     open_turns: OpenTurns
+    opened: Callable[[str], None]

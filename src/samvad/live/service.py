@@ -61,7 +61,9 @@ class LiveService:
             load_key(directory, secret), samvad.core.clock, ttl_s=self.options.token_ttl_s
         )
         folder = None if directory is None else directory / FOLDER
-        self.parts = Parts(samvad, self.options, tools or ToolRegistry(), OpenTurns(folder))
+        self.parts = Parts(samvad, self.options, tools or ToolRegistry(), OpenTurns(folder), self._opened)
+        self.on_first_open: Callable[[], None] = lambda: None  # a provider has imported what it needs
+        self._opened_once: set[str] = set()
         self.conversations: dict[tuple[str, str], Conversation] = {}
         self.connections: dict[Connection, UserKey | None] = {}
         self._leaving: dict[tuple[str, str], asyncio.TimerHandle] = {}
@@ -101,6 +103,11 @@ class LiveService:
         if found is None:
             found = self._providers[name] = self._make_provider(name)
         return found
+
+    def _opened(self, name: str) -> None:
+        if name not in self._opened_once:
+            self._opened_once.add(name)
+            self.on_first_open()
 
     def find(self, key: UserKey, session_id: str) -> Conversation | None:
         """The conversation of a session that is open in this process."""

@@ -13,6 +13,7 @@ import msgspec
 from samvad.live.providers import base
 from samvad.live.providers.base import Context, Event
 from samvad.live.providers.chat_history import ChatHistory
+from samvad.live.providers.chat_stream import DONE, CallPiece, Delta, EventData, decode_chunk
 from samvad.live.providers.instructions import instructions, payload
 from samvad.live.providers.outbox import Outbox
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 ROUNDS_MAX: Final = 8  # of tool calls in one turn
 CLOSE_S_MAX: Final = 2.0
 _REFUSED: Final = frozenset({400, 401, 403, 404, 422})
+
+_UNAVAILABLE: Final = "The model's endpoint failed; try again."
 
 _log = logging.getLogger("samvad.live")
 
@@ -148,39 +151,49 @@ class ChatSession:
         self._outbox.put(failed.event)
 
     async def _round(self, note: str | None, usage: dict[str, int]) -> _Round:
-        stream = await self._request(note)
-        calls: dict[int, dict[str, Any]] = {}
+        provider, loop = self._provider, asyncio.get_running_loop()
+        events, calls = EventData(), dict[int, dict[str, Any]]()
         finish = ""
-        wait_s = self._provider.first_chunk_s
-        try:
-            chunks = aiter(stream)
-            while True:
-                async with asyncio.timeout(wait_s):
-                    chunk = await anext(chunks, None)
-                if chunk is None:
-                    break
-                wait_s = self._provider.next_chunk_s
-                if chunk.usage is not None:
-                    _count(usage, chunk.usage)
-                for choice in chunk.choices or ():
-                    finish = choice.finish_reason or finish
-                    if choice.delta is None:
-                        continue
-                    if choice.delta.content:
-                        self._said.append(choice.delta.content)
-                        self._outbox.put(base.Delta(choice.delta.content))
-                    for piece in choice.delta.tool_calls or ():
-                        _gather(calls, piece)
-        finally:
-            await _close(stream)
+        async with asyncio.timeout(provider.first_chunk_s) as patience:
+            response = await self._request(note)
+            try:
+                async for data in response.aiter_bytes():
+                    patience.reschedule(loop.time() + provider.next_chunk_s)
+                    for event in events.feed(data):
+                        if event == DONE:
+                            continue  # the rest is read as well, so that the connection can be used again
+                        chunk = decode_chunk(event)
+                        if chunk.error:
+                            raise TurnFailed("provider_unavailable", _UNAVAILABLE, retryable=True)
+                        if chunk.usage is not None:
+                            _count(usage, chunk.usage)
+                        for choice in chunk.choices or ():
+                            finish = choice.finish_reason or finish
+                            if choice.delta is not None:
+                                self._take(choice.delta, calls)
+            finally:
+                await _close(response)
         if not finish:
             raise TurnFailed("provider_lost", "The answer breaks off in its middle.", retryable=True)
         return _Round("".join(self._said), list(calls.values()), finish)
 
+    def _take(self, delta: Delta, calls: dict[int, dict[str, Any]]) -> None:
+        if delta.content:
+            self._said.append(delta.content)
+            self._outbox.put(base.Delta(delta.content))
+        for piece in delta.tool_calls or ():
+            _gather(calls, piece)
+
     async def _request(self, note: str | None) -> Any:
-        options: dict[str, Any] = {}
+        """The response, of which only the head was read.
+
+        The request is made by the client's `post`: to look through all messages for files to be encoded, as
+        `chat.completions.create` does, takes three times as long as all the rest of a request.
+        """
+        messages = self._history.shown(instructions(self._context), note)
+        body: dict[str, Any] = {"model": self._provider.model, "messages": messages, "stream": True}
         if self._context.tools:
-            options["tools"] = [
+            body["tools"] = [
                 {
                     "type": "function",
                     "function": {
@@ -192,11 +205,10 @@ class ChatSession:
                 for tool in self._context.tools
             ]
         if self._provider.asks_for_usage:
-            options["stream_options"] = {"include_usage": True}
-        messages = self._history.shown(instructions(self._context), note)
+            body["stream_options"] = {"include_usage": True}
         try:
-            return await self._client.chat.completions.create(
-                model=self._provider.model, messages=messages, stream=True, **options
+            return await self._client.post(
+                "/chat/completions", body=body, cast_to=_response_type(), stream=True, stream_cls=None
             )
         except Exception as error:  # the top of the vendor's code: all but one refusal goes on up
             refused = getattr(error, "status_code", None) in (400, 422)
@@ -219,6 +231,15 @@ class ChatSession:
             self._results.pop(call_id, None)
 
 
+def _response_type() -> type:
+    """That of the HTTP client under OpenAI's: what is asked for as this is handed over as it is."""
+    try:
+        from httpx2 import Response
+    except ImportError:  # before that, it was httpx
+        from httpx import Response  # type: ignore[assignment]
+    return Response
+
+
 def _arguments(text: str) -> Mapping[str, Any] | None:
     try:
         found = json.loads(text or "{}")
@@ -227,7 +248,7 @@ def _arguments(text: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _gather(calls: dict[int, dict[str, Any]], piece: Any) -> None:
+def _gather(calls: dict[int, dict[str, Any]], piece: CallPiece) -> None:
     """Add a piece of a call to what there is of it."""
     call = calls.setdefault(piece.index or 0, {"id": "", "name": "", "arguments": ""})
     call["id"] = piece.id or call["id"] or f"call_{len(calls)}"
@@ -236,18 +257,18 @@ def _gather(calls: dict[int, dict[str, Any]], piece: Any) -> None:
         call["arguments"] += piece.function.arguments or ""
 
 
-def _count(usage: dict[str, int], found: Any) -> None:
+def _count(usage: dict[str, int], found: Mapping[str, Any]) -> None:
     """Add a request's tokens to those of the turn."""
-    for name, value in found.model_dump(exclude_none=True).items():
+    for name, value in found.items():
         if isinstance(value, int):
             usage[name] = usage.get(name, 0) + value
 
 
-async def _close(stream: Any) -> None:
+async def _close(response: Any) -> None:
     """Close the stream: where it is not at its end, the endpoint stops generating."""
     try:
         async with asyncio.timeout(CLOSE_S_MAX):
-            await stream.close()
+            await response.aclose()
     except Exception as error:  # the top of the vendor's code: a stream that cannot be closed is gone as well
         _log.debug("a stream could not be closed: %s", type(error).__name__)
 
@@ -262,4 +283,4 @@ def _failed(error: Exception) -> TurnFailed:
         return TurnFailed("provider_refused", f"The model's endpoint refuses the request ({status}).", False)
     if status == 429:
         return TurnFailed("provider_busy", "The model's endpoint is busy; try again soon.", retryable=True)
-    return TurnFailed("provider_unavailable", "The model's endpoint failed; try again.", retryable=True)
+    return TurnFailed("provider_unavailable", _UNAVAILABLE, retryable=True)

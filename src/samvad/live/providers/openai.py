@@ -7,6 +7,7 @@ mid-stream, tool calls in any number of pieces. A stream that nobody wants is cl
 from __future__ import annotations
 
 import asyncio
+from importlib.util import find_spec
 from typing import Any, Final
 
 from samvad.errors import ProviderUnavailable, SetupError
@@ -79,7 +80,12 @@ class OpenAIChat:
     def _make_client(self) -> Any:
         openai = import_openai(self.name)
         timeout = openai.Timeout(self.first_chunk_s, connect=CONNECT_S_MAX)
-        return openai.AsyncOpenAI(**self._where, timeout=timeout, max_retries=self._retries)
+        more = (
+            {}
+            if find_spec("aiohttp") is None
+            else {"http_client": openai.DefaultAioHttpClient(timeout=timeout)}
+        )
+        return openai.AsyncOpenAI(**self._where, timeout=timeout, max_retries=self._retries, **more)
 
 
 def make_openai(options: ProviderOptions) -> OpenAIChat:
@@ -109,8 +115,6 @@ def endpoint(options: ProviderOptions, name: str) -> tuple[str | None, str | Non
 
 def needs_client(name: str) -> None:
     """An operator learns at the start that the package is missing; it is not imported for that."""
-    from importlib.util import find_spec
-
     if find_spec("openai") is None:
         raise missing_package(name, "openai")
 
