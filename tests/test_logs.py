@@ -51,3 +51,14 @@ def test_console_lines_escape_control_characters(root: logging.Logger) -> None:
     line = stream.getvalue()
     assert line.endswith(" warning bad\\x1b[31m\\nname  code=x\n")
     assert line.count("\n") == 1
+
+
+def test_what_vendors_clients_log_is_left_out(root: logging.Logger) -> None:
+    """They tell whole requests at `debug`: `--log-level debug` must not bring what was said into the log."""
+    stream = io.StringIO()
+    logs.configure("debug", "json", stream)
+    for name in ("openai._base_client", "httpx2", "google_genai.live", "websockets.client", "aiohttp.client"):
+        logging.getLogger(name).debug("Request options: %s", {"messages": ["a secret"]})
+        logging.getLogger(name).info("HTTP Request: POST https://example.org/?key=secret")
+    logging.getLogger("samvad.test").debug("ours")
+    assert "secret" not in stream.getvalue() and "ours" in stream.getvalue()

@@ -47,6 +47,15 @@ class Pipe:
         self.readable = asyncio.Event()
         self.readable.set()
 
+    def write(self, data: bytes, audio: bool) -> bool:
+        if not self.readable.is_set():
+            return False
+        if audio:
+            self.audio_bytes += len(data)
+        else:
+            self.frames.put_nowait(json.loads(data))
+        return True
+
     async def send_text(self, data: bytes) -> None:
         await self.readable.wait()
         self.frames.put_nowait(json.loads(data))

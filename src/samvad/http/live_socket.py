@@ -26,6 +26,10 @@ class _Socket:
         self._receive = receive
         self._send = send
         self._abort: Callable[[], None] = scope.get("samvad.abort", lambda: None)
+        self._write: Callable[[bytes, bool], bool] = scope.get("samvad.write", lambda data, audio: False)
+
+    def write(self, data: bytes, audio: bool) -> bool:
+        return self._write(data, audio)
 
     async def send_text(self, data: bytes) -> None:
         await self._send({"type": "websocket.send", "text": data.decode()})

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from samvad import limits
 from samvad.errors import SetupError
@@ -159,15 +160,37 @@ class _BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
 
-class _AbortableSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket connection, which the application can drop at once: a client that reads nothing never
-    takes a close frame, and what waits for it would stay in memory.
+class _LiveSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket connection, with two things that ASGI has no word for.
+
+    The application can drop it at once: a client that reads nothing never takes a close frame, and what waits for it
+    would stay in memory. And it can hand over a frame at once where the network takes it, which costs a fifth of a
+    `websocket.send`: that goes through a coroutine, text that is decoded and encoded again, and frames in general.
     """
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
             self.scope["samvad.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+            self.scope["samvad.write"] = self.write_frame  # type: ignore[typeddict-unknown-key]
+
+    def write_frame(self, data: bytes, binary: bool) -> bool:
+        """Write a frame of its own (RFC 6455, section 5.2: final, no mask); False where it has to wait."""
+        size = len(data)
+        if (
+            not self.writable.is_set()
+            or size >= 1 << 16
+            or self.disconnected
+            or not self.handshake_complete
+            or self.close_sent
+            or self.conn.state is not State.OPEN
+            or self.conn.extensions
+        ):
+            return False
+        opcode = 0x82 if binary else 0x81
+        head = bytes((opcode, size)) if size < 126 else bytes((opcode, 126, size >> 8, size & 255))
+        self.transport.write(head + data)
+        return True
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
@@ -302,7 +325,7 @@ async def _serve(
         app,
         interface="asgi3",
         http=_BoundedHttp,
-        ws=_AbortableSocket,
+        ws=_LiveSocket,
         ws_max_size=WS_MESSAGE_BYTES_MAX,
         ws_per_message_deflate=False,
         lifespan="on",

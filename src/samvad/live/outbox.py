@@ -22,6 +22,10 @@ class Delivered(Protocol):
 class Wire(Protocol):
     """The connection itself."""
 
+    def write(self, data: bytes, audio: bool) -> bool:
+        """Hand a frame to the network at once; False where it takes nothing just now, or only by the other two."""
+        ...
+
     async def send_text(self, data: bytes) -> None:
         """Send one text frame (UTF-8); returns once the network has taken it."""
         ...
@@ -68,6 +72,7 @@ class Outbox:
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
         self._closing = False
+        self._idle_wire: Wire | None = None  # the connection, while nothing waits for it
         self.bytes_waiting = 0
         self.overflowed = False
         self.on_overflow: Callable[[], Any] = lambda: None
@@ -83,12 +88,21 @@ class Outbox:
         """Send this after all that waits. What comes after an overflow or a close is dropped."""
         if self._closing or self.overflowed:
             return
+        if self._went_out(data, audio):
+            if for_whom is not None:
+                for_whom.delivered(0, ms)
+            return
         self._waiting.append(_Waiting(data, audio, for_whom, 0, ms))
         self._added(len(data))
 
     def put_text(self, turn_id: str, text: str, for_whom: Delivered, chars: int) -> None:
         """Send a piece of an answer's text, which takes it to so many characters, after all that waits."""
         if self._closing or self.overflowed:
+            return
+        if self._idle_wire is not None and self._went_out(
+            encode(TextChunk(turn_id=turn_id, text=text)), False
+        ):
+            for_whom.delivered(chars, 0.0)
             return
         last = self._waiting[-1] if self._waiting else None
         if last is None or last.for_whom is not for_whom or last.turn_id != turn_id:
@@ -98,6 +112,11 @@ class Outbox:
         last.pieces.append(text)
         last.chars = chars
         self._added(_PIECE_BYTES + _BYTES_PER_CHAR * len(text))
+
+    def _went_out(self, data: bytes, audio: bool) -> bool:
+        """Whether the network took it at once, without waking the task that waits for it."""
+        wire = self._idle_wire
+        return wire is not None and not self._waiting and wire.write(data, audio)
 
     def _added(self, size: int) -> None:
         self.bytes_waiting += size
@@ -146,4 +165,8 @@ class Outbox:
             if self._closing:
                 return
             self._wake.clear()
-            await self._wake.wait()
+            self._idle_wire = wire
+            try:
+                await self._wake.wait()
+            finally:
+                self._idle_wire = None

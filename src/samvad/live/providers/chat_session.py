@@ -154,11 +154,14 @@ class ChatSession:
         provider, loop = self._provider, asyncio.get_running_loop()
         events, calls = EventData(), dict[int, dict[str, Any]]()
         finish = ""
+        lenient_s = 0.0
         async with asyncio.timeout(provider.first_chunk_s) as patience:
             response = await self._request(note)
             try:
                 async for data in response.aiter_bytes():
-                    patience.reschedule(loop.time() + provider.next_chunk_s)
+                    if loop.time() > lenient_s:  # not for each piece: that would cost as much as to read it
+                        lenient_s = loop.time() + provider.next_chunk_s / 8
+                        patience.reschedule(loop.time() + provider.next_chunk_s)
                     for event in events.feed(data):
                         if event == DONE:
                             continue  # the rest is read as well, so that the connection can be used again
