@@ -89,4 +89,4 @@ def test_positions_are_in_order() -> None:
 
 def test_the_local_principal() -> None:
     """It may act for every user of the default tenant."""
-    assert ("default", None, frozenset()) == types.LOCAL
+    assert ("default", None, types.SCOPES, None) == types.LOCAL

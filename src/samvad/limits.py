@@ -99,3 +99,17 @@ LIVE_PROVIDER_EVENT_BYTES_MAX: Final = 4 * 1024 * 1024  # one event of a chat en
 LIVE_IDLE_S: Final = 600
 LIVE_DURATION_S: Final = 7_200
 LIVE_WARNING_S: Final = 60
+
+# Credentials
+TOKEN_BYTES_MAX: Final = 8 * 1024
+TOKEN_LEEWAY_S: Final = 30  # by which clocks may differ
+USER_TOKEN_TTL_S: Final = 900
+USER_TOKEN_TTL_S_MAX: Final = 3_600
+TOKENS_CACHED_MAX: Final = 10_000
+KEYS_REFRESH_S: Final = 5  # a revoked key stops working within this time
+KEYS_STALE_S_MAX: Final = (
+    24 * 3600
+)  # keys as they were last known go on for so long, where their place is down
+KEYS_MAX: Final = 1_000
+KEY_USED_S: Final = 600  # how exactly it is noted when a key was last used
+JWKS_STALE_S_MAX: Final = 24 * 3600

@@ -24,6 +24,7 @@ from msgspec import Meta
 
 from samvad import limits
 from samvad.errors import SetupError
+from samvad.settings_auth import AuthSettings
 
 PREFIX: Final = "SAMVAD_"
 ENV_FILE: Final = Path(".env")
@@ -40,11 +41,14 @@ _SERVICE_LINK = re.compile(r"SAMVAD_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(
 Seconds = Annotated[float, Meta(gt=0, le=10 * _YEAR_S)]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(AuthSettings, frozen=True, kw_only=True):
     """How this process is to run. Times are seconds."""
 
     host: Annotated[
-        str, Meta(description="Address to listen on. Any but a loopback address needs --insecure as well.")
+        str,
+        Meta(
+            description="Address to listen on. Any but a loopback address needs credentials, or --insecure."
+        ),
     ] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 picks a free one.")] = 8080
     store: Annotated[
@@ -112,7 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = True
     insecure: Annotated[
         bool,
-        Meta(description="Listen on a host that others can reach, although no credentials are configured."),
+        Meta(description="Listen on a host that others can reach, although no credentials are asked for."),
     ] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least level that is logged.")

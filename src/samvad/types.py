@@ -28,15 +28,33 @@ class Position(NamedTuple):
     seq: int
 
 
-class Principal(NamedTuple):
-    """Who is asking. `user` is None for a caller that may act for every user of the tenant."""
+Scope = Literal["users", "sessions", "knowledge", "stats", "admin"]
+SCOPES: frozenset[str] = frozenset({"users", "sessions", "knowledge", "stats", "admin"})
+DEFAULT_TENANT = "default"
 
-    tenant: str = "default"
+
+class Principal(NamedTuple):
+    """Who is asking. `user`: a person, who reaches themself. None: a program, which reaches what its scopes say.
+
+    `session` narrows a person's reach to one session. Scopes of a person count for nothing; `admin` holds all others.
+    """
+
+    tenant: str = DEFAULT_TENANT
     user: str | None = None
     scopes: frozenset[str] = frozenset()
+    session: str | None = None
+
+    def may(self, scope: str) -> bool:
+        """Whether it is a program with this scope."""
+        return self.user is None and (scope in self.scopes or "admin" in self.scopes)
 
 
-LOCAL = Principal()
+def trusted(tenant: str = DEFAULT_TENANT) -> Principal:
+    """The principal that may do everything in a tenant: for code that has asked already who is asking."""
+    return Principal(tenant, None, SCOPES)
+
+
+LOCAL = trusted()
 """The trusted local principal: the library, and a server without credentials, act as it."""
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from samvad import __version__, limits
 from samvad.http import openapi as generator
+from samvad.http.access import OPEN
 from samvad.http.app import routes
 from samvad.http.call import Call, Reply
 from samvad.http.openapi_routes import DESCRIPTIONS
@@ -61,11 +62,11 @@ async def test_no_route_can_escape() -> None:
     async def undocumented(call: Call) -> Reply:
         raise AssertionError
 
-    new = Route("GET", "/new", undocumented, "new")
+    new = Route("GET", "/new", undocumented, "new", OPEN)
     with pytest.raises(LookupError, match=r"'new' \(GET /new\) has no description"):
         generator.made((*routes(), new))
     with pytest.raises(LookupError, match="'healthz' has no docstring"):
-        generator.made((Route("GET", "/healthz", undocumented, "healthz"),))
+        generator.made((Route("GET", "/healthz", undocumented, "healthz", OPEN),))
 
 
 async def test_it_is_openapi() -> None:
@@ -99,7 +100,10 @@ async def test_references_lead_somewhere() -> None:
     there = {
         f"#/components/{kind}/{name}" for kind, members in document["components"].items() for name in members
     }
-    assert refs == there
+    schemes = {f"#/components/securitySchemes/{name}" for name in document["components"]["securitySchemes"]}
+    assert refs == there - schemes
+    asked = [operation["security"] for operation in operations().values() if "security" in operation]
+    assert asked == [[{"bearer": []}]] * sum(not route.access.open for route in routes())
 
 
 async def test_schemathesis_reads_it() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from samvad import open_samvad
 from samvad.errors import Forbidden, NotFound
-from samvad.types import Principal
+from samvad.types import Principal, trusted
 
 pytestmark = pytest.mark.anyio
 SECRET = "quaggaxylophone"
@@ -27,7 +27,7 @@ async def test_others_see_nothing_of_a_users_document(database_path: Path) -> No
         for one in (owner.search(SECRET), kb.search(SECRET, user_id="asha")):
             assert [hit.doc.id for hit in await one] == [mine.id]
         assert (await owner.answer(f"What number is my {SECRET} account?")).answered
-        for other in (kb, kb.acting_as(Principal("default", "bala")), kb.acting_as(Principal("elsewhere"))):
+        for other in (kb, kb.acting_as(Principal("default", "bala")), kb.acting_as(trusted("elsewhere"))):
             assert all(hit.doc.id != mine.id for hit in await other.search(SECRET))
             assert SECRET not in repr(await other.list_documents())
             assert SECRET not in repr((await other.answer(f"my {SECRET} account")).citations)

@@ -22,7 +22,7 @@ from samvad.errors import (
 from samvad.runtime import Samvad
 from samvad.stores.memory import MemoryStore
 from samvad.testing.clock import START_MS, VirtualClock
-from samvad.types import Position, Principal
+from samvad.types import Position, Principal, trusted
 from tests.sessions.faulty import FaultyStore
 from tests.support import wait_until_async
 
@@ -421,7 +421,7 @@ async def test_a_principal_acts_for_itself_alone(samvad: Samvad) -> None:
 
 async def test_a_tenant_is_a_world_of_its_own(samvad: Samvad) -> None:
     """The same ids in two tenants are different users and sessions, also to the one who may do all."""
-    other = samvad.acting_as(Principal(tenant="other"))
+    other = samvad.acting_as(trusted("other"))
     for service, mark in ((samvad, "here"), (other, "there")):
         await service.save_user_state("asha", {"mark": mark})
         await service.save_session("s", "asha", mark=mark)

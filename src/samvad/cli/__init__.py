@@ -26,6 +26,7 @@ EXIT_INTERRUPTED: Final = 130
 # Verb: the module that holds its `app`, and what it does in a line.
 VERBS: Final = {
     "serve": ("samvad.cli.serve", "Run the server."),
+    "keys": ("samvad.cli.keys", "Make, list, rotate and revoke API keys."),
     "chat": ("samvad.cli.chat", "Talk to an assistant in the terminal."),
     "doctor": ("samvad.cli.doctor", "Look for what could go wrong, and say what to do."),
     "parked": ("samvad.cli.parked", "Decide about operations that the store refuses for ever."),

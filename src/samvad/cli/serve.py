@@ -30,6 +30,7 @@ def serve(
     active_window_s: flags.ActiveWindow = None,
     record_interruptions: flags.RecordInterruptions = None,
     listen: flags.Listen = None,
+    auth: flags.Auth = None,
     insecure: flags.Insecure = None,
     log_level: flags.LogLevel = None,
     log_format: flags.LogFormat = None,
@@ -47,35 +48,40 @@ def run(settings: Settings) -> None:
     gc.disable()  # what is imported stays: looking through it for garbage only takes time
     from samvad.http import server
     from samvad.http.app import create_app
+    from samvad.http.auth_opening import authenticator, may_be_reached
     from samvad.http.live_opening import live_maker
     from samvad.runtime import open_samvad
     from samvad.sessions.cost import FILE as COST_FILE
 
     logs.configure(settings.log_level, settings.log_format)
-    bound = server.bind(settings.host, settings.port, insecure=settings.insecure)
     url = settings.store_url()
     journaled = url.startswith("firestore:") and settings.durability == "auto"
     journal_dir = settings.data_path() / "journal" if journaled else None
     cost_file = settings.data_path() / COST_FILE if url.startswith("firestore:") else None
     samvad = open_samvad(url, journal_dir=journal_dir, cost_file=cost_file, **settings.service_options())
+    auth = authenticator(settings, samvad)
+    reachable = may_be_reached(settings, auth)
+    bound = server.bind(settings.host, settings.port, insecure=reachable)
     # Whoever may connect from elsewhere may use any name; from this machine, only its own.
-    hosts = None if settings.insecure else {"localhost", "127.0.0.1", "[::1]", settings.host}
-    application = create_app(samvad, hosts=hosts, live=live_maker(samvad, settings))
+    hosts = None if reachable else {"localhost", "127.0.0.1", "[::1]", settings.host}
+    application = create_app(samvad, hosts=hosts, live=live_maker(samvad, settings), auth=auth)
     gc.freeze()
     gc.enable()
 
     def on_ready(url: str) -> None:
         typer.echo(f"samvad {__version__} listening on {url}")
-        _tell_who_can_reach(settings)
+        _tell_who_can_reach(settings, auth is not None and auth.required)
 
     server.run(samvad, application, bound, drain_s=settings.drain_s, on_ready=on_ready)
 
 
-def _tell_who_can_reach(settings: Settings) -> None:
+def _tell_who_can_reach(settings: Settings, asks: bool) -> None:
     import logging
 
     log = logging.getLogger(__name__)
-    if settings.insecure:
+    if asks:
+        log.info("credentials are asked for")
+    elif settings.insecure:
         log.warning(
             "no credentials are configured: whoever reaches this address can read and erase everything"
         )

@@ -10,19 +10,42 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from samvad import limits
+from samvad.auth.authenticator import Authenticator, Identity
 from samvad.errors import Forbidden, Overloaded, SamvadError
+from samvad.http.access import (
+    LIVE,
+    NOBODY,
+    OPERATOR,
+    USERS,
+    Access,
+    AccessRecord,
+    bearer,
+    check_access,
+)
 from samvad.http.call import Call, Disconnected, Reply
 from samvad.http.live_socket import PATH as LIVE_PATH
 from samvad.http.live_socket import refuse_socket, serve_socket
 from samvad.http.metrics import CONTENT_TYPE, Metrics
 from samvad.http.problems import problem_reply
-from samvad.http.resources import batch, cost, docs, health, interruptions, knowledge, sessions, talk, users
+from samvad.http.resources import (
+    auth as auth_routes,
+)
+from samvad.http.resources import (
+    batch,
+    cost,
+    docs,
+    health,
+    interruptions,
+    knowledge,
+    sessions,
+    talk,
+    users,
+)
 from samvad.http.routing import Route, Router, own_path
-from samvad.sessions.service import SessionPersistenceService
 
 if TYPE_CHECKING:
     from samvad.http.live_events import EventStream
@@ -33,6 +56,7 @@ _log = logging.getLogger(__name__)
 
 EVENTS_PATH = b"/api/live/events"
 
+_NOBODY = Identity(NOBODY, "none")
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -43,9 +67,20 @@ _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-stor
 
 def routes() -> tuple[Route, ...]:
     """All routes of the API; the OpenAPI document and the tests are made from this table."""
-    modules: Iterable[Any] = (users, sessions, batch, cost, interruptions, knowledge, health, docs, talk)
+    modules: Iterable[Any] = (
+        users,
+        sessions,
+        batch,
+        cost,
+        interruptions,
+        knowledge,
+        auth_routes,
+        health,
+        docs,
+        talk,
+    )
     found = tuple(route for module in modules for route in module.ROUTES)
-    return (*found, Route("GET", "/metrics", _metrics, "metrics"))
+    return (*found, Route("GET", "/metrics", _metrics, "metrics", OPERATOR))
 
 
 async def _metrics(call: Call) -> Reply:
@@ -63,8 +98,12 @@ class SamvadApp:
         *,
         hosts: Iterable[str] | None = None,
         live: Callable[[], LiveService] | None = None,
+        auth: Authenticator | None = None,
     ) -> None:
         self.samvad = samvad
+        self.auth = auth or Authenticator(samvad.core.clock)
+        # Called with each answered request, for who keeps a log of who did what.
+        self.on_access: list[Callable[[AccessRecord], None]] = []
         self._make_live = live
         self._live: LiveService | None = None
         self._streams: set[EventStream] = set()
@@ -88,12 +127,19 @@ class SamvadApp:
         started_s = time.perf_counter()
         request_id = f"{self._instance}-{next(self._numbers)}"
         name = "none"
+        identity: Identity | None = None
+        params: list[str] = []
         try:
             path = own_path(scope)
             try:
                 if path == EVENTS_PATH and scope["method"] == "GET":
                     name = "liveEvents"
-                    stream = await self._open_events(scope, receive, path)
+                    self._check_origin(scope)
+                    if not self.samvad.is_open:
+                        await self.samvad.open()
+                    identity = await self._identify(scope, USERS)
+                    stream = await self._open_events(scope, receive, path, identity)
+                    self._tell(AccessRecord(request_id, name, 200, identity, _address(scope), ()))
                     await self._run_stream(stream, receive, send)
                     self.metrics.observe(name, 200, time.perf_counter() - started_s)
                     return
@@ -104,7 +150,9 @@ class SamvadApp:
                     await self.samvad.open()
                 if name == "metrics":
                     scope["samvad.metrics"] = self.metrics
-                call = Call(scope, receive, path, params, self.samvad, self._service(scope))
+                if not route.access.open:
+                    identity = await self._identify(scope, route.access, params)
+                call = Call(scope, receive, path, params, self.samvad, identity or _NOBODY, self.auth)
                 reply = await route.handler(call)
             except SamvadError as error:
                 if error.status >= 500:
@@ -118,6 +166,7 @@ class SamvadApp:
             _log.exception("a handler failed", extra={"route": name, "id": request_id})
             reply = problem_reply(SamvadError("Something went wrong; the log has the rest."), request_id)
         self.metrics.observe(name, reply.status, time.perf_counter() - started_s)
+        self._tell(AccessRecord(request_id, name, reply.status, identity, _address(scope), tuple(params)))
         body = reply.body
         headers = [
             (b"content-type", reply.media_type),
@@ -131,16 +180,15 @@ class SamvadApp:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _open_events(self, scope: Scope, receive: Receive, path: bytes) -> EventStream:
+    async def _open_events(
+        self, scope: Scope, receive: Receive, path: bytes, identity: Identity
+    ) -> EventStream:
         from samvad.http.live_events import open_events
 
-        self._check_origin(scope)
         if len(self._streams) >= limits.LIVE_SOCKETS_MAX:
             raise Overloaded("Too many event streams; try again soon.")
-        if not self.samvad.is_open:
-            await self.samvad.open()
         return await open_events(
-            Call(scope, receive, path, [], self.samvad, self._service(scope)), self.samvad.feed
+            Call(scope, receive, path, [], self.samvad, identity, self.auth), self.samvad.feed
         )
 
     async def _run_stream(self, stream: EventStream, receive: Receive, send: Send) -> None:
@@ -178,20 +226,20 @@ class SamvadApp:
             self._check_origin(scope)
             if not self.samvad.is_open:
                 await self.samvad.open()
-            service, live = self._service(scope), self.live
+            identity, live = await self._identify(scope, LIVE), self.live
         except SamvadError as error:
             await receive()
             await refuse_socket(scope, send, error)
             return
         try:
-            await serve_socket(scope, receive, send, live, service)
+            await serve_socket(scope, receive, send, live, self.samvad.acting_as(identity.principal))
         except Exception:  # the top of the connection
             _log.exception("a live connection failed")
 
     def _check_origin(self, scope: Scope) -> None:
         """Refuse what a web page of another site sends through the browser of somebody on this machine.
 
-        Until there are credentials, reaching the port is all that it takes. A page can reach it under a name of
+        Where there are no credentials, reaching the port is all that it takes. A page can reach it under a name of
         its own that resolves to 127.0.0.1 (DNS rebinding): then `Host` is not one of `hosts`. And it can send
         requests to be answered blindly (CSRF): then the browser names the page in `Origin`.
         """
@@ -208,9 +256,16 @@ class SamvadApp:
         if not same_site and scope.get("method") not in ("GET", "HEAD"):
             raise Forbidden("Requests from web pages of other sites are not accepted.")
 
-    def _service(self, scope: Scope) -> SessionPersistenceService:
-        """The service for who is asking: without credentials, the trusted local principal."""
-        return self.samvad
+    async def _identify(self, scope: Scope, access: Access, params: Sequence[str] = ()) -> Identity:
+        """Who is asking, if they may ask this; without credentials configured, the trusted local principal."""
+        await self.auth.ready()
+        identity = await self.auth.identify(bearer(scope))
+        check_access(access, identity.principal, params)
+        return identity
+
+    def _tell(self, record: AccessRecord) -> None:
+        for listener in self.on_access:
+            listener(record)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -228,6 +283,12 @@ class SamvadApp:
                 return
 
 
+def _address(scope: Scope) -> str | None:
+    """The address from which a request came, as the server under us sees it."""
+    client = scope.get("client")
+    return client[0] if client else None
+
+
 def _name(host: bytes) -> str:
     """The host name of a Host header, without its port."""
     text = host.decode("latin-1").lower()
@@ -241,13 +302,16 @@ def create_app(
     *,
     hosts: Iterable[str] | None = None,
     live: Callable[[], LiveService] | None = None,
+    auth: Authenticator | None = None,
 ) -> SamvadApp:
     """The ASGI application over a service, which its lifespan (or its first request) opens.
 
     `hosts` are the names under which it may be asked (`Host`), any with None. `live` makes the live conversations
     when they are first needed; left out, they are answered by the default provider, which has no documents then.
+    `auth` says who is asking; left out, everybody is the trusted local principal, and who may reach the application
+    is the business of what it is mounted in.
     """
-    return SamvadApp(samvad, hosts=hosts, live=live)
+    return SamvadApp(samvad, hosts=hosts, live=live, auth=auth)
 
 
 __all__ = ["SamvadApp", "create_app", "routes"]

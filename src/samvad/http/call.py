@@ -18,7 +18,11 @@ from samvad.sessions.service import SessionPersistenceService
 from samvad.sessions.validation import check_id
 
 if TYPE_CHECKING:
+    from samvad.auth.authenticator import Authenticator, Identity
+    from samvad.interruptions.manager import InterruptionContextManager
+    from samvad.knowledge.base import KnowledgeBase
     from samvad.runtime import Samvad
+    from samvad.sessions.cost import CostMeter
 
 _T = TypeVar("_T")
 _json = msgspec.json.Decoder()
@@ -44,9 +48,23 @@ class Reply(NamedTuple):
 
 
 class Call:
-    """One request. `params` are the path's parameters in order; `service` acts for who is asking."""
+    """One request. `params` are the path's parameters in order; `service` acts for who is asking, and for nobody else.
 
-    __slots__ = ("_body", "_fingerprint", "_receive", "params", "path", "samvad", "scope", "service")
+    A handler gets at data through `service` and `knowledge` only, which both ask for whom.
+    """
+
+    __slots__ = (
+        "_body",
+        "_fingerprint",
+        "_receive",
+        "_samvad",
+        "auth",
+        "identity",
+        "params",
+        "path",
+        "scope",
+        "service",
+    )
 
     def __init__(
         self,
@@ -55,16 +73,44 @@ class Call:
         path: bytes,
         params: list[str],
         samvad: Samvad,
-        service: SessionPersistenceService,
+        identity: Identity,
+        auth: Authenticator,
     ) -> None:
         self.scope = scope
         self.path = path
         self.params = params
-        self.samvad = samvad
-        self.service = service
+        self._samvad = samvad
+        self.identity = identity
+        self.auth = auth
+        self.service: SessionPersistenceService = samvad.acting_as(identity.principal)
         self._receive = receive
         self._body: bytes | None = None
         self._fingerprint: bytes | None = None
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of who is asking."""
+        return self.identity.principal.tenant
+
+    @property
+    def knowledge(self) -> KnowledgeBase:
+        """The knowledge base, for who is asking."""
+        return self._samvad.knowledge.acting_as(self.identity.principal)
+
+    @property
+    def interruptions(self) -> InterruptionContextManager:
+        """The interruptions in memory; whose session it is, the service is asked first. Say `tenant`."""
+        return self._samvad.interruptions
+
+    @property
+    def records_interruptions(self) -> bool:
+        """Whether interruptions are kept in the store as well."""
+        return self._samvad.options.record_interruptions
+
+    @property
+    def cost(self) -> CostMeter:
+        """What the store bills."""
+        return self._samvad.cost
 
     def header(self, name: bytes) -> str | None:
         """A request header by its lower-case name; values of a repeated one are joined with commas."""
@@ -185,7 +231,7 @@ class Call:
         if key is None:
             return await act(None)
         receipts = self.service.core.receipts
-        tenant, user, _ = self.service.principal
+        tenant, user, _, _ = self.service.principal
         name = receipts.key(tenant, user or "", key, part)
         fingerprint = await self._fingerprinted()
         owner = UserKey(tenant, user_id if isinstance(user_id, str) else "")

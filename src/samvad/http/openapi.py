@@ -17,6 +17,7 @@ import msgspec
 
 from samvad import __version__, errors
 from samvad.http import wire, wire_answers, wire_knowledge
+from samvad.http.access import Access
 from samvad.http.call import Reply
 from samvad.http.openapi_description import Description
 from samvad.http.openapi_routes import DESCRIPTIONS, PARAMETERS
@@ -35,6 +36,7 @@ _TAGS = {
     "Interruptions": "Where the assistant was cut off: the last three of each session, in memory.",
     "Knowledge base": "Documents, searches and extractive answers. What is found is untrusted text.",
     "All at once": "Many operations in one request, erasing, counting.",
+    "Access": "Tokens for browsers.",
     "The process": "For operators, and this document.",
 }
 _ABOUT = """State for AI assistants: who the user is, what was said, on which device, where the assistant was cut off.
@@ -45,6 +47,8 @@ _ABOUT = """State for AI assistants: who the user is, what was said, on which de
   acknowledged, try again. Any path answers 405 with `Allow` to a method that it does not know.
 * Each write tells in `durability` how far it got: `stored` is committed in the store, `journaled` is synced in
   the local journal, `memory` is lost if the process dies.
+* Where credentials are configured, every request brings a bearer token; without a good one it is 401, and 403 where it
+  does not allow the request. What is another user's is answered like what is not there.
 * An `Idempotency-Key` on any POST makes repeating it safe: the first answer is given again for 24 hours.
 """
 _HEADERS: dict[str, dict[str, Any]] = {
@@ -53,8 +57,19 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "description": "The entity tag of the state, for If-Match and If-None-Match.",
         "schema": {"type": "string", "pattern": '^"[0-9]+-[0-9]+"$'},
     },
+    "WWW-Authenticate": {
+        "description": "How to say who is asking (RFC 6750).",
+        "schema": {"type": "string", "pattern": "^Bearer realm="},
+    },
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
 }
+_BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key (`samvad_k1_…`), a token that a back end has minted (`samvad_t1.…`), or a JWT of the "
+    "issuer that the server knows. Not asked for where no credentials are configured.",
+}
+_ERROR_HEADERS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
 _OTHER_ANSWERS = {
     "202": "Accepted: the store is down, and will do it when it is back. Nobody sees anything of it until then.",
     "304": "Not modified.",
@@ -95,6 +110,7 @@ def made(routes: tuple[Route, ...], root_path: str = "") -> dict[str, Any]:
         "components": {
             "schemas": schemas(),
             "headers": {name: {**header, "required": True} for name, header in _HEADERS.items()},
+            "securitySchemes": {"bearer": _BEARER},
         },
     }
 
@@ -109,8 +125,10 @@ def _operation(route: Route, description: Description, examples: Mapping[str, An
         "operationId": route.name,
         "tags": [description.tag],
         "summary": " ".join(summary.split()),
-        "responses": _responses(description, examples),
+        "responses": _responses(description, examples, route.access),
     }
+    if not route.access.open:
+        operation["security"] = [{"bearer": []}]
     text = "\n\n".join(part for part in (more.strip(), description.text) if part)
     if text:
         operation["description"] = text
@@ -130,7 +148,7 @@ def _operation(route: Route, description: Description, examples: Mapping[str, An
     return operation
 
 
-def _responses(description: Description, examples: Mapping[str, Any]) -> dict[str, Any]:
+def _responses(description: Description, examples: Mapping[str, Any], access: Access) -> dict[str, Any]:
     media_type = description.answer if isinstance(description.answer, str) else _JSON
     schema = {"type": "string"} if isinstance(description.answer, str) else _schema(description.answer)
     content: dict[str, Any] = {"schema": schema}
@@ -154,8 +172,10 @@ def _responses(description: Description, examples: Mapping[str, Any]) -> dict[st
         if other is not None:
             answers[status]["content"] = {_JSON: {"schema": _schema(other)}}
     kinds: set[type[errors.SamvadError]] = {errors.Forbidden, *description.errors}
+    if not access.open:
+        kinds |= {errors.Unauthenticated, errors.Unavailable}
     for error in sorted(kinds, key=lambda error: error.status):
-        named = ("Retry-After",) if error.status == 503 else ()
+        named = _ERROR_HEADERS.get(error.status, ())
         answers[str(error.status)] = {
             "description": f"{error.title}: {' '.join((error.__doc__ or '').split())}",
             "headers": _header_refs("X-Request-Id", *named),

@@ -134,6 +134,15 @@ DESCRIPTIONS: dict[str, Description] = {
         wire_answers.CostAnswer,
         text="Operations are counted where Firestore is called. A store that bills nothing for them has zeros.",
     ),
+    "mintToken": Description(
+        "Access",
+        wire_answers.TokenAnswer,
+        wire.TokenGiven,
+        (*_BODY, *_KEYED),
+        _KEY,
+        text="For browsers and sockets: the token acts as the user and reaches nobody else. A back end mints it with "
+        "its API key; users cannot mint tokens themselves.",
+    ),
     "healthz": Description("The process", wire_answers.HealthAnswer),
     "readyz": Description(
         "The process", wire_answers.ReadyAnswer, other_answers={"503": wire_answers.ReadyAnswer}

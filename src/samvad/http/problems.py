@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from samvad.errors import MethodNotAllowed, SamvadError, TooManyRequests, Unavailable
+from samvad.errors import MethodNotAllowed, SamvadError, TooManyRequests, Unauthenticated, Unavailable
 from samvad.http.call import Reply, encode
 
 PROBLEM_JSON = b"application/problem+json"
@@ -31,6 +31,8 @@ def problem_reply(error: SamvadError, request_id: str) -> Reply:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     elif isinstance(error, TooManyRequests):
         headers.append((b"retry-after", str(error.details.get("retry_after_s", 1)).encode()))
+    elif isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b'Bearer realm="samvad"'))
     elif isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.details.get("allow", ())).encode()))
     body = problem(error)

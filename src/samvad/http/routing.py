@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from samvad.errors import InvalidId, MethodNotAllowed, NotFound
+from samvad.http.access import Access
 
 if TYPE_CHECKING:
     from samvad.http.call import Call, Reply
@@ -20,12 +21,16 @@ Handler = Callable[["Call"], Awaitable["Reply"]]
 
 
 class Route(NamedTuple):
-    """One method of one path; `{name}` segments are parameters. `name` is unique: the operationId."""
+    """One method of one path; `{name}` segments are parameters. `name` is unique: the operationId.
+
+    `access` says who may ask at all; whom the answer is about is checked by the service that acts for who asks.
+    """
 
     method: str
     path: str
     handler: Handler
     name: str
+    access: Access
 
 
 class _Node:

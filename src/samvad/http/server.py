@@ -60,8 +60,8 @@ def bind(host: str, port: int, *, insecure: bool = False) -> socket.socket:
     family, address = _resolve(host, port)
     if not insecure and not ipaddress.ip_address(address[0].split("%")[0]).is_loopback:
         raise SetupError(
-            f"{host} can be reached by others and no credentials are configured; "
-            "listen on 127.0.0.1, or add --insecure if the network is trusted."
+            f"{host} can be reached by others and no credentials are configured; listen on 127.0.0.1, make a key "
+            "with 'samvad keys create' and add --auth required, or add --insecure if the network is trusted."
         )
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio sets no TCP_NODELAY
     try:

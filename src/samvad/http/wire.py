@@ -167,6 +167,27 @@ class RefreshGiven(Wire):
     user_id: Id
 
 
+class TokenGiven(Wire, forbid_unknown_fields=True):
+    """For whom a token is to be minted, and for how long."""
+
+    user_id: Id
+    session_id: (
+        Annotated[Id, Meta(description="The token reaches this session alone.")] | UnsetType | None
+    ) = UNSET
+    ttl_seconds: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=limits.USER_TOKEN_TTL_S_MAX,
+                description=f"How long it is good; {limits.USER_TOKEN_TTL_S} where it is left out.",
+            ),
+        ]
+        | UnsetType
+        | None
+    ) = UNSET
+
+
 class InterruptionGiven(Wire):
     """Where the assistant was cut off."""
 

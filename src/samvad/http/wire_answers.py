@@ -380,6 +380,17 @@ class InterruptionsClearedAnswer(Answer):
     durability: Durable
 
 
+class TokenAnswer(Wire):
+    """A token, to be sent as `Authorization: Bearer …`. It ends with the key that minted it, at the latest."""
+
+    success: Yes
+    token: NonEmpty
+    user_id: str
+    expires_at: Timestamp
+    expires_in_seconds: Count
+    session_id: str | UnsetType = UNSET
+
+
 class HealthAnswer(Wire):
     """The process lives."""
 

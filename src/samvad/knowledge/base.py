@@ -30,10 +30,9 @@ from samvad.knowledge.records import (
 )
 from samvad.knowledge.shelf import Shelf
 from samvad.knowledge.sources import Read, Uploads, kind_of_file, name_of_file, read_document
-from samvad.types import LOCAL, Principal
+from samvad.types import DEFAULT_TENANT, Principal
 
 _log = logging.getLogger(__name__)
-DEFAULT_TENANT = "default"
 
 
 class Added(NamedTuple):
@@ -61,7 +60,7 @@ class KnowledgeBase:
     without a user acts for the tenant: it changes the tenant's documents, and with `user_id` that user's.
     """
 
-    def __init__(self, core: KnowledgeCore, principal: Principal = LOCAL) -> None:
+    def __init__(self, core: KnowledgeCore, principal: Principal) -> None:
         self.core = core
         self.principal = principal
 
@@ -314,7 +313,7 @@ class KnowledgeBase:
 
     def _seen(self, user_id: str | None) -> list[Scope]:
         """The scopes whose documents the principal sees, its own first."""
-        tenant, user, _ = self.principal
+        tenant, user = self._asking()
         if user_id is not None:
             self._check_user(user_id)
         wanted = user if user is not None else user_id
@@ -323,7 +322,7 @@ class KnowledgeBase:
 
     def _own(self, user_id: str | None, owner: Ownership | None) -> Scope:
         """The scope whose documents are to be changed."""
-        tenant, user, _ = self.principal
+        tenant, user = self._asking()
         if user_id is not None:
             self._check_user(user_id)
         wanted = user if user is not None else user_id
@@ -340,6 +339,13 @@ class KnowledgeBase:
                 raise Forbidden
             return EVERYONE
         return Scope(tenant, wanted)
+
+    def _asking(self) -> tuple[str, str | None]:
+        """Tenant and user of who is asking; Forbidden where they may not see any documents."""
+        tenant, user, _, session = self.principal
+        if session is not None or (user is None and not self.principal.may("knowledge")):
+            raise Forbidden
+        return tenant, user
 
     def _check_user(self, user_id: object) -> None:
         if not isinstance(user_id, str):

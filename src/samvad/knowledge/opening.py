@@ -13,6 +13,7 @@ from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.shelf import Shelf
 from samvad.knowledge.sources import Uploads
 from samvad.knowledge.store import KnowledgeStore, MemoryKnowledgeStore
+from samvad.types import LOCAL
 
 
 def documents_path(database: Path) -> Path:
@@ -57,4 +58,4 @@ def knowledge_beside(store: Any, clock: Clock) -> KnowledgeBase:
     else:
         documents = MemoryKnowledgeStore()
     shelf = Shelf(documents, RemoteEngine(directory, readonly=readonly))
-    return KnowledgeBase(KnowledgeCore(shelf, clock, asyncio.Lock(), Fetcher(), Uploads()))
+    return KnowledgeBase(KnowledgeCore(shelf, clock, asyncio.Lock(), Fetcher(), Uploads()), LOCAL)

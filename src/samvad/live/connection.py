@@ -11,7 +11,7 @@ import msgspec
 
 from samvad import limits
 from samvad.clock import uuid7
-from samvad.errors import InvalidRequest, SamvadError, TooLarge
+from samvad.errors import Forbidden, InvalidRequest, SamvadError, TooLarge
 from samvad.live import frames, phrases
 from samvad.live.context import background, interruption_view
 from samvad.live.conversation import Conversation, checked_language
@@ -65,7 +65,9 @@ class Connection:
 
     def __init__(self, live: LiveService, service: SessionPersistenceService, wire: ClosableWire) -> None:
         self._live = live
-        self._service = service
+        # A token of one session opens that session alone; within it, the conversation is the user's.
+        self._only = service.principal.session
+        self._service = service.acting_as(service.principal._replace(session=None))
         self._wire = wire
         self._outbox = Outbox(live.options.outbox_bytes_max)
         self._outbox.on_overflow = lambda: self.end("slow_reader")
@@ -229,6 +231,10 @@ class Connection:
             raise InvalidFrame("The session has started already.")
         service = self._service
         tenant = service.principal.tenant
+        if self._only is not None:
+            if frame.session_id not in (None, self._only):
+                raise Forbidden
+            frame = msgspec.structs.replace(frame, session_id=self._only)
         record = await service.read_user(frame.user_id)  # checks the name, and who asks
         key = UserKey(tenant, frame.user_id)
         session_id = self._session_id(frame, key)

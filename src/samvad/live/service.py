@@ -19,7 +19,7 @@ from samvad.live.tokens import ResumeTokens, load_key
 from samvad.live.tools import ToolRegistry
 from samvad.records import UserKey
 from samvad.sessions.service import SessionPersistenceService
-from samvad.types import Principal
+from samvad.types import trusted
 
 if TYPE_CHECKING:
     from samvad.live.connection import Connection
@@ -213,7 +213,7 @@ class LiveService:
         """Bring to their end the turns that a killed server left; how many there were."""
         try:
             return await recover_left_over(
-                lambda tenant: self.samvad.acting_as(Principal(tenant)), self.parts.open_turns
+                lambda tenant: self.samvad.acting_as(trusted(tenant)), self.parts.open_turns
             )
         except OSError as error:
             _log.warning("the list of turns under way cannot be read", extra={"fault": error.strerror})

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import hashlib
 import hmac
-import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
+from samvad.auth import secret_file
+from samvad.auth.secret_file import KEY_BYTES, derived
 from samvad.clock import Clock
-from samvad.errors import InvalidRequest, SetupError
+from samvad.errors import InvalidRequest
 
 KEY_FILE: Final = "live.key"
-KEY_BYTES: Final = 32
 TOKEN_CHARS_MAX: Final = 2_048
 _VERSION: Final = "v1"
 
@@ -81,42 +80,10 @@ def load_key(directory: Path | None, secret: str | None = None) -> bytes:
     Raises SetupError where the file cannot be read or written.
     """
     if secret is not None:
-        return hashlib.sha256(b"samvad live resume\0" + secret.encode()).digest()
-    if directory is None:
-        return os.urandom(KEY_BYTES)
-    path = directory / KEY_FILE
-    try:
-        key = _read(path)
-        if key is None:
-            _write(path, os.urandom(KEY_BYTES))
-            key = _read(path)
-    except OSError as error:
-        raise SetupError(f"Cannot keep the key of resume tokens in {path}: {error.strerror}.") from error
-    if key is None or len(key) != KEY_BYTES:
-        raise SetupError(f"{path} does not hold a key of {KEY_BYTES} bytes; remove it, and it is made anew.")
-    return key
-
-
-def _read(path: Path) -> bytes | None:
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()
-    return None
-
-
-def _write(path: Path, key: bytes) -> None:
-    """Write the key under its name at once and whole, unless another process was first."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor)
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(part)
-    finally:
-        part.unlink()
+        return derived(secret, "live resume")
+    return secret_file.load_key(
+        None if directory is None else directory / KEY_FILE, "the key of resume tokens"
+    )
 
 
 def _encoded(data: bytes) -> str:
@@ -125,3 +92,6 @@ def _encoded(data: bytes) -> str:
 
 def _decoded(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+__all__ = ["KEY_BYTES", "KEY_FILE", "Claims", "InvalidResumeToken", "ResumeTokens", "load_key"]

@@ -23,11 +23,7 @@ from samvad.sessions.lanes import Lanes
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.validation import check_id
 from samvad.stores.base import Store
-from samvad.types import (
-    LOCAL,
-    Principal,
-    Session,
-)
+from samvad.types import Principal, Session
 
 _decode = msgspec.json.decode
 
@@ -59,7 +55,7 @@ class SessionCore(NamedTuple):
 class Acting:
     """Acts for one principal; there is no verb without one, so that no door can forget to ask."""
 
-    def __init__(self, core: SessionCore, principal: Principal = LOCAL) -> None:
+    def __init__(self, core: SessionCore, principal: Principal) -> None:
         self.core = core
         self.principal = principal
 
@@ -83,10 +79,21 @@ class Acting:
 
     # --- inside ----------------------------------------------------------------------------------------
 
-    def _user(self, user_id: str) -> UserKey:
+    def need(self, scope: str) -> None:
+        """Forbidden unless a program with this scope is asking."""
+        if not self.principal.may(scope):
+            raise Forbidden
+
+    def _user(self, user_id: str, scope: str = "users") -> UserKey:
+        """The key of a user that the principal reaches: themself, or with `scope` any of the tenant.
+
+        Forbidden is said before anything is looked up, so that it says nothing of who is there.
+        """
         check_id(user_id, "userId")
-        tenant, user, _ = self.principal
-        if user is not None and user != user_id:
+        tenant, user, _, session = self.principal
+        if user is None:
+            self.need(scope)
+        elif user != user_id or session is not None:
             raise Forbidden
         return UserKey(tenant, user_id)
 

@@ -13,7 +13,7 @@ import msgspec
 
 from samvad import limits
 from samvad.clock import parse_rfc3339
-from samvad.errors import Forbidden, InvalidRequest
+from samvad.errors import InvalidRequest
 from samvad.records import (
     Stats,
     StoredMessage,
@@ -250,8 +250,7 @@ class SessionPersistenceService(SessionVerbs):
 
     async def count(self) -> Stats:
         """All counts over the principal's tenant."""
-        if self.principal.user is not None:
-            raise Forbidden
+        self.need("stats")
         now_ms = self.core.clock.now_ms()
         return await self.core.store.stats(
             self.principal.tenant,
@@ -261,8 +260,7 @@ class SessionPersistenceService(SessionVerbs):
 
     async def list_users(self, *, after: str = "", limit: int = 1_000) -> Sequence[str]:
         """User ids of the tenant in the order of their bytes, those behind `after`."""
-        if self.principal.user is not None:
-            raise Forbidden
+        self.need("users")
         return await self.core.store.users(self.principal.tenant, after=after, limit=limit)
 
 

@@ -55,7 +55,7 @@ class SessionVerbs(Acting):
     ) -> None:
         """As `save_session`, the fields named as on the wire."""
         check_id(session_id, "sessionId")
-        key = self._user(user_id)
+        key = self._user(user_id, "sessions")
         fields = check_object(fields, "The session")
         if not isinstance(fields.get("language"), str | None):
             raise InvalidRequest("language must be a string.")
@@ -100,7 +100,7 @@ class SessionVerbs(Acting):
 
     async def get_user_active_sessions(self, user_id: str) -> list[Session]:
         """The user's open sessions that are not idle, newest activity first."""
-        key = self._user(user_id)
+        key = self._user(user_id, "sessions")
         record = await self.core.lanes.read(key)
         open_after_ms = self._open_after_ms()
         if record.sessions_complete:
@@ -114,7 +114,7 @@ class SessionVerbs(Acting):
 
     async def get_user_sessions(self, user_id: str) -> list[Session]:
         """All sessions of the user, the ended ones too, newest activity first."""
-        stored = await self.core.store.sessions(self._user(user_id), open_after_ms=None)
+        stored = await self.core.store.sessions(self._user(user_id, "sessions"), open_after_ms=None)
         return [self.session_of(session) for session in stored]
 
     async def clear_session(self, session_id: str) -> ClearedSession:
@@ -187,10 +187,14 @@ class SessionVerbs(Acting):
 
     async def _find_session(self, session_id: str) -> tuple[UserKey, StoredSession] | None:
         check_id(session_id, "sessionId")
-        tenant, user, _ = self.principal
+        tenant, user, _, only = self.principal
+        if user is None:
+            self.need("sessions")
         owner = self.core.owners.get((tenant, session_id))
         session: StoredSession | None = None
-        if owner is not None:
+        # A person learns nothing of what others have from how long the answer takes: what memory holds of theirs is
+        # looked up in the store like what is not there.
+        if owner is not None and user in (None, owner.user_id):
             record = self.core.lanes.peek(owner)
             session = None if record is None else record.sessions.get(session_id)
         if session is None:
@@ -198,7 +202,11 @@ class SessionVerbs(Acting):
             if session is None:
                 return None
         key = UserKey(tenant, session.user_id)
-        if user is not None and user != session.user_id:
+        if user is not None and (user != session.user_id or only not in (None, session_id)):
+            if (
+                self.core.lanes.degraded
+            ):  # one that is not there could not be told from one that cannot be read
+                raise StoreUnavailable
             return None
         self._remember_owner(key, session_id)
         return key, session

@@ -8,6 +8,7 @@ from typing import Any
 
 from samvad import limits
 from samvad.errors import InvalidRequest, MissingFields, SamvadError
+from samvad.http.access import ANYBODY
 from samvad.http.call import Call, Reply, encode
 from samvad.http.problems import problem
 from samvad.http.resources.sessions import created_answer, session_fields
@@ -81,6 +82,9 @@ async def _run(call: Call, index: int, operation: object, waits_for: list[asynci
         act = _OPERATIONS.get(op) if isinstance(op, str) else None
         if act is None:
             raise InvalidRequest(f"op must be one of {', '.join(_OPERATIONS)}.")
+        principal = call.service.principal
+        if principal.user is None:  # before a kept answer is looked for
+            call.service.need("sessions" if op in _IN_TURN else "users")
         return await act(call, str(index), operation)
     except SamvadError as error:
         return problem(error)
@@ -178,4 +182,4 @@ _OPERATIONS: dict[str, Callable[[Call, str, dict[str, Any]], Awaitable[Result]]]
 }
 _IN_TURN = ("session", "endSession")
 
-ROUTES = (Route("POST", "/api/session/batch", batch, "batch"),)
+ROUTES = (Route("POST", "/api/session/batch", batch, "batch", ANYBODY),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from samvad.clock import rfc3339
+from samvad.http.access import OPERATOR
 from samvad.http.call import Call, Reply, encode
 from samvad.http.routing import Route
 from samvad.sessions.cost import Billed, CostMeter, compared
@@ -12,7 +13,7 @@ from samvad.sessions.cost import Billed, CostMeter, compared
 
 async def cost(call: Call) -> Reply:
     """What the store bills for what was done, and what one write for each message would have cost."""
-    meter = call.samvad.cost
+    meter = call.cost
     return Reply(encode({"success": True, "cost": cost_fields(meter, call.service.core.store.name)}))
 
 
@@ -41,4 +42,4 @@ def cost_fields(meter: CostMeter, engine: str) -> dict[str, Any]:
     }
 
 
-ROUTES = (Route("GET", "/api/session/cost", cost, "getCost"),)
+ROUTES = (Route("GET", "/api/session/cost", cost, "getCost", OPERATOR),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from samvad.http.access import OPEN
 from samvad.http.call import Call, Reply
 from samvad.http.routing import Route
 
@@ -21,6 +22,6 @@ async def page(call: Call) -> Reply:
 
 
 ROUTES = (
-    Route("GET", "/openapi.json", openapi, "openapi"),
-    Route("GET", "/docs", page, "docs"),
+    Route("GET", "/openapi.json", openapi, "openapi", OPEN),
+    Route("GET", "/docs", page, "docs", OPEN),
 )

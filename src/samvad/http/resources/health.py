@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from samvad import __version__
+from samvad.http.access import OPEN
 from samvad.http.call import Call, Reply, encode
 from samvad.http.routing import Route
 from samvad.sessions.journaled import JournaledStore
@@ -39,6 +40,6 @@ async def readyz(call: Call) -> Reply:
 
 
 ROUTES = (
-    Route("GET", "/healthz", healthz, "healthz"),
-    Route("GET", "/readyz", readyz, "readyz"),
+    Route("GET", "/healthz", healthz, "healthz", OPEN),
+    Route("GET", "/readyz", readyz, "readyz", OPEN),
 )

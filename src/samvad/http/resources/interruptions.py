@@ -9,6 +9,7 @@ import msgspec
 from samvad import limits
 from samvad.clock import parse_rfc3339
 from samvad.errors import MissingFields, NotFound
+from samvad.http.access import ONE_SESSION
 from samvad.http.call import Call, Reply, encode
 from samvad.http.routing import Route
 from samvad.interruptions.manager import EXPIRES_AFTER_S
@@ -33,8 +34,8 @@ async def list_interruptions(call: Call) -> Reply:
     """The session's interruptions, newest first, at most 3."""
     session_id = call.params[0]
     await call.service.session_owner(session_id)
-    held: list[Any] = list(call.samvad.interruptions.list(session_id, tenant=call.service.principal.tenant))
-    if len(held) < limits.INTERRUPTIONS_PER_SESSION_MAX and call.samvad.options.record_interruptions:
+    held: list[Any] = list(call.interruptions.list(session_id, tenant=call.tenant))
+    if len(held) < limits.INTERRUPTIONS_PER_SESSION_MAX and call.records_interruptions:
         known = {interruption.id for interruption in held}
         recorded = await call.service.recorded_interruptions(session_id)
         held += [msgspec.Raw(kept.body) for kept in recorded if kept.id not in known]
@@ -54,9 +55,9 @@ async def push(call: Call) -> Reply:
 
     async def act(receipt: object) -> Interruption:
         owner = await call.service.session_owner(session_id)
-        tenant = call.service.principal.tenant
-        interruption = call.samvad.interruptions.push(session_id, owner, tenant=tenant, **given)
-        if call.samvad.options.record_interruptions:
+        tenant = call.tenant
+        interruption = call.interruptions.push(session_id, owner, tenant=tenant, **given)
+        if call.records_interruptions:
             at_ms = parse_rfc3339(interruption.at)
             await call.service.record_interruption(session_id, interruption.id, at_ms, encode(interruption))
         return interruption
@@ -73,9 +74,9 @@ async def resume(call: Call) -> Reply:
 
     async def act(receipt: object) -> dict[str, Any]:
         await call.service.session_owner(session_id)
-        tenant = call.service.principal.tenant
-        interruption = call.samvad.interruptions.resume(session_id, tenant=tenant)
-        if call.samvad.options.record_interruptions:
+        tenant = call.tenant
+        interruption = call.interruptions.resume(session_id, tenant=tenant)
+        if call.records_interruptions:
             interruption = interruption or await _recorded_resumable(call, session_id)
             if interruption is not None:
                 at_ms = parse_rfc3339(interruption.at)
@@ -84,7 +85,7 @@ async def resume(call: Call) -> Reply:
                 )
         if interruption is None:
             raise NotFound(f"Session {session_id!r} has no interruption that could be resumed.")
-        phrase = call.samvad.interruptions.resume_phrase(
+        phrase = call.interruptions.resume_phrase(
             interruption.language, interruption.topic, session_id=session_id, tenant=tenant
         )
         return {
@@ -103,7 +104,7 @@ async def clear(call: Call) -> Reply:
     """Forget the session's interruptions."""
     session_id = call.params[0]
     await call.service.session_owner(session_id)
-    held = call.samvad.interruptions.clear(session_id, tenant=call.service.principal.tenant)
+    held = call.interruptions.clear(session_id, tenant=call.tenant)
     recorded = await call.service.forget_interruptions(session_id)
     answer = {
         "success": True,
@@ -126,13 +127,13 @@ async def _recorded_resumable(call: Call, session_id: str) -> Interruption | Non
 
 def _durability(call: Call) -> str:
     """Interruptions live in memory, unless they are recorded."""
-    return call.service.core.rules.durability if call.samvad.options.record_interruptions else "memory"
+    return call.service.core.rules.durability if call.records_interruptions else "memory"
 
 
 _PATH = "/api/session/{sessionId}/interruptions"
 ROUTES = (
-    Route("GET", _PATH, list_interruptions, "listInterruptions"),
-    Route("POST", _PATH, push, "pushInterruption"),
-    Route("POST", _PATH + "/resume", resume, "resumeInterruption"),
-    Route("DELETE", _PATH, clear, "clearInterruptions"),
+    Route("GET", _PATH, list_interruptions, "listInterruptions", ONE_SESSION),
+    Route("POST", _PATH, push, "pushInterruption", ONE_SESSION),
+    Route("POST", _PATH + "/resume", resume, "resumeInterruption", ONE_SESSION),
+    Route("DELETE", _PATH, clear, "clearInterruptions", ONE_SESSION),
 )

@@ -10,6 +10,7 @@ import msgspec
 
 from samvad import limits
 from samvad.errors import InvalidRequest, SetupError, Unavailable
+from samvad.http.access import KNOWLEDGE
 from samvad.http.call import Call, Reply, encode
 from samvad.http.routing import Route
 from samvad.knowledge import taking
@@ -22,7 +23,7 @@ _COMMON = ("category", "tags", "language", "id", "source", "metadata", "owner")
 
 def knowledge_of(call: Call) -> KnowledgeBase:
     """The knowledge base, for who is asking."""
-    return call.samvad.knowledge.acting_as(call.service.principal)
+    return call.knowledge
 
 
 async def add_text(call: Call) -> Reply:
@@ -230,13 +231,13 @@ def _condition(body: dict[str, Any]) -> dict[str, Any]:
 
 _PATH = "/api/knowledge"
 ROUTES = (
-    Route("POST", _PATH + "/add-text", add_text, "addText"),
-    Route("POST", _PATH + "/add-url", add_url, "addUrl"),
-    Route("POST", _PATH + "/add-pdf", add_pdf, "addPdf"),
-    Route("GET", _PATH + "/list", list_documents, "listDocuments"),
-    Route("POST", _PATH + "/search", search, "searchKnowledge"),
-    Route("POST", _PATH + "/answer", answer, "answerQuestion"),
-    Route("GET", _PATH + "/{documentId}", get_document, "getDocument"),
-    Route("DELETE", _PATH + "/{documentId}", delete_document, "deleteDocument"),
-    Route("DELETE", _PATH, clear_documents, "clearDocuments"),
+    Route("POST", _PATH + "/add-text", add_text, "addText", KNOWLEDGE),
+    Route("POST", _PATH + "/add-url", add_url, "addUrl", KNOWLEDGE),
+    Route("POST", _PATH + "/add-pdf", add_pdf, "addPdf", KNOWLEDGE),
+    Route("GET", _PATH + "/list", list_documents, "listDocuments", KNOWLEDGE),
+    Route("POST", _PATH + "/search", search, "searchKnowledge", KNOWLEDGE),
+    Route("POST", _PATH + "/answer", answer, "answerQuestion", KNOWLEDGE),
+    Route("GET", _PATH + "/{documentId}", get_document, "getDocument", KNOWLEDGE),
+    Route("DELETE", _PATH + "/{documentId}", delete_document, "deleteDocument", KNOWLEDGE),
+    Route("DELETE", _PATH, clear_documents, "clearDocuments", KNOWLEDGE),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from samvad.errors import MissingFields, NotFound
+from samvad.http.access import ONE_SESSION, SESSIONS, STATS
 from samvad.http.call import Call, Reply, encode
 from samvad.http.resources.users import degraded
 from samvad.http.routing import Route
@@ -116,10 +117,10 @@ async def stats(call: Call) -> Reply:
 
 
 ROUTES = (
-    Route("POST", "/api/session/create", create, "saveSession"),
-    Route("GET", "/api/session/stats", stats, "getStats"),
-    Route("GET", "/api/session/user/{userId}/active", active, "getUserActiveSessions"),
-    Route("GET", "/api/session/{sessionId}", get, "getSession"),
-    Route("PUT", "/api/session/{sessionId}/end", end, "endSession"),
-    Route("DELETE", "/api/session/{sessionId}", clear, "clearSession"),
+    Route("POST", "/api/session/create", create, "saveSession", SESSIONS),
+    Route("GET", "/api/session/stats", stats, "getStats", STATS),
+    Route("GET", "/api/session/user/{userId}/active", active, "getUserActiveSessions", SESSIONS),
+    Route("GET", "/api/session/{sessionId}", get, "getSession", ONE_SESSION),
+    Route("PUT", "/api/session/{sessionId}/end", end, "endSession", ONE_SESSION),
+    Route("DELETE", "/api/session/{sessionId}", clear, "clearSession", ONE_SESSION),
 )

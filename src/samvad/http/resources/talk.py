@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Final
 
 from samvad.errors import NotFound
+from samvad.http.access import OPEN
 from samvad.http.call import Call, Reply
 from samvad.http.routing import Route
 
@@ -50,6 +51,6 @@ async def talk_file(call: Call) -> Reply:
 
 
 ROUTES = (
-    Route("GET", "/talk", talk, "talk"),
-    Route("GET", "/talk/{file}", talk_file, "talkFile"),
+    Route("GET", "/talk", talk, "talk", OPEN),
+    Route("GET", "/talk/{file}", talk_file, "talkFile", OPEN),
 )

@@ -8,6 +8,7 @@ from typing import Any
 from samvad import limits
 from samvad.clock import rfc3339
 from samvad.errors import InvalidRequest, MissingFields, NotFound
+from samvad.http.access import USERS
 from samvad.http.call import Call, Reply, encode
 from samvad.http.routing import Route
 from samvad.records import UserRecord
@@ -263,12 +264,12 @@ async def refresh(call: Call) -> Reply:
 
 
 ROUTES = (
-    Route("POST", "/api/session/{userId}/state", save_state, "saveUserState"),
-    Route("PUT", "/api/session/{userId}/state", replace_state, "replaceUserState"),
-    Route("GET", "/api/session/{userId}/state", get_state, "getUserState"),
-    Route("GET", "/api/session/{userId}/profile", get_profile, "getUserProfile"),
-    Route("PATCH", "/api/session/{userId}/profile", save_profile, "saveUserProfile"),
-    Route("POST", "/api/session/{userId}/history", append_history, "appendToUserHistory"),
-    Route("GET", "/api/session/{userId}/history", page_history, "pageHistory"),
-    Route("POST", "/api/session/refresh", refresh, "clearUserData"),
+    Route("POST", "/api/session/{userId}/state", save_state, "saveUserState", USERS),
+    Route("PUT", "/api/session/{userId}/state", replace_state, "replaceUserState", USERS),
+    Route("GET", "/api/session/{userId}/state", get_state, "getUserState", USERS),
+    Route("GET", "/api/session/{userId}/profile", get_profile, "getUserProfile", USERS),
+    Route("PATCH", "/api/session/{userId}/profile", save_profile, "saveUserProfile", USERS),
+    Route("POST", "/api/session/{userId}/history", append_history, "appendToUserHistory", USERS),
+    Route("GET", "/api/session/{userId}/history", page_history, "pageHistory", USERS),
+    Route("POST", "/api/session/refresh", refresh, "clearUserData", USERS),
 )

@@ -1,0 +1,193 @@
+"""From a bearer token to who is asking. Cheap where the token was seen before; silent about why one is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from samvad import limits
+from samvad.auth import api_keys, user_tokens
+from samvad.auth.issuers import Issuer
+from samvad.auth.jwt_form import Refused, looks_like_jwt, taken_apart
+from samvad.auth.keyring import Keyring, NoKeys
+from samvad.auth.user_tokens import TokenClaims, UserTokens
+from samvad.clock import Clock
+from samvad.errors import SamvadError, Unauthenticated, Unavailable
+from samvad.types import LOCAL, Principal
+
+_log = logging.getLogger(__name__)
+_FIRST_READ_S: Final = 2.0
+_OURS: Final = (api_keys.PREFIX, user_tokens.PREFIX)
+
+
+class Identity(NamedTuple):
+    """Who is asking, by which credential, and until when it holds (milliseconds since 1970; None: no end)."""
+
+    principal: Principal
+    credential: str  # for the log and the audit: `local`, `key:<id>`, `token:<id>`, `jwt:<issuer>`
+    expires_ms: int | None = None
+    key_id: str | None = None  # the API key on which it hangs
+
+
+LOCAL_IDENTITY: Final = Identity(LOCAL, "local")
+
+
+class Authenticator:
+    """Checks credentials. Where none are configured, who brings none is the trusted local principal.
+
+    `required`: always ask, also while there are no keys yet. Once there were keys, it always asks.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        keyring: Keyring | None = None,
+        tokens: UserTokens | None = None,
+        issuers: Sequence[Issuer] = (),
+        required: bool = False,
+    ) -> None:
+        self._clock = clock
+        self.keyring = Keyring(NoKeys(), clock) if keyring is None else keyring
+        self.tokens = tokens or UserTokens(lambda: [os.urandom(32)], clock)
+        self.issuers = tuple(issuers)
+        self._required = required or bool(issuers)
+        self._seen: OrderedDict[bytes, tuple[Identity, Issuer, int]] = OrderedDict()
+        self._first: asyncio.Task[None] | None = None
+        self._loop: asyncio.Task[None] | None = None
+        # Called when keys have changed: who let somebody in for longer looks whether that still holds.
+        self.on_change: list[Callable[[], None]] = []
+
+    @property
+    def required(self) -> bool:
+        """Whether a request without credentials is refused."""
+        return self._required or self.keyring.any
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Until the keys were read for the first time, or could not be."""
+        if self._first is None:
+            self._first = asyncio.create_task(self._read_first())
+        if not self._first.done():
+            await asyncio.shield(self._first)
+
+    async def _read_first(self) -> None:
+        try:
+            async with asyncio.timeout(_FIRST_READ_S):
+                await self.keyring.refresh()
+        except (SamvadError, TimeoutError) as error:
+            self.keyring.use_copy()
+            _log.warning("the keys cannot be read: %s", getattr(error, "message", "no answer in time"))
+
+    async def start(self) -> None:
+        """Read the keys anew every few seconds from now on."""
+        await self.ready()
+        self._loop = asyncio.create_task(self._keep_up())
+
+    async def stop(self) -> None:
+        """Stop that, and note which keys were used."""
+        if self._loop is not None:
+            self._loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loop
+        await self.keyring.save_used(at_once=True)
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(limits.KEYS_REFRESH_S)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Read the keys anew; what hung on one that is gone ends."""
+        try:
+            changed = await self.keyring.refresh()
+            await self.keyring.save_used()
+        except SamvadError as error:  # those known go on, for as long as `fresh` says
+            _log.warning("the keys cannot be read: %s", error.message)
+            return
+        if changed:
+            for listener in self.on_change:
+                listener()
+
+    # --- who is asking -----------------------------------------------------------------------------------
+
+    async def identify(self, token: str | None) -> Identity:
+        """Who brings this bearer token, or with None no credential.
+
+        Unauthenticated where it is not good (nobody is told why), Unavailable where that cannot be found out.
+        """
+        if token is None or not (self.required or token.startswith(_OURS)):
+            # What is not ours may be meant for a proxy before us, as long as no credentials are configured.
+            if self.required:
+                raise Unauthenticated
+            return LOCAL_IDENTITY
+        try:
+            return await self._identify(token)
+        except Refused as refused:
+            _log.info("a credential was refused: %s", refused.reason)
+            raise Unauthenticated from None
+
+    async def _identify(self, token: str) -> Identity:
+        if len(token) > limits.TOKEN_BYTES_MAX:
+            raise Refused("size")
+        if token.startswith(api_keys.PREFIX):
+            key = self.keyring.check(token)
+            if key is None:
+                if not self.keyring.fresh:
+                    raise Unavailable("The keys cannot be read now; try again soon.")
+                raise Refused("key")
+            return Identity(key.principal, f"key:{key.id}", key.expires_ms, key.id)
+        if token.startswith(user_tokens.PREFIX):
+            claims = self.tokens.check(token)
+            if claims is None:
+                raise Refused("token")
+            if claims.minted_by is not None and not self.keyring.holds(claims.minted_by):
+                raise Refused("the key that minted it")
+            return Identity(claims.principal, f"token:{claims.id}", claims.expires_ms, claims.minted_by)
+        if not self.issuers or not looks_like_jwt(token):
+            raise Refused("form")
+        return await self._jwt(token)
+
+    async def _jwt(self, token: str) -> Identity:
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
+        seen = self._seen.get(digest)
+        if seen is not None:
+            identity, issuer, generation = seen
+            keys = issuer.keys
+            if keys.fresh and keys.generation == generation and not self._is_over(identity):
+                self._seen.move_to_end(digest)
+                return identity
+            del self._seen[digest]
+        parts = taken_apart(token)
+        issuer_found = next((each for each in self.issuers if each.may_be_of(parts)), None)
+        if issuer_found is None:
+            raise Refused("issuer")
+        verified = await issuer_found.verify(parts)
+        identity = Identity(verified.principal, f"jwt:{issuer_found.rules.issuer}", verified.expires_ms)
+        self._seen[digest] = (identity, issuer_found, issuer_found.keys.generation)
+        if len(self._seen) > limits.TOKENS_CACHED_MAX:
+            self._seen.popitem(last=False)
+        return identity
+
+    def holds(self, identity: Identity) -> bool:
+        """Whether a credential that was good is good still."""
+        if identity.key_id is not None and not self.keyring.holds(identity.key_id):
+            return False
+        return not self._is_over(identity)
+
+    def _is_over(self, identity: Identity) -> bool:
+        return identity.expires_ms is not None and identity.expires_ms <= self._clock.now_ms()
+
+    def mint(self, identity: Identity, user: str, session: str | None, ttl_s: int) -> TokenClaims:
+        """What a token says that a back end has minted for a user; it ends with the credential that minted it."""
+        claims = self.tokens.claims(identity.principal.tenant, user, session, identity.key_id, ttl_s)
+        if identity.expires_ms is not None and identity.expires_ms < claims.expires_ms:
+            claims = claims._replace(expires_ms=identity.expires_ms)
+        return claims

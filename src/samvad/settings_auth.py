@@ -1,0 +1,63 @@
+"""The settings that say who may ask. They are a part of `samvad.settings.Settings`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Credentials: which are accepted, and whether any are asked for."""
+
+    auth: Annotated[
+        Literal["auto", "required", "off"],
+        Meta(
+            description="Whether credentials are asked for. auto: as soon as there are keys (see `samvad keys`), an "
+            "issuer or a Firebase project; required: in any case; off: never."
+        ),
+    ] = "auto"
+    auth_issuer: Annotated[
+        str | None,
+        Meta(description="The OIDC issuer whose JWTs are accepted, as it stands in their claim iss."),
+    ] = None
+    auth_audience: Annotated[
+        str | None, Meta(description="What their claim aud must hold. Needed with an issuer.")
+    ] = None
+    auth_jwks_url: Annotated[
+        str | None,
+        Meta(description="Where the issuer's keys are; left out, its discovery document says so."),
+    ] = None
+    auth_algorithms: Annotated[
+        str, Meta(min_length=1, description="The algorithms that are accepted, separated by commas.")
+    ] = "RS256,ES256"
+    auth_user_claim: Annotated[
+        str, Meta(min_length=1, description="The claim that names the user; a path such as a.b is fine.")
+    ] = "sub"
+    auth_tenant_claim: Annotated[
+        str | None,
+        Meta(
+            description="The claim that names the tenant; left out, all users are of the tenant default. "
+            "With Firebase: firebase.tenant."
+        ),
+    ] = None
+    auth_scope_claim: Annotated[
+        str | None,
+        Meta(
+            description="The claim whose words samvad:users, samvad:sessions and so on make a token that of a program "
+            "with these scopes; left out, every token is a user's."
+        ),
+    ] = None
+    auth_firebase_project: Annotated[
+        str | None, Meta(description="The Firebase project whose ID tokens are accepted.")
+    ] = None
+    auth_token_secret: Annotated[
+        str | None,
+        Meta(
+            min_length=32,
+            description="Secret that signs the tokens minted for browsers, the same for all replicas. Several, "
+            "separated by commas: the first signs, all are accepted. Left out, a key is kept in the data directory.",
+            extra={"secret": True},
+        ),
+    ] = None
