@@ -115,8 +115,7 @@ def answer(
     citations: int,
 ) -> KnowledgeAnswer:
     """The sentence that answers a question best; not answered where the confidence is below the threshold."""
-    parsed = engine.parse(query, scopes)
-    passages = engine.find(query, scopes, condition, PASSAGES)
+    parsed, passages = engine.find_parsed(query, scopes, condition, PASSAGES)
     ordered = candidates(parsed, passages)
     if not ordered:
         return KnowledgeAnswer(query=query, answered=False, confidence=0.0)

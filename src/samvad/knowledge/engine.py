@@ -14,14 +14,16 @@ from typing import Final, NamedTuple
 
 from samvad.knowledge.index import Row, ScopeIndex, remove_files
 from samvad.knowledge.queries import Query, parse
-from samvad.knowledge.ranking import Prepared, first_score, prepare, rank
+from samvad.knowledge.ranking import Prepared, first_score, rank
 from samvad.knowledge.records import Document, Filter, Hit, PassageFound, Scope, StoredDocument
 
 CANDIDATES: Final = 24  # of each scope, by FTS5's own order
 RANKED: Final = 24  # of them all together
-CANDIDATE_ROWS_MAX: Final = 6_000
+RANKED_SHARE: Final = 0.4  # of the best one's first score: what has less never came out first
+RANKED_MIN: Final = 8
+CANDIDATE_ROWS_MAX: Final = 2_000  # weighed for one lookup
 _OPEN_MAX: Final = 64
-_PREPARED_MAX: Final = 4_000
+_PREPARED_MAX: Final = 512
 
 
 class Found(NamedTuple):
@@ -130,15 +132,17 @@ class Engine:
         found = [(scope, self._index(scope, make=False)) for scope in scopes]
         return [(scope, index) for scope, index in found if index is not None]
 
-    def parse(self, text: str, scopes: Sequence[Scope]) -> Query:
-        """A query taken apart for the words of these scopes."""
-        return parse(text, _Together([index for _, index in self._indexes(scopes)]))
-
     def find(self, query: str, scopes: Sequence[Scope], condition: Filter, limit: int) -> list[Found]:
         """The best passages for a query, best first; at most `limit`."""
+        return self.find_parsed(query, scopes, condition, limit)[1]
+
+    def find_parsed(
+        self, query: str, scopes: Sequence[Scope], condition: Filter, limit: int
+    ) -> tuple[Query, list[Found]]:
+        """As `find`, with the query taken apart."""
         indexes = self._indexes(scopes)
-        together = _Together([index for _, index in indexes])
-        return self.look_for(parse(query, together), indexes, condition, limit)
+        parsed = parse(query, _Together([index for _, index in indexes]))
+        return parsed, self.look_for(parsed, indexes, condition, limit)
 
     def look_for(
         self, query: Query, indexes: Sequence[tuple[Scope, ScopeIndex]], condition: Filter, limit: int
@@ -150,10 +154,10 @@ class Engine:
             return []
         average = tokens / passages
         gathered: list[tuple[float, Scope, Document, Row, Prepared]] = []
-        lookups = query.lookups(together, CANDIDATE_ROWS_MAX)
+        plan = query.plan(together, CANDIDATE_ROWS_MAX)
         for scope, index in indexes:
-            present = [term for term in lookups if index.frequency(term)]
-            for row in index.fetch(index.candidates(present, max(CANDIDATES, limit), condition)):
+            numbers = index.candidates(plan, max(CANDIDATES, limit), CANDIDATE_ROWS_MAX, condition)
+            for row in index.fetch(numbers):
                 document = index.document(row.document)
                 prepared = self._prepare(scope, index, row, document, query.sounds)
                 gathered.append(
@@ -161,6 +165,10 @@ class Engine:
                 )
         gathered.sort(key=lambda one: (-one[0], one[2].id, one[3].start))
         del gathered[max(RANKED, limit) :]
+        if len(gathered) > limit:
+            least = RANKED_SHARE * gathered[0][0]
+            worth = sum(one[0] >= least for one in gathered)
+            del gathered[max(worth, limit, RANKED_MIN) :]
         scores = rank(query.text, query.terms, [one[4] for one in gathered], average)
         found = [
             Found(score, scope, document, row, prepared)
@@ -175,7 +183,7 @@ class Engine:
         key = (scope, index.changes, row.no, sounds)
         known = self._prepared.get(key)
         if known is None:
-            known = prepare(document.title, row.headings, row.text, sounds=sounds)
+            known = Prepared(document.title, row.headings, row.text, row.sentences, row.terms, sounds=sounds)
             self._prepared[key] = known
             if len(self._prepared) > _PREPARED_MAX:
                 self._prepared.popitem(last=False)

@@ -16,11 +16,12 @@ import apsw
 import msgspec
 
 from samvad.knowledge.passages import passages
+from samvad.knowledge.queries import Plan
 from samvad.knowledge.ranking import field_terms
 from samvad.knowledge.records import Document, Filter, StoredDocument
 from samvad.knowledge.romanised import KEY_MARK
 
-LAYOUT: Final = 1  # of the tables and of the words in them: a file of another layout is made anew
+LAYOUT: Final = 2  # of the tables and of the words in them: a file of another layout is made anew
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE documents (
@@ -29,9 +30,11 @@ CREATE TABLE documents (
 );
 CREATE TABLE passages (
     no INTEGER PRIMARY KEY, document INTEGER NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL,
-    headings TEXT NOT NULL, text TEXT NOT NULL
+    headings TEXT NOT NULL, sentences TEXT NOT NULL, text TEXT NOT NULL, terms TEXT NOT NULL
 );
 CREATE INDEX passages_document ON passages (document);
+CREATE INDEX passages_no ON passages (no, document);
+CREATE INDEX documents_filter ON documents (no, category, language, tags);
 CREATE VIRTUAL TABLE words USING fts5 (
     title, headings, body, sound, content = '', tokenize = "unicode61 remove_diacritics 0 categories 'L* N* Co Mn Mc'"
 );
@@ -40,11 +43,19 @@ INSERT INTO words (words, rank) VALUES ('secure-delete', 1);
 INSERT INTO words (words, rank) VALUES ('rank', 'bm25(2.0, 1.5, 1.0, 0.7)');
 """
 _ADD: Final = "INSERT INTO words (rowid, title, headings, body, sound) VALUES (?, ?, ?, ?, ?)"
+_ADD_PASSAGE: Final = (
+    'INSERT INTO passages (no, document, start, "end", headings, sentences, text, terms) '
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _REMOVE: Final = (
     "INSERT INTO words (words, rowid, title, headings, body, sound) VALUES ('delete', ?, ?, ?, ?, ?)"
 )
+_json = msgspec.json.Encoder()
+_headings = msgspec.json.Decoder(tuple[str, ...]).decode
+_places = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
 _CACHE_KIB: Final = 16 * 1024
-_SPELLINGS_MAX: Final = 2_000
+_DOCUMENTS_KEPT: Final = 2_000
+_SPELLINGS_MAX: Final = 1_000
 
 
 class Row(NamedTuple):
@@ -55,7 +66,9 @@ class Row(NamedTuple):
     start: int
     end: int
     headings: tuple[str, ...]
+    sentences: tuple[tuple[int, int], ...]  # their places in `text`
     text: str
+    terms: str  # those of the text, a line a sentence
 
 
 class ScopeIndex:
@@ -131,16 +144,19 @@ class ScopeIndex:
             ),
         )
         number = self._connection.last_insert_rowid()
-        tokens = 0
-        for piece in pieces:
-            text = stored.text[piece.start : piece.end]
-            execute(
-                'INSERT INTO passages (document, start, "end", headings, text) VALUES (?, ?, ?, ?, ?)',
-                (number, piece.start, piece.end, json.dumps(piece.headings, ensure_ascii=False), text),
-            )
-            fields = field_terms(document.title, piece.headings, text)
-            tokens += len(fields.body)
-            execute(_ADD, (self._connection.last_insert_rowid(), *fields.columns()))
+        first = 1 + (execute("SELECT max(no) FROM passages").get or 0)
+        rows, words, tokens = [], [], 0
+        for no, piece in enumerate(pieces, first):
+            start, end, headings, sentences = piece
+            text = stored.text[start:end]
+            places = [(begin - start, stop - start) for begin, stop in sentences]
+            fields, length = field_terms(document.title, headings, text, places)
+            tokens += length
+            above, below = _json.encode(headings).decode(), _json.encode(places).decode()
+            rows.append((no, number, start, end, above, below, text, fields.body))
+            words.append((no, *fields))
+        self._connection.executemany(_ADD_PASSAGE, rows)
+        self._connection.executemany(_ADD, words)
         self._count(len(pieces), tokens)
 
     def _count(self, passages: int, tokens: int) -> None:
@@ -169,9 +185,9 @@ class ScopeIndex:
         document = msgspec.json.decode(body, type=Document)
         removed, tokens = self.rows("document = ?", (number,)), 0
         for passage in removed:
-            fields = field_terms(document.title, passage.headings, passage.text)
-            tokens += len(fields.body)
-            self._connection.execute(_REMOVE, (passage.no, *fields.columns()))
+            fields, length = field_terms(document.title, passage.headings, passage.text, passage.sentences)
+            tokens += length
+            self._connection.execute(_REMOVE, (passage.no, *fields))
         self._connection.execute("DELETE FROM passages WHERE document = ?", (number,))
         self._connection.execute("DELETE FROM documents WHERE no = ?", (number,))
         self._count(-len(removed), -tokens)
@@ -211,28 +227,38 @@ class ScopeIndex:
             (word, count) for word, count in found if not word.startswith(KEY_MARK) or term[0] == KEY_MARK
         ]
 
-    def candidates(self, terms: Sequence[str], limit: int, condition: Filter) -> list[int]:
-        """The passages in which any of the terms stand, best first by FTS5's own BM25."""
-        match = " OR ".join(f'"{term}"' for term in terms)
-        if not match:
-            return []
+    def candidates(self, plan: Plan, limit: int, rows_max: int, condition: Filter) -> list[int]:
+        """The numbers of the passages that a plan names, the best first by FTS5's own BM25.
+
+        Not many more than `limit`, and never more than `rows_max` of them are weighed for a lookup.
+        """
+        there = [term for term in plan.any_of if self.frequency(term)]
+        found = dict.fromkeys(self._matching(_any_of(there), limit, rows_max, condition)) if there else {}
+        most = len(found) + limit
+        for words in plan.together:
+            match = " AND ".join(f"({_any_of(variants)})" for variants in words)
+            found |= dict.fromkeys(self._matching(match, limit, rows_max, condition))
+            if len(found) >= most:
+                break
+        return list(found)
+
+    def _matching(self, match: str, limit: int, rows_max: int, condition: Filter) -> list[int]:
         where, values = _where(condition)
-        return [
-            no
-            for (no,) in self._connection.execute(
-                f"SELECT rowid FROM words WHERE words MATCH ? {where} ORDER BY rank LIMIT ?",  # noqa: S608
-                (match, *values, limit),
-            )
-        ]
+        sql = (
+            f"SELECT no FROM (SELECT rowid AS no, rank AS score FROM words WHERE words MATCH ? {where} LIMIT ?) "  # noqa: S608
+            "ORDER BY score LIMIT ?"
+        )
+        return [no for (no,) in self._connection.execute(sql, (match, *values, rows_max, limit))]
 
     def rows(self, condition: str, values: Sequence[object]) -> list[Row]:
         """Passages by a condition in SQL that stands in this code."""
+        found = self._connection.execute(
+            f'SELECT no, document, start, "end", headings, sentences, text, terms FROM passages WHERE {condition}',  # noqa: S608
+            tuple(values),
+        )
         return [
-            Row(no, document, start, end, tuple(json.loads(headings)), text)
-            for no, document, start, end, headings, text in self._connection.execute(
-                f'SELECT no, document, start, "end", headings, text FROM passages WHERE {condition}',  # noqa: S608
-                tuple(values),
-            )
+            Row(no, document, start, end, _headings(headings), _places(sentences), text, terms)
+            for no, document, start, end, headings, sentences, text, terms in found
         ]
 
     def fetch(self, numbers: Sequence[int]) -> list[Row]:
@@ -245,18 +271,15 @@ class ScopeIndex:
         """A document by its number in this index."""
         known = self._documents.get(number)
         if known is None:
-            if len(self._documents) > 10_000:
+            if len(self._documents) > _DOCUMENTS_KEPT:
                 self._documents.clear()
             body = self._connection.execute("SELECT body FROM documents WHERE no = ?", (number,)).get
             known = self._documents[number] = msgspec.json.decode(body, type=Document)
         return known
 
-    def filtered(self, condition: Filter) -> set[int] | None:
-        """The numbers of the documents that meet the condition; None where all do."""
-        where, values = _document_where(condition)
-        if not where:
-            return None
-        return {no for (no,) in self._connection.execute(f"SELECT no FROM documents WHERE {where}", values)}  # noqa: S608
+
+def _any_of(terms: Sequence[str]) -> str:
+    return " OR ".join(f'"{term}"' for term in terms)
 
 
 def _document_where(condition: Filter) -> tuple[str, tuple[object, ...]]:
@@ -278,8 +301,10 @@ def _where(condition: Filter) -> tuple[str, tuple[object, ...]]:
     where, values = _document_where(condition)
     if not where:
         return "", ()
-    inner = f"SELECT no FROM documents WHERE {where}"  # noqa: S608 - made of the constants above
-    return f"AND rowid IN (SELECT no FROM passages WHERE document IN ({inner}))", values  # noqa: S608
+    # Row by row, out of two small indexes: a query looks at few rows, a category may hold most of them.
+    document = "(SELECT document FROM passages INDEXED BY passages_no WHERE passages.no = words.rowid)"
+    inner = f"SELECT 1 FROM documents INDEXED BY documents_filter WHERE documents.no = {document} AND {where}"  # noqa: S608
+    return f"AND EXISTS ({inner})", values
 
 
 def remove_files(path: Path | None) -> None:

@@ -20,11 +20,12 @@ _SPACE = re.compile(r"\s")
 
 
 class Passage(NamedTuple):
-    """A piece of a document: `text[start:end]` under `headings` (outermost first)."""
+    """A piece of a document: `text[start:end]` under `headings` (outermost first), and where its sentences stand."""
 
     start: int
     end: int
     headings: tuple[str, ...]
+    sentences: tuple[tuple[int, int], ...]
 
 
 def markdown_headings(text: str) -> list[HeadingAt]:
@@ -39,7 +40,9 @@ def passages(text: str, headings: Sequence[HeadingAt] = ()) -> list[Passage]:
     """The passages of a document in their order; together they hold every sentence of it."""
     found: list[Passage] = []
     for start, end, above in _sections(text, headings):
-        found += [Passage(first, last, above) for first, last in _pieces(text, start, end)]
+        found += [
+            Passage(units[0][0], units[-1][1], above, tuple(units)) for units in _pieces(text, start, end)
+        ]
     return found
 
 
@@ -54,13 +57,13 @@ def _sections(text: str, headings: Sequence[HeadingAt]) -> Iterator[tuple[int, i
     yield begun, len(text), tuple(title for _, title in above)
 
 
-def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _pieces(text: str, start: int, end: int) -> Iterator[list[tuple[int, int]]]:
     """A section as pieces of whole sentences, each beginning with the last sentence of the one before."""
     units = [unit for sentence in sentences(text, start, end) for unit in _bounded(text, *sentence)]
     if not units:
         return
     if units[-1][1] - units[0][0] <= CHARS_MAX:
-        yield units[0][0], units[-1][1]
+        yield units
         return
     first = 0
     while True:
@@ -72,7 +75,7 @@ def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
             # A paragraph's end is a better place than the next sentence's.
             if full and rest > CHARS_MIN and "\n\n" in text[units[last][1] : units[last + 1][0]]:
                 break
-        yield units[first][0], units[last][1]
+        yield units[first : last + 1]
         if last + 1 >= len(units):
             return
         following = last + 1

@@ -12,6 +12,8 @@ from samvad.knowledge.words import all_terms, plain_words, term_of
 QUERY_TERMS_MAX: Final = 64
 _SPELLINGS_MAX: Final = 3
 _SPELLING_CHARS_MIN: Final = 4
+COMMON_SHARE: Final = 0.25  # of the passages: a word in more of them tells nothing
+TOGETHER_MAX: Final = 5
 SOUND_SHARE: Final = 0.8
 SPELLING_SHARE: Final = 0.6
 
@@ -32,6 +34,16 @@ class Vocabulary(Protocol):
         ...
 
 
+class Plan(NamedTuple):
+    """How to gather candidates: passages with any of these terms, and those that hold several words at once.
+
+    `together` is tried in turn, until enough was found: each is a conjunction of words, each word any of its variants.
+    """
+
+    any_of: list[str]
+    together: list[list[list[str]]]
+
+
 class Query(NamedTuple):
     """A query ready to be looked for."""
 
@@ -39,14 +51,19 @@ class Query(NamedTuple):
     terms: tuple[QueryTerm, ...]
     sounds: bool  # whether words are also to be looked for by their sound
 
-    def lookups(self, vocabulary: Vocabulary, rows_max: int) -> list[str]:
-        """The terms to gather candidates by: the rarest first, while they name no more rows than `rows_max`.
+    def plan(self, vocabulary: Vocabulary, rows_max: int) -> Plan:
+        """What to look up: the rarest terms, while they name no more rows than `rows_max`.
 
-        Common words tell little, and looking them up costs the most: they only count for the order.
+        Common words tell little one by one, and looking them up costs the most. What they tell together is asked for
+        as conjunctions, of many words first.
         """
         found: list[tuple[int, str]] = []
+        words: list[tuple[int, list[str]]] = []
         for one in self.terms:
-            found += [(frequency, v) for v in one.variants if (frequency := vocabulary.frequency(v))]
+            there = [(frequency, v) for v in one.variants if (frequency := vocabulary.frequency(v))]
+            if there:
+                found += there
+                words.append((sum(frequency for frequency, _ in there), [v for _, v in there]))
         found.sort()
         chosen: list[str] = []
         rows = 0
@@ -55,7 +72,13 @@ class Query(NamedTuple):
                 break
             chosen.append(term)
             rows += frequency
-        return chosen
+        if len(chosen) == len(found):
+            return Plan(chosen, [])
+        words.sort()
+        passages, _ = vocabulary.size()
+        telling = [variants for frequency, variants in words if frequency < COMMON_SHARE * passages]
+        most = min(TOGETHER_MAX, len(telling))
+        return Plan(chosen, [telling[:number] for number in range(most, 1, -1)])
 
 
 def parse(text: str, vocabulary: Vocabulary) -> Query:
@@ -81,7 +104,7 @@ def parse(text: str, vocabulary: Vocabulary) -> Query:
             frequency += count
             sounds = True
         if not frequency and len(term) >= _SPELLING_CHARS_MIN:
-            for other, count in _near(term, vocabulary.spellings(term, 2 if len(term) < 7 else 3)):
+            for other, count in _near(term, vocabulary.spellings(term, 2 if len(term) < 5 else 3)):
                 variants[other] = SPELLING_SHARE
                 frequency += count
         found[term] = QueryTerm(term, variants, rarity(min(frequency, passages), passages))
@@ -91,10 +114,13 @@ def parse(text: str, vocabulary: Vocabulary) -> Query:
 def _near(term: str, spellings: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
     """Those of the spellings that may be the same word mistyped: one edit, or two in a long word; nearest first."""
     allowed = 1 if len(term) < 8 else 2
+    letters = set(term)
     near = [
         (edits, -count, other)
         for other, count in spellings
-        if abs(len(other) - len(term)) <= allowed and (edits := _edits(term, other, allowed)) <= allowed
+        if abs(len(other) - len(term)) <= allowed
+        and len(letters.symmetric_difference(other)) <= 2 * allowed  # more than that many edits can change
+        and (edits := _edits(term, other, allowed)) <= allowed
     ]
     near.sort()
     return [(other, -count) for _, count, other in near[:_SPELLINGS_MAX]]

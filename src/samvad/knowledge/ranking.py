@@ -8,14 +8,14 @@ chosen on the first half of XQuAD's articles and reported on the second.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from samvad.knowledge.romanised import sound_key
-from samvad.knowledge.sentences import sentences
-from samvad.knowledge.words import plain_words, term_of, terms, words
+from samvad.knowledge.words import KEPT_WORDS, normalise, plain_words, raw_words, term_of, terms
 
 K1: Final = 1.1
 B: Final = 0.55
@@ -32,30 +32,41 @@ MOST: Final = (K1 + 1) + COVERED + SENTENCE + TWO_SENTENCES + PIECES * (_PIECE_K
 
 
 class Fields(NamedTuple):
-    """The terms of a passage, field by field."""
+    """The terms of a passage as FTS5 takes them, with spaces between; of the body, a sentence a line."""
 
-    title: list[str]
-    headings: list[str]
-    body: list[str]
-    sound: list[str]
-
-    def columns(self) -> tuple[str, str, str, str]:
-        """As FTS5 takes them."""
-        return " ".join(self.title), " ".join(self.headings), " ".join(self.body), " ".join(self.sound)
+    title: str
+    headings: str
+    body: str
+    sound: str
 
 
-def field_terms(title: str, headings: Sequence[str], text: str) -> Fields:
-    """What is indexed of a passage."""
-    sounds = [] if text.isascii() else _sounds(text)
+def field_terms(
+    title: str, headings: Sequence[str], text: str, places: Sequence[tuple[int, int]]
+) -> tuple[Fields, int]:
+    """What is indexed of a passage with its sentences, and how many terms the body has."""
+    sounds: list[str] = []
+    lines = []
+    length = 0
+    for start, end in places:
+        raw = raw_words(text[start:end])
+        found = list(filter(None, map(term_of, raw)))
+        length += len(found)
+        lines.append(" ".join(found))
+        sounds += filter(None, map(_key, raw))
     if not title.isascii():
-        sounds += _sounds(title)
-    return Fields(terms(title), terms(" ".join(headings)), terms(text), sounds)
+        sounds += _sounds(raw_words(title))
+    above = " ".join(terms(" ".join(headings))) if headings else ""
+    return Fields(" ".join(terms(title)), above, "\n".join(lines), " ".join(sounds)), length
 
 
-def _sounds(text: str) -> list[str]:
-    return [
-        key for word in plain_words(text) if not word.isascii() and term_of(word) and (key := sound_key(word))
-    ]
+def _sounds(raw: Sequence[str]) -> list[str]:
+    return list(filter(None, map(_key, raw)))
+
+
+@functools.lru_cache(maxsize=KEPT_WORDS)
+def _key(word: str) -> str:
+    """How a word sounds, where it is one in another script than Latin and says something."""
+    return "" if word.isascii() or not term_of(word) else sound_key(word)
 
 
 class Sentence(NamedTuple):
@@ -66,15 +77,49 @@ class Sentence(NamedTuple):
     terms: frozenset[str]
 
 
-class Prepared(NamedTuple):
-    """A passage made ready for ranking."""
+class Prepared:
+    """A passage made ready for ranking, out of its text, its sentences' places, and the terms that were indexed.
 
-    counts: Counter[str]  # how often each term stands in the text
-    length: int  # terms
-    title: frozenset[str]
-    headings: frozenset[str]
-    sentences: tuple[Sentence, ...]
-    plain: str  # the normalised words, each between two underscores
+    With `sounds` its words are found by how they sound as well. What only `rank` asks for is made when it asks.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        headings: Sequence[str],
+        text: str,
+        places: Sequence[tuple[int, int]],
+        body: str,
+        *,
+        sounds: bool,
+    ) -> None:
+        found = body.split()
+        self.length = len(found)
+        self._text = " ".join((text, title, *headings))
+        self._body = body
+        self._places = places
+        self._keys = [_sounds(raw_words(text[start:end])) for start, end in places] if sounds else []
+        for keys in self._keys:
+            found += keys
+        self.counts = Counter(found)  # how often each term stands in the text
+        self.title = frozenset((*terms(title), *(_sounds(raw_words(title)) if sounds else ())))
+        self.headings = frozenset(terms(" ".join(headings))) if headings else frozenset[str]()
+
+    @functools.cached_property
+    def sentences(self) -> tuple[Sentence, ...]:
+        """The sentences, with their terms."""
+        lines = [line.split() for line in self._body.split("\n")]
+        for line, keys in zip(lines, self._keys, strict=False):
+            line += keys
+        return tuple(
+            Sentence(start, end, frozenset(line))
+            for (start, end), line in zip(self._places, lines, strict=True)
+        )
+
+    @functools.cached_property
+    def plain(self) -> str:
+        """The normalised words of text, title and headings, each between two underscores."""
+        return "_" + "_".join(filter(None, map(normalise, raw_words(self._text)))) + "_"
 
 
 class QueryTerm(NamedTuple):
@@ -83,39 +128,6 @@ class QueryTerm(NamedTuple):
     term: str
     variants: dict[str, float]
     idf: float
-
-
-def prepare(title: str, headings: Sequence[str], text: str, *, sounds: bool) -> Prepared:
-    """Make a passage ready for ranking; with `sounds` its words are found by their sound as well."""
-    found = words(text)
-    counts = Counter(word.term for word in found if word.term)
-    length = sum(counts.values())
-    parts = []
-    at = 0
-    for start, end in sentences(text):
-        held = set()
-        while at < len(found) and found[at].start < end:
-            word = found[at]
-            if word.term:
-                held.add(word.term)
-                if sounds and (key := _key(text[word.start : word.end])):
-                    held.add(key)
-                    counts[key] += 1
-            at += 1
-        parts.append(Sentence(start, end, frozenset(held)))
-    above = " ".join((title, *headings))
-    return Prepared(
-        counts,
-        length,
-        frozenset((*terms(title), *(_sounds(title) if sounds else ()))),
-        frozenset(terms(" ".join(headings))),
-        tuple(parts),
-        "_" + "_".join((*plain_words(text), *plain_words(above))) + "_",
-    )
-
-
-def _key(word: str) -> str:
-    return "" if word.isascii() else sound_key(word)
 
 
 def rarity(frequency: int, passages: int) -> float:

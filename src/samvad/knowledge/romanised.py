@@ -11,7 +11,7 @@ import functools
 import re
 from typing import Final
 
-from samvad.knowledge.words import normalise
+from samvad.knowledge.words import KEPT_WORDS, normalise
 
 _LETTERS: Final = "कखगघङचछजझञटठडढणतथदधनपफबभमयरलवशषसहळ"
 _SOUNDS: Final = "k kh g gh n c c j j n t th d dh n t th d dh n p f b bh m y r l v s s s h l"
@@ -53,7 +53,7 @@ _DEVANAGARI = re.compile(r"[\u0900-\u097f]")
 KEY_MARK: Final = "\u0298"  # a letter that no text uses: keys and words never meet
 
 
-@functools.lru_cache(maxsize=200_000)
+@functools.lru_cache(maxsize=KEPT_WORDS)
 def sound_key(word: str) -> str:
     """How a Hindi word sounds, whichever script it is written in; empty where the key would say too little."""
     text = normalise(word)

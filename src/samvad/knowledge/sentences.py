@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+# It begins with one class of characters, so that a text is scanned for these fast.
 _END: Final = re.compile(
-    r"[.?!।॥؟。！？]+[\"'”’»)\]]*(?=\s|$)|(?:[ \t]*\n){2,}|\n(?=\s*(?:[-*•]|\d+[.)])\s)|(?<=[।॥。！？])"
+    r"[.?!।॥؟。！？\n]"
+    r"(?:(?<=\n)(?:[ \t]*\n)+|(?<=\n)(?=\s*(?:[-*•]|\d+[.)])\s)"
+    r"|(?<!\n)[.?!।॥؟。！？]*[\"'”’»)\]]*(?=\s|$)|(?<=[।॥。！？]))"
 )
 _SHORT: Final = """
 mr mrs ms dr prof sr jr st vs etc e.g i.e eg ie cf al fig figs no nos vol pp p ed eds inc ltd co corp dept est approx
@@ -14,7 +17,8 @@ gen gov sen rep lt col capt sgt rev hon pres jan feb mar apr jun jul aug sep sep
 a.d d.c ph.d rs art sec ch डॉ श्री प्रो सं रु कि मि पं
 """
 _ABBREVIATIONS: Final = frozenset(_SHORT.split())
-_LAST_WORD = re.compile(r"[^\s(\[\"'“‘«]*$")
+_BEFORE_WORD = re.compile(r"[\s(\[\"'“‘«]")
+_WORD_CHARS_MAX: Final = 24  # what is longer is no abbreviation
 _SINGLE_LETTER = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 
 
@@ -43,8 +47,7 @@ def _add(found: list[tuple[int, int]], text: str, start: int, end: int) -> None:
 
 def _goes_on(text: str, begun: int, dot: int, at: int) -> bool:
     """Whether a full stop belongs to an abbreviation, an initial or a number, and the sentence goes on."""
-    match = _LAST_WORD.search(text, begun, dot)
-    word = match.group() if match else ""
+    word = _BEFORE_WORD.split(text[max(begun, dot - _WORD_CHARS_MAX) : dot])[-1]
     after = text[at : at + 3].lstrip()
     if not after:
         return False

@@ -15,15 +15,14 @@ from typing import Any, Final, NamedTuple
 
 from samvad.knowledge.stopwords import STOP_WORDS
 
-# Letters and digits (\w without _), the marks of the scripts in use (whole Brahmic blocks but for the dandas
-# U+0964 and U+0965), and the joiners, which stand within words.
+# Letters and digits, the marks of the scripts in use (whole Brahmic blocks but for the dandas U+0964 and U+0965), and
+# the joiners, which stand within words. \w holds _ as well, which is taken out of the text before.
 _WORD: Final = re.compile(
-    r"(?:[^\W_]|[\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
-    r"\u0e00-\u0eff\u1000-\u109f\u200c\u200d])+"
+    r"[\w\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+    r"\u0e00-\u0eff\u1000-\u109f\u200c\u200d]+"
 )
 _EAST_ASIAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _DEVANAGARI = re.compile(r"[\u0900-\u097f]")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d)")
 _DROPPED = dict.fromkeys(map(ord, "\u200c\u200d\u00ad\u093c\u09bc\u0a3c\u0abc\u0b3c"))
 _TABLE: Final = {
     **_DROPPED,
@@ -33,7 +32,7 @@ _TABLE: Final = {
 # A nasal consonant before a stop of its own place of articulation may as well be written as anusvara.
 _NASALS: Final = re.compile(r"ङ्(?=[क-घ])|ञ्(?=[च-झ])|ण्(?=[ट-ढ])|न्(?=[त-ध])|म्(?=[प-भ])")
 _OTHER_DIGITS = re.compile(r"[^\D0-9]")
-_KEPT_WORDS: Final = 200_000
+KEPT_WORDS: Final = 50_000  # by each of the caches: some 15 MB
 WORD_CHARS_MAX: Final = 64
 
 
@@ -45,7 +44,7 @@ class Word(NamedTuple):
     end: int
 
 
-@functools.lru_cache(maxsize=_KEPT_WORDS)
+@functools.lru_cache(maxsize=KEPT_WORDS)
 def normalise(word: str) -> str:
     """One spelling for all ways of writing a word (idempotent)."""
     if word.isascii():
@@ -73,7 +72,7 @@ def _stemmer(language: str) -> Any:
     return Stemmer()
 
 
-@functools.lru_cache(maxsize=_KEPT_WORDS)
+@functools.lru_cache(maxsize=KEPT_WORDS)
 def term_of(word: str) -> str:
     """The term under which a word is found: normalised and stemmed; empty for a stop word."""
     text = normalise(word)
@@ -94,37 +93,38 @@ def stem(text: str) -> str:
     return text
 
 
+def raw_words(text: str) -> list[str]:
+    """The words of a text as they stand there, in their order; of scripts without spaces, each letter."""
+    found = _WORD.findall(text.replace("_", " "))
+    if text.isascii() or not _EAST_ASIAN.search(text):
+        return found
+    split: list[str] = []
+    for word in found:
+        split += word if _EAST_ASIAN.search(word) else (word,)
+    return split
+
+
 def words(text: str) -> list[Word]:
     """All words of a text, with their places in it."""
     found = []
-    for match in _WORD.finditer(text):
-        word, start, end = match.group(), match.start(), match.end()
-        if not word.isascii() and _EAST_ASIAN.search(word):
-            found += [Word(normalise(word[i : i + 1]), start + i, start + i + 1) for i in range(len(word))]
-        else:
-            found.append(Word(term_of(word), start, end))
+    at = 0
+    for word in raw_words(text):
+        at = text.index(word, at)
+        found.append(Word(term_of(word), at, at + len(word)))
+        at += len(word)
     return found
 
 
 def terms(text: str) -> list[str]:
     """The terms of a text in their order, without stop words."""
-    found = []
-    for word in _WORD.findall(text):
-        if not word.isascii() and _EAST_ASIAN.search(word):
-            found += [normalise(c) for c in word]
-        elif term := term_of(word):
-            found.append(term)
-    return found
+    return list(filter(None, map(term_of, raw_words(text))))
 
 
 def all_terms(text: str) -> list[str]:
     """As `terms`, with stop words as they are where nothing else is left: one may ask for those too."""
-    found = terms(text)
-    if found:
-        return found
-    return [stem(normalised) for word in _WORD.findall(text) if (normalised := normalise(word))]
+    return terms(text) or [stem(word) for word in plain_words(text)]
 
 
 def plain_words(text: str) -> list[str]:
     """The words of a text, normalised but not stemmed, stop words included."""
-    return [normalised for word in _WORD.findall(text) if (normalised := normalise(word))]
+    return list(filter(None, map(normalise, raw_words(text))))
