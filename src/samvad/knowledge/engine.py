@@ -18,7 +18,7 @@ from samvad.knowledge.ranking import Prepared, first_score, rank
 from samvad.knowledge.records import Document, Filter, Hit, PassageFound, Scope, StoredDocument
 
 CANDIDATES: Final = 24  # of each scope, by FTS5's own order
-RANKED: Final = 24  # of them all together
+RANKED: Final = 16  # of them all together
 RANKED_SHARE: Final = 0.4  # of the best one's first score: what has less never came out first
 RANKED_MIN: Final = 8
 CANDIDATE_ROWS_MAX: Final = 2_000  # weighed for one lookup

@@ -10,11 +10,10 @@ from typing import Final
 
 import msgspec
 
-from samvad.knowledge.passages import passages
 from samvad.knowledge.records import Document, Filter, Hit, KnowledgeAnswer, Scope, StoredDocument
 from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.store import KnowledgeStore
-from samvad.knowledge.worker import Ask, Drop, Put, Remove, Revisions, Search
+from samvad.knowledge.worker import Ask, Count, Drop, Put, Remove, Revisions, Search
 
 _log = logging.getLogger(__name__)
 _BATCH_CHARS: Final = 200_000  # of documents indexed at a time: searches come in between
@@ -50,8 +49,8 @@ class Shelf:
 
     async def put(self, stored: StoredDocument) -> Document:
         """Keep a document, and have it found from now on."""
-        pieces = await asyncio.to_thread(passages, stored.text, stored.headings)
-        document = msgspec.structs.replace(stored.document, passages=len(pieces))
+        count = await self.engine.ask(Count(stored.text, stored.headings))
+        document = msgspec.structs.replace(stored.document, passages=count)
         stored = msgspec.structs.replace(stored, document=document)
         async with self._lock(stored.scope):
             revision = await self.store.put(stored)

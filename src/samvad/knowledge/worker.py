@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from samvad.knowledge.records import Filter, Hit, KnowledgeAnswer, Scope, StoredDocument
+from samvad.knowledge.records import Filter, HeadingAt, Hit, KnowledgeAnswer, Scope, StoredDocument
 
 HEADER: Final = struct.Struct("<I")
 FRAME_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -26,6 +26,13 @@ class Put(msgspec.Struct, tag=True):
     """Index these documents."""
 
     documents: list[StoredDocument]
+
+
+class Count(msgspec.Struct, tag=True):
+    """Tell how many passages a document makes: here, as splitting holds the interpreter's lock."""
+
+    text: str
+    headings: tuple[HeadingAt, ...]
 
 
 class Remove(msgspec.Struct, tag=True):
@@ -66,8 +73,9 @@ class Ask(msgspec.Struct, tag=True):
     citations: int
 
 
-Request = Put | Remove | Drop | Revisions | Search | Ask
+Request = Count | Put | Remove | Drop | Revisions | Search | Ask
 ANSWERS: Final[dict[type[Any], Any]] = {
+    Count: int,
     Put: None,
     Remove: None,
     Drop: None,
@@ -86,6 +94,10 @@ class Answer(msgspec.Struct, array_like=True):
 
 def carry_out(engine: Any, request: Request) -> Any:
     """Do what a request asks."""
+    if isinstance(request, Count):
+        from samvad.knowledge.passages import passages
+
+        return len(passages(request.text, request.headings))
     if isinstance(request, Put):
         return engine.put(request.documents)
     if isinstance(request, Remove):
