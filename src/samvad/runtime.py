@@ -109,7 +109,8 @@ class Samvad(SessionPersistenceService):
             durability = "journaled" if _keeps(Path(journal_dir)) else "memory"
         if isinstance(store, JournaledStore):
             durability = store.rules.durability
-        rules = Rules(self.options.window_messages, self.options.language, durability)
+        shared = store.capabilities.shared
+        rules = Rules(self.options.window_messages, self.options.language, durability, shared)
         if journal_dir is not None and self.options.durability == "auto":
             journal = Journal(journal_dir, clock=clock, bytes_max=self.options.journal_bytes_max)
             store = JournaledStore(store, journal, clock=clock, rules=rules)

@@ -27,6 +27,7 @@ from tests.journaled.support import (
     service,
     store_of,
 )
+from tests.journaled.virtual import canaries_in_memory
 from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -224,3 +225,73 @@ async def test_nothing_of_the_user_is_pending(tmp_path: Path) -> None:
         assert not (await b.clear_user_data("asha")).pending
         await scrubbed(tmp_path / "a")
     await store.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_erased_through_a_replica_that_knows_of_nothing(
+    real: Store, tmp_path: Path, again: bool
+) -> None:
+    """What it holds for empty may not be so any more: there may be words in another's journal, or in the store."""
+    here = tmp_path / "a"
+    async with (
+        opened(line_to(real), here, patience=SLOW) as a,
+        opened(line_to(real), tmp_path / "b", patience=CAREFUL) as b,
+    ):
+        if again:
+            await b.clear_user_data("asha")
+        assert (await b.get_user_profile("asha")).history_length == 0
+        await say(a, "old")
+        await flushed(a)
+        await say(a, CANARY.decode())
+        cleared = await b.clear_user_data("asha")
+        assert (cleared.pending, cleared.messages) == (False, 1)
+        await flushed(a)
+        assert await contents(real, "asha") == []
+        await scrubbed(here)
+
+
+async def test_an_erasing_that_was_not_heard(tmp_path: Path) -> None:
+    """Who could not listen when another erased scrubs the journal as soon as that is over: nothing there names whom."""
+    store, here = MemoryStore(), tmp_path / "a"
+    await store.open()
+    line, other = line_to(store), line_to(store)
+    line.capabilities = other.capabilities = Capabilities(durable=True, shared=True, tells=True)
+    async with (
+        opened(line, here, patience=CAREFUL) as a,
+        opened(other, tmp_path / "b", patience=CAREFUL) as b,
+    ):
+        await say(a, CANARY.decode())
+        await flushed(a)
+        assert bytes_in(here, CANARY) > 0
+        line.down = True
+        assert a.watcher is not None
+        a.watcher.again()
+
+        async def deaf() -> bool:
+            return a.watcher is not None and not a.watcher.up
+
+        await wait_until_async(deaf, "the listener has broken off")
+        await b.clear_user_data("asha")
+        line.down = False
+        await scrubbed(here)
+    await store.close()
+
+
+async def test_a_replay_is_not_kept_in_memory(tmp_path: Path) -> None:
+    """What the journal gave at the start may be erased, and may be a gigabyte."""
+    store, here = MemoryStore(), tmp_path / "a"
+    await store.open()
+    line = line_to(store)
+    a = await service(line, here, patience=CAREFUL).open()
+    line.down = True
+    await say(a, "canary-1-")
+    await abandon(a)
+    async with opened(line, here, patience=CAREFUL) as again:
+        assert canaries_in_memory(again) == {1}
+        line.down = False
+        await again.clear_user_data("asha")
+
+        async def gone() -> bool:
+            return not canaries_in_memory(again)
+
+        await wait_until_async(gone, "it has left the memory")

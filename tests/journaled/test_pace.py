@@ -13,9 +13,10 @@ import pytest
 from samvad.runtime import Samvad
 from samvad.sessions.breaker import FAILURES_MAX, Patience
 from samvad.stores.memory import MemoryStore
+from samvad.testing.loop import VirtualLoop, run
 from tests.journaled.faulty import FaultyStore
-from tests.journaled.support import contents, service, store_of
-from tests.journaled.virtual import LoopClock, VirtualLoop, run
+from tests.journaled.support import contents, store_of
+from tests.journaled.virtual import virtual_service
 
 PATIENCE = Patience()
 OUTAGE_S = 600
@@ -32,14 +33,11 @@ async def opened(loop: VirtualLoop, directory: Path) -> AsyncIterator[tuple[Samv
     store = MemoryStore()
     await store.open()
     inner = FaultyStore(store)
-    samvad = service(inner, directory, patience=PATIENCE, clock=LoopClock(loop))
-    journal = store_of(samvad).journal
-    loop.busy = lambda: journal._waiting > 0
+    samvad = virtual_service(loop, inner, directory, PATIENCE)
     await samvad.open()
     try:
         yield samvad, inner
     finally:
-        loop.busy = lambda: True  # threads end in real time
         await samvad.aclose(drain_s=0)
 
 

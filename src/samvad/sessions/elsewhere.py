@@ -42,6 +42,7 @@ class Elsewhere:
                 lane.latest = None
             if self._journaled is not None:
                 self._journaled.doubt_all()
+                self._journaled.flusher.scrubber.scrub()  # an erasing may be among what was missed
 
     def _changed(self, user: UserKey, version: Version) -> None:
         if self._journaled is None or not self._journaled.heard(user, version):

@@ -105,11 +105,12 @@ class Journal:
         self._compact_after_s = compact_after_s
         self._decode = decode
         self._files = self._new_files()
-        self._queue: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
+        self._queue = self._new_queue()
         self._gathered = _Handed([], [], [])
         self._handing_over = False
         self._forget_timer: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
+        self._replay = Replay([], [])
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Future[None] | None = None
         self._closing = True
@@ -117,6 +118,9 @@ class Journal:
         self._waiting_bytes = 0
         self.fault: tuple[str, int] | None = None  # why it cannot write, and since when (ms since 1970)
         self.groups_written = 0
+
+    def _new_queue(self) -> queue.SimpleQueue[_Handed | None]:
+        return queue.SimpleQueue()  # tests watch it
 
     def _new_files(self) -> SegmentFiles:
         return SegmentFiles(
@@ -137,21 +141,22 @@ class Journal:
             raise RuntimeError("the journal is open already")
         self._loop = asyncio.get_running_loop()
         self._files = self._new_files()
-        self._queue = queue.SimpleQueue()
+        self._queue = self._new_queue()
         self._gathered = _Handed([], [], [])
         self.fault = None
-        opened: asyncio.Future[Replay] = self._loop.create_future()
+        opened: asyncio.Future[None] = self._loop.create_future()
         self._stopped = self._loop.create_future()
         self._thread = threading.Thread(
             target=self._run, args=(opened,), name="samvad-journal-write", daemon=True
         )
         self._thread.start()
         try:
-            replay = await opened
+            await opened
         except BaseException:
             await self.close()
             raise
         self._closing = False
+        replay, self._replay = self._replay, Replay([], [])  # not kept: what it holds may be erased
         return replay
 
     async def close(self) -> None:
@@ -224,10 +229,7 @@ class Journal:
             self._forget_timer = self._loop.call_later(_FORGET_AFTER_S, self._hand_over)
 
     async def scrub(self) -> None:
-        """Leave no bytes of forgotten entries in the segments (what was set aside as damaged stays).
-
-        StoreUnavailable where the disk fails.
-        """
+        """Leave no bytes of forgotten entries (but set-aside damage stays); StoreUnavailable where the disk fails."""
         await self._on_writer(self._files.scrub)
 
     async def settle(self) -> None:
@@ -274,15 +276,14 @@ class Journal:
 
     # --- the writer's thread ---------------------------------------------------------------------------
 
-    def _run(self, opened: asyncio.Future[Replay]) -> None:
+    def _run(self, opened: asyncio.Future[None]) -> None:
         assert self._stopped is not None
         lock = None
         try:
             self._disk.make_directory(self.directory)
             lock = DirectoryLock(self.directory)
-            replay = self._files.open()
-            self._to_loop(_settle, opened, replay)
-            del replay
+            self._replay = self._files.open()
+            self._to_loop(_settle, opened, None)
             self._write_until_stopped()
             self._files.close()
         except SamvadError as error:

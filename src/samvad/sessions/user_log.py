@@ -63,11 +63,12 @@ _SESSION_OVERHEAD_BYTES = 500
 
 
 class Rules(NamedTuple):
-    """The settings that applying depends on."""
+    """The settings that applying depends on. `shared`: other processes may write to the store as well."""
 
     window: int = limits.WINDOW_MESSAGES
     language: str = "en"
     durability: Durability = "stored"
+    shared: bool = False
 
 
 class Applied(NamedTuple):
@@ -354,8 +355,8 @@ def _forget_interruptions(record: UserRecord, op: ForgetInterruptions, rules: Ru
 
 
 def _erase(record: UserRecord, op: EraseUser, rules: Rules) -> Applied:
-    if record.version.revision == 0 and not record.partial:
-        return Applied(record, (), None)
+    if record.version.revision == 0 and not (record.partial or rules.shared):
+        return Applied(record, (), None)  # nothing is there; where others write as well, that is not known
     epoch = record.version.epoch
     after = Version(epoch + 1 if epoch >= 0 else epoch, 0)  # less than 0: the store could not be asked
     return Applied(UserRecord(after), (Erased(op.at_ms),), None)
