@@ -91,7 +91,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         future: asyncio.Future[_T] = self.create_future()
         try:
             result = func(*args)
-        except Exception as error:  # whatever it is, it is the answer
+        except Exception as error:  # the top of a task: whatever it is, it is the answer
             self._later(_settle, (future, None, error), None)
         else:
             self._later(_settle, (future, result, None), None)
