@@ -32,6 +32,13 @@ Query = Annotated[list[str], typer.Argument(metavar="WORDS…", help="What is as
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def _options(
+    category: str | None, tags: str | None, language: str | None, user: str | None
+) -> dict[str, Any]:
+    """The flags as the knowledge base takes them."""
+    return {"category": category, "tags": _tags(tags), "language": language, "user_id": user}
+
+
 def _tags(given: str | None) -> list[str]:
     return [tag.strip() for tag in (given or "").split(",") if tag.strip()]
 
@@ -53,7 +60,7 @@ def add(
     found = list(_sources(paths))
     if not found:
         raise SetupError("There is no file to add: .txt, .md, .html and .pdf files are taken.")
-    described = {"category": category, "tags": _tags(tags), "language": language, "user_id": user}
+    described = _options(category, tags, language, user)
 
     async def work(samvad: Any) -> tuple[Counter[str], list[str]]:
         counts: Counter[str] = Counter()
@@ -126,7 +133,7 @@ def search(
     data_dir: flags.DataDir = None,
 ) -> None:
     """Find passages. A server may be running."""
-    condition = {"category": category, "tags": _tags(tags), "language": language, "user_id": user}
+    condition = _options(category, tags, language, user)
 
     async def work(samvad: Any) -> Any:
         return await samvad.knowledge.search(" ".join(query), max_results=10, **condition)
@@ -171,7 +178,7 @@ def list_documents(
     data_dir: flags.DataDir = None,
 ) -> None:
     """List the documents, newest first. A server may be running."""
-    condition = {"category": category, "tags": _tags(tags), "language": language, "user_id": user}
+    condition = _options(category, tags, language, user)
 
     async def work(samvad: Any) -> None:
         cursor = None

@@ -20,6 +20,7 @@ from samvad.knowledge.queries import Plan
 from samvad.knowledge.ranking import field_terms
 from samvad.knowledge.records import Document, Filter, StoredDocument
 from samvad.knowledge.romanised import KEY_MARK
+from samvad.knowledge.sql import filter_sql
 
 LAYOUT: Final = 2  # of the tables and of the words in them: a file of another layout is made anew
 _SCHEMA: Final = """
@@ -282,23 +283,8 @@ def _any_of(terms: Sequence[str]) -> str:
     return " OR ".join(f'"{term}"' for term in terms)
 
 
-def _document_where(condition: Filter) -> tuple[str, tuple[object, ...]]:
-    parts, values = [], []
-    if condition.category is not None:
-        parts.append("category = ?")
-        values.append(condition.category)
-    if condition.language is not None:
-        parts.append("language = ?")
-        values.append(condition.language.partition("-")[0].lower())
-    if condition.tags:
-        marks = ", ".join("?" * len(condition.tags))
-        parts.append(f"EXISTS (SELECT 1 FROM json_each(tags) WHERE value IN ({marks}))")  # noqa: S608
-        values += condition.tags
-    return " AND ".join(parts), tuple(values)
-
-
-def _where(condition: Filter) -> tuple[str, tuple[object, ...]]:
-    where, values = _document_where(condition)
+def _where(condition: Filter) -> tuple[str, tuple[str, ...]]:
+    where, values = filter_sql(condition)
     if not where:
         return "", ()
     # Row by row, out of two small indexes: a query looks at few rows, a category may hold most of them.

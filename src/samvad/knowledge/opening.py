@@ -57,5 +57,5 @@ def knowledge_beside(store: Any, clock: Clock) -> KnowledgeBase:
         )
     else:
         documents = MemoryKnowledgeStore()
-    shelf = Shelf(documents, RemoteEngine(directory, readonly=readonly))
+    shelf = Shelf(documents, RemoteEngine(directory, readonly=readonly), clock)
     return KnowledgeBase(KnowledgeCore(shelf, clock, asyncio.Lock(), Fetcher(), Uploads()), LOCAL)

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import weakref
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
+from samvad import limits
+from samvad.clock import Clock
+from samvad.errors import StoreUnavailable
 from samvad.knowledge.records import Document, Filter, Hit, KnowledgeAnswer, Scope, StoredDocument
 from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.store import KnowledgeStore
 from samvad.knowledge.worker import Ask, Count, Drop, Put, Remove, Revisions, Search
 
 _log = logging.getLogger(__name__)
+_SCOPES_MAX: Final = 10_000
 _BATCH_CHARS: Final = 200_000  # of documents indexed at a time: searches come in between
 
 
 class Shelf:
     """Documents with their indexes. An index follows its documents, and is made anew where it was lost."""
 
-    def __init__(self, store: KnowledgeStore, engine: RemoteEngine) -> None:
+    def __init__(self, store: KnowledgeStore, engine: RemoteEngine, clock: Clock) -> None:
         self.store = store
         self.engine = engine
+        self._clock = clock
+        self._late: set[Scope] = set()  # of which it is known that others have changed them
+        self._looked_s: dict[Scope, float] = {}  # scope: when it was last asked what others had changed
         self._in_step: dict[Scope, int] = {}  # scope: the start of the engine for which that was made sure
         self._opening = asyncio.Lock()
         self._locks: weakref.WeakValueDictionary[Scope, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -116,6 +124,34 @@ class Shelf:
                 async with self._lock(scope):
                     if self._in_step.get(scope) != self.engine.starts:
                         await self._follow(scope)
+        if self.store.shared:
+            await self._hear(scopes)
+
+    async def _hear(self, scopes: Sequence[Scope]) -> None:
+        """Follow what other processes have changed, where that was not asked for some seconds."""
+        now_s = self._clock.monotonic_s()
+        due = [
+            scope
+            for scope in scopes
+            if now_s - self._looked_s.get(scope, -math.inf) >= limits.KNOWLEDGE_STALE_S_MAX
+        ]
+        if not due:
+            return
+        if len(self._looked_s) > _SCOPES_MAX:
+            self._looked_s.clear()
+        self._looked_s |= dict.fromkeys(due, now_s)
+        try:
+            self._late.update(await self.store.changed(due))
+            for scope in self._late.intersection(due):
+                async with self._lock(scope):
+                    await self._follow(scope)
+        except StoreUnavailable as error:
+            for scope in due:
+                self._looked_s.pop(scope, None)
+            _log.warning(
+                "the documents cannot be reached; searches go on over what was known",
+                extra={"error": type(error).__name__},
+            )
 
     async def _follow(self, scope: Scope) -> int:
         """Bring a scope's index in step with its documents; how many had to be indexed."""
@@ -141,4 +177,6 @@ class Shelf:
         if batch:
             await self.engine.ask(Put(batch))
         self._in_step[scope] = start
+        self._late.discard(scope)
+        self._looked_s[scope] = self._clock.monotonic_s()
         return len(late)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -22,7 +22,7 @@ class KnowledgeStore(Protocol):
     """Documents by scope and id. All methods are called from one event loop; StoreUnavailable where one fails."""
 
     name: str
-    shared: bool  # other processes may write: `changed` is to be asked now and then
+    shared: bool  # other processes may write: `changed` is to be asked before a search, now and then
 
     async def open(self) -> None:
         """Make ready."""
@@ -62,8 +62,8 @@ class KnowledgeStore(Protocol):
         """Documents of several scopes, newest first."""
         ...
 
-    async def changed(self) -> Sequence[Scope]:
-        """The scopes in which other processes have changed something since this was last asked."""
+    async def changed(self, scopes: Sequence[Scope]) -> Sequence[Scope]:
+        """Those of the scopes in which other processes have changed something since the store last looked."""
         ...
 
 
@@ -91,6 +91,17 @@ def parse_cursor(cursor: str) -> tuple[str, str]:
             "There is no such place in the list; `cursor` is the nextCursor of an earlier answer."
         ) from None
     return added_at, document_id
+
+
+def same_among(there: Iterable[Document], document: Document) -> Document | None:
+    """Which of the documents this one is another version of: that of its source, or else that of its words."""
+    for known in there:
+        if known.source == document.source and (
+            document.source is not None
+            or (known.checksum == document.checksum and known.title == document.title)
+        ):
+            return known
+    return None
 
 
 class MemoryKnowledgeStore:
@@ -125,16 +136,7 @@ class MemoryKnowledgeStore:
         return self._kept.get(scope, {}).get(document_id)
 
     async def same(self, scope: Scope, document: Document) -> Document | None:
-        for stored in self._kept.get(scope, {}).values():
-            known = stored.document
-            if document.source is not None:
-                if known.source == document.source:
-                    return known
-            elif (
-                known.source is None and known.checksum == document.checksum and known.title == document.title
-            ):
-                return known
-        return None
+        return same_among((stored.document for stored in self._kept.get(scope, {}).values()), document)
 
     async def revisions(self, scope: Scope) -> dict[str, int]:
         return {name: stored.revision for name, stored in self._kept.get(scope, {}).items()}
@@ -150,7 +152,7 @@ class MemoryKnowledgeStore:
         ]
         return page_of(found, limit, cursor)
 
-    async def changed(self) -> Sequence[Scope]:
+    async def changed(self, scopes: Sequence[Scope]) -> Sequence[Scope]:
         return ()
 
 

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
+from samvad import limits
 from samvad.clock import Clock
 from samvad.errors import SamvadError, StoreUnavailable
 from samvad.knowledge.records import Document, DocumentPage, Filter, HeadingAt, Scope, StoredDocument
-from samvad.knowledge.store import page_of
+from samvad.knowledge.store import page_of, same_among
 from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_client import BoundedClient, CommitRefused
 from samvad.stores.firestore_names import Names, document_id
@@ -26,6 +27,7 @@ from samvad.stores.firestore_queries import query
 _COLLECTION: Final = "knowledge_base"
 _CHUNK_CHARS: Final = 200_000  # at most 800,000 bytes of UTF-8: a document may have 1 MiB
 _SKEW_MS: Final = 60_000  # by which the replicas' clocks may differ
+_NOTE_KEPT_MS: Final = limits.REMOVAL_NOTE_KEPT_S * 1_000
 _WRITES_AT_ONCE: Final = 200
 _SCOPES_MAX: Final = 1_000
 
@@ -46,7 +48,7 @@ class _Known:
     def __init__(self) -> None:
         self.heads: dict[str, _Head] = {}
         self.until_ms = 0
-        self.complete = False
+        self.news = True  # others may have changed something, and `changed` has not told it yet
 
 
 class FirestoreKnowledgeStore:
@@ -169,18 +171,11 @@ class FirestoreKnowledgeStore:
         raise SamvadError("A document of the knowledge base has lost a part of its text; add it again.")
 
     async def same(self, scope: Scope, document: Document) -> Document | None:
-        for known in (await self._documents(scope)).values():
-            if document.source is not None:
-                if known.source == document.source:
-                    return known
-            elif (
-                known.source is None and known.checksum == document.checksum and known.title == document.title
-            ):
-                return known
-        return None
+        return same_among((await self._documents(scope)).values(), document)
 
     async def revisions(self, scope: Scope) -> dict[str, int]:
         await self._refresh(scope)
+        self._known[scope].news = False
         heads = self._known[scope].heads
         return {name: head.revision for name, head in heads.items() if head.document is not None}
 
@@ -200,47 +195,76 @@ class FirestoreKnowledgeStore:
         ]
         return page_of(found, limit, cursor)
 
-    async def changed(self) -> Sequence[Scope]:
-        return [scope for scope in list(self._known) if await self._refresh(scope)]
+    async def changed(self, scopes: Sequence[Scope]) -> Sequence[Scope]:
+        found = []
+        for scope in scopes:
+            await self._refresh(scope)
+            known = self._known[scope]
+            if known.news:
+                known.news = False
+                found.append(scope)
+        return found
 
-    async def _refresh(self, scope: Scope) -> bool:
-        """Learn what others have changed in a scope; whether there was anything."""
+    async def _refresh(self, scope: Scope) -> None:
+        """Learn what others have changed in a scope."""
         async with self._locks.setdefault(scope, asyncio.Lock()):
             known = self._known.get(scope)
+            now_ms = self._clock.now_ms()
+            if known is not None and now_ms - known.until_ms > _NOTE_KEPT_MS // 2:
+                known = None  # notes of removals may have gone meanwhile: all is read anew
+                del self._known[scope]
             if known is None:
                 while len(self._known) >= _SCOPES_MAX:
                     self._locks.pop(oldest := next(iter(self._known)), None)
                     del self._known[oldest]
-                known = self._known[scope] = _Known()
-            since_ms = max(0, known.until_ms - _SKEW_MS)
-            now_ms = self._clock.now_ms()
-            low, high = _range(scope, since_ms)
+                known = _Known()
+            low, high = _range(scope, max(0, known.until_ms - _SKEW_MS))
             found = await self._client.query(
                 self._names.root, query(_COLLECTION, low, high), self._client.deadline()
             )
-            news = False
-            for one in found:
-                head = _decode(one)
-                if not head.document_id:  # the note of an erasing
-                    gone = [
-                        name for name, each in known.heads.items() if each.revision < head.revision * 1_000
-                    ]
-                    for name in gone:
-                        del known.heads[name]
-                    news = news or bool(gone)
-                    continue
-                there = known.heads.get(head.document_id)
-                if there is None or there.revision < head.revision:
-                    known.heads[head.document_id] = head
-                    news = True
+            _learn(known, found)
+            if known.until_ms == 0:
+                await self._drop_notes(known, found, now_ms)
             known.until_ms = now_ms
-            return news
+            self._known[scope] = known
+
+    async def _drop_notes(self, known: _Known, found: Sequence[Any], now_ms: int) -> None:
+        """Remove the notes that every replica has heard of by now, unless they have become documents again."""
+        old = [
+            one
+            for one in found
+            if (head := _decode(one)).document is None
+            and now_ms - head.revision // (1_000 if head.document_id else 1) > _NOTE_KEPT_MS
+        ]
+        for one in old[:_WRITES_AT_ONCE]:
+            write = documents.only_if_unchanged(documents.delete_write(one.name), one.update_time)
+            try:
+                await self._client.commit_surely([write], self._client.deadline())
+            except CommitRefused:
+                continue
+            known.heads.pop(_decode(one).document_id, None)
 
     def _name(self, scope: Scope, name: str) -> str:
         """The path of a document: of the tenant `default` under its own id, of others under a hash."""
         if scope.user is None and scope.tenant is not None:
             return f"{self._names.root}/{_COLLECTION}/{document_id(scope.tenant, name)}"
         return f"{self._names.root}/{_COLLECTION}/%h{_key(scope)}{hashlib.sha256(name.encode()).hexdigest()[:40]}"
+
+
+def _learn(known: _Known, found: Sequence[Any]) -> None:
+    """Take in what was read of a scope."""
+    for one in found:
+        head = _decode(one)
+        if not head.document_id:  # the note of an erasing
+            gone = [name for name, each in known.heads.items() if each.revision < head.revision * 1_000]
+            for name in gone:
+                del known.heads[name]
+            known.news = known.news or bool(gone)
+            continue
+        there = known.heads.get(head.document_id)
+        if there is None or there.revision < head.revision:
+            known.heads[head.document_id] = head
+            known.news = True
 
 
 def _key(scope: Scope) -> str:

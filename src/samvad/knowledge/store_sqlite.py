@@ -24,6 +24,7 @@ from samvad.knowledge.records import (
     Scope,
     StoredDocument,
 )
+from samvad.knowledge.sql import filter_sql
 from samvad.knowledge.store import cursor_after, parse_cursor
 
 LAYOUT: Final = 1
@@ -241,7 +242,7 @@ class SQLiteKnowledgeStore:
 
         return await self._run(work)
 
-    async def changed(self) -> Sequence[Scope]:
+    async def changed(self, scopes: Sequence[Scope]) -> Sequence[Scope]:
         return ()
 
 
@@ -252,17 +253,8 @@ def _key(scope: Scope) -> tuple[str, str]:
 def _where(scopes: Sequence[Scope], condition: Filter) -> tuple[str, tuple[str, ...]]:
     values = [part for scope in scopes for part in _key(scope)]
     parts = ["(tenant, user) IN (VALUES " + ", ".join(["(?, ?)"] * len(scopes)) + ")"]
-    if condition.category is not None:
-        parts.append("category = ?")
-        values.append(condition.category)
-    if condition.language is not None:
-        parts.append("language = ?")
-        values.append(condition.language.partition("-")[0].lower())
-    if condition.tags:
-        marks = ", ".join("?" * len(condition.tags))
-        parts.append(f"EXISTS (SELECT 1 FROM json_each(tags) WHERE value IN ({marks}))")  # noqa: S608
-        values += condition.tags
-    return " AND ".join(parts), tuple(values)
+    where, further = filter_sql(condition)
+    return " AND ".join([*parts, where] if where else parts), (*values, *further)
 
 
 def _fold(connection: apsw.Connection) -> None:
