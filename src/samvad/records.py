@@ -25,7 +25,7 @@ class UserKey(NamedTuple):
     user_id: str
 
 
-class Version(NamedTuple):
+class Version(msgspec.Struct, frozen=True, gc=False, array_like=True, order=True):
     """Which record a change was made against: the life of the user (`epoch`) and the number of commits in it."""
 
     epoch: int
@@ -175,14 +175,19 @@ class Erasure(NamedTuple):
     number: int = -1
 
 
-class UserRecord(msgspec.Struct, frozen=True):
-    """All of a user that is held in memory. A new one is made for each change; none is ever altered."""
+class UserRecord(msgspec.Struct, frozen=True, gc=False):
+    """All of a user that is held in memory. A new one is made for each change; none is ever altered.
+
+    The last messages are `window`: those in `early` from `start` on, then those in `late`. What came last stands
+    apart, so that records share what they have in common: a tuple of a hundred copied for each message, and the
+    count of references in each of the hundred touched, would cost more than all else of an append.
+    """
 
     version: Version
     seq: int = 0
     state: StoredState | None = None
     profile: StoredProfile | None = None
-    window: tuple[StoredMessage, ...] = ()
+    early: tuple[StoredMessage, ...] = ()
     sessions: dict[str, StoredSession] = msgspec.field(default_factory=dict)
     # False where the user has more open sessions than a record holds; then only the store can list them.
     sessions_complete: bool = True
@@ -193,6 +198,13 @@ class UserRecord(msgspec.Struct, frozen=True):
     partial: bool = False
     # The erasing that ended the life before this one. Only a record that was just loaded tells it.
     erased: Erasure = Erasure()
+    start: int = 0
+    late: tuple[StoredMessage, ...] = ()
+
+    @property
+    def window(self) -> tuple[StoredMessage, ...]:
+        """The last messages, in order."""
+        return self.early[self.start :] + self.late
 
 
 # --- changes: facts, decided by user_log, that a store writes as they are ------------------------------
@@ -323,6 +335,9 @@ class Removed(NamedTuple):
     interruptions: int = 0
 
 
+NOTHING_REMOVED = Removed()
+
+
 def removed_answer(removed: Removed) -> bytes:
     """The JSON that a receipt keeps of an erasing: the fields of `types.Cleared`."""
     return msgspec.json.encode(cleared(removed))
@@ -340,7 +355,7 @@ def cleared(removed: Removed, *, pending: bool = False) -> Cleared:
     )
 
 
-class Committed(NamedTuple):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """The user's version and last seq after a commit, and what it removed.
 
     `pending` is true of an erasing that is journaled while the store is down (what it removes is not known yet),
@@ -349,7 +364,7 @@ class Committed(NamedTuple):
 
     version: Version
     seq: int
-    removed: Removed = Removed()
+    removed: Removed = NOTHING_REMOVED
     pending: bool = False
 
 

@@ -59,7 +59,7 @@ class Told:
         if committed.version != ANY_VERSION:
             return committed
         record = await self.store.inner.load(commit.user, window=1, open_after_ms=0, sessions_max=1)
-        return committed._replace(version=record.version, seq=record.seq)
+        return msgspec.structs.replace(committed, version=record.version, seq=record.seq)
 
 
 class Journaled(DurableStoreConformance):

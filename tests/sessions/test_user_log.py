@@ -70,7 +70,7 @@ def test_the_window_is_the_last_messages_less_leading_orphans(batches: list[list
         assert record.seq == len(history)
         assert record.window_bytes == window_bytes(record.window)
         # A store that is asked for the window hands over the same.
-        again = loaded(UserRecord(record.version, record.seq, window=tuple(history[-cap:])), rules)
+        again = loaded(UserRecord(record.version, record.seq, early=tuple(history[-cap:])), rules)
         assert (again.window, again.window_bytes) == (record.window, record.window_bytes)
 
 

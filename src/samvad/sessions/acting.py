@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -34,7 +35,8 @@ _SEQ_MAX = 1 << 62  # more than will ever be said, and a store may count in 64 b
 _WIRE_NAMES = {"session_id": "sessionId", "tool_calls": "toolCalls", "tool_call_id": "toolCallId"}
 
 
-class SessionCore(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SessionCore:
     """What the services of all principals share."""
 
     store: Store
@@ -89,13 +91,19 @@ class Acting:
 
         Forbidden is said before anything is looked up, so that it says nothing of who is there.
         """
-        check_id(user_id, "userId")
         tenant, user, _, session = self.principal
+        # To programs: of a user who is in memory, the id was checked when they came there.
+        lane = (
+            self.core.lanes.cache.find((tenant, user_id))
+            if user is None and isinstance(user_id, str)
+            else None
+        )
+        key = lane.key if lane is not None else UserKey(tenant, check_id(user_id, "userId"))
         if user is None:
             self.need(scope)
         elif user != user_id or session is not None:
             raise Forbidden
-        return UserKey(tenant, user_id)
+        return key
 
     def _open_after_ms(self) -> int:
         return self.core.clock.now_ms() - round(self.core.session_idle_s * 1000)

@@ -32,7 +32,7 @@ class RecordCache(Generic[_E]):
     """Entries by user, bounded in time (`ttl_s` since last use) and in `bytes_max`."""
 
     def __init__(self, clock: Clock, *, ttl_s: float, bytes_max: int) -> None:
-        self._clock = clock
+        self._monotonic_s = clock.monotonic_s
         self._ttl_s = ttl_s
         self._bytes_max = bytes_max
         self._entries: OrderedDict[UserKey, _E] = OrderedDict()
@@ -53,7 +53,7 @@ class RecordCache(Generic[_E]):
         if entry is None:
             self.misses += 1
             return None
-        now_s = self._clock.monotonic_s()
+        now_s = self._monotonic_s()
         if now_s - entry.used_s > self._ttl_s and not entry.busy:
             self._drop(key, entry)
             self.misses += 1
@@ -63,9 +63,9 @@ class RecordCache(Generic[_E]):
         self.hits += 1
         return entry
 
-    def find(self, key: UserKey) -> _E | None:
-        """The entry, if there is one; nobody has used it by this."""
-        return self._entries.get(key)
+    def find(self, key: tuple[str, str]) -> _E | None:
+        """The entry, if there is one; nobody has used it by this. A `UserKey` is found by its two parts as well."""
+        return self._entries.get(key)  # type: ignore[call-overload, no-any-return]
 
     def keys(self) -> list[UserKey]:
         """Who has an entry."""
@@ -73,7 +73,7 @@ class RecordCache(Generic[_E]):
 
     def add(self, key: UserKey, entry: _E) -> None:
         """Take in a new entry."""
-        entry.used_s = self._clock.monotonic_s()
+        entry.used_s = self._monotonic_s()
         self._entries[key] = entry
         self.bytes_held += entry.size_bytes
 
@@ -92,7 +92,7 @@ class RecordCache(Generic[_E]):
 
     def sweep(self) -> int:
         """Drop what has outlived its time; returns how many entries went."""
-        oldest_s = self._clock.monotonic_s() - self._ttl_s
+        oldest_s = self._monotonic_s() - self._ttl_s
         gone = [(k, e) for k, e in self._entries.items() if e.used_s < oldest_s and not e.busy]
         for key, entry in gone:
             self._drop(key, entry)

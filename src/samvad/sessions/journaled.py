@@ -95,7 +95,7 @@ class JournaledStore(OverlaidReads):
     ) -> None:
         self.inner = inner
         self.journal = journal
-        self.rules = rules._replace(shared=inner.capabilities.shared)
+        self.rules = msgspec.structs.replace(rules, shared=inner.capabilities.shared)
         self.name = inner.name
         shared, tells = inner.capabilities.shared, inner.capabilities.tells
         self.capabilities = Capabilities(durable=True, shared=shared, goes_on=True, tells=tells)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from samvad.errors import MessageExists, SamvadError, StoreUnavailable
-from samvad.records import Committed, ReceiptKept, StoredMessage, UserKey, UserRecord
+from samvad.records import Committed, MessagesAdded, ReceiptKept, StoredMessage, UserKey, UserRecord
 from samvad.sessions.operations import AppendMessages, Operation
 from samvad.sessions.user_log import Applied
 from samvad.stores.base import Store
@@ -42,18 +42,15 @@ now follows one of another's is told again, with its new seq and the same id.
 """
 
 
-class Written:
-    """An operation on its way: what it came to, and who waits for it."""
+class Written(msgspec.Struct, eq=False):
+    """An operation on its way: what it came to, who waits for it, and as the how-manieth it was taken."""
 
-    __slots__ = ("acknowledged", "applied", "attempts", "number", "operation", "waiter")
-
-    def __init__(self, operation: Operation, waiter: asyncio.Future[tuple[Any, Committed | None]]) -> None:
-        self.operation = operation
-        self.waiter = waiter
-        self.applied: Applied | None = None
-        self.attempts = 0
-        self.number = 0  # in the order in which they were taken
-        self.acknowledged = False
+    operation: Operation
+    waiter: asyncio.Future[tuple[Any, Committed | None]]
+    number: int
+    applied: Applied | None = None
+    attempts: int = 0
+    acknowledged: bool = False
 
     def learn(self, error: MessageExists) -> None:
         """A message of this is in the store already: applied anew, it is left out."""
@@ -144,6 +141,11 @@ def new_messages(before: UserRecord | None, record: UserRecord) -> tuple[StoredM
     known = {(message.seq, message.id) for message in before.window}
     first = before.window[0].seq if before.window else before.seq + 1
     return tuple(m for m in record.window if m.seq >= first and (m.seq, m.id) not in known)
+
+
+def messages_of(applied: Applied) -> tuple[StoredMessage, ...]:
+    """The messages that an operation adds."""
+    return sum([change.messages for change in applied.changes if isinstance(change, MessagesAdded)], ())
 
 
 def result_of(done: asyncio.Future[Committed]) -> Committed | SamvadError:

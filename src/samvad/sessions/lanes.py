@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from samvad import limits
@@ -23,7 +24,7 @@ from samvad.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from samvad.records import Commit, Committed, StoredMessage, UserKey, UserRecord, Version
+from samvad.records import Commit, Committed, UserKey, UserRecord, Version
 from samvad.sessions import user_log
 from samvad.sessions.cache import RecordCache
 from samvad.sessions.lane import (
@@ -34,6 +35,7 @@ from samvad.sessions.lane import (
     ask_again,
     code_of,
     is_certain,
+    messages_of,
     new_load,
     new_messages,
     new_removal,
@@ -75,12 +77,13 @@ class Lanes:
         self._waiting = 0
         self._taken = 0
         self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         # A store in this process may take a callback: one future and one turn of the loop less for each write.
         self._submit_to_store: Callable[[Commit, Callable[[Committed | SamvadError], None]], None] | None
         self._submit_to_store = getattr(store, "submit", None)
         self.cache = cache
+        # Told what becomes of those who are followed; what other replicas write of them is looked up at once as well.
         self.on_published: list[Published] = []
-        # Who wants to know at once what other replicas write; others are looked up when they are next asked for.
         self.is_followed: Callable[[UserKey], bool] = lambda key: bool(self.on_published)
         self.loads = 0
         self.retries = 0
@@ -190,23 +193,30 @@ class Lanes:
         lane = self.cache.get(key)
         return None if lane is None else lane.published
 
-    async def write(self, key: UserKey, operation: Operation) -> tuple[Any, Committed | None]:
-        """Apply an operation and wait until it is as durable as promised.
+    def write(self, key: UserKey, operation: Operation) -> Awaitable[tuple[Any, Committed | None]]:
+        """Apply an operation; to be awaited until it is as durable as promised.
 
-        Returns its outcome and what the commit said (None where nothing had to be written or was
+        Gives its outcome and what the commit said (None where nothing had to be written or was
         acknowledged early). Raises what the rules or the store have against it.
         """
         if self._closing:
             raise ShuttingDown
         lane = self._lane(key)
+        return self._write_cold(lane, operation) if lane.latest is None else self._take(lane, operation)
+
+    async def _write_cold(self, lane: Lane, operation: Operation) -> tuple[Any, Committed | None]:
         while lane.latest is None:
             await self._opened(lane)
         if self._closing:
             raise ShuttingDown
-        written = Written(operation, asyncio.get_running_loop().create_future())
-        written.number = self._taken = self._taken + 1
+        return await self._take(lane, operation)
+
+    def _take(self, lane: Lane, operation: Operation) -> asyncio.Future[tuple[Any, Committed | None]]:
+        self._loop = self._loop or asyncio.get_running_loop()
+        self._taken += 1
+        written = Written(operation, self._loop.create_future(), self._taken)
         self._submit(lane, written)
-        return await written.waiter
+        return written.waiter
 
     async def drain(self, timeout_s: float) -> int:
         """Take nothing new, and wait until everything under way is written; returns what is left."""
@@ -282,16 +292,16 @@ class Lanes:
             record = lane.published  # the store cannot be asked: what this process knows still stands
         if (not self._early or not lane.again) and not record.partial:
             before, lane.published = lane.published, record
-            if self.on_published and (before is None or before.version != record.version):
-                self._tell(lane.key, record, new_messages(before, record))
+            if self.is_followed(lane.key) and (before is None or before.version != record.version):
+                for listener in self.on_published:
+                    listener(lane.key, record, new_messages(before, record))
         lane.latest, lane.load = record, number
         again, lane.again = lane.again, []
         for written in again:
+            self._waiting -= 1
             if written.attempts > limits.COMMIT_RETRIES_MAX and not written.acknowledged:
-                self._waiting -= 1
                 written.fail(Unavailable("Too many others are writing for this user; try again."))
             else:
-                self._waiting -= 1
                 self._submit(lane, written)
         self.cache.resize(lane, user_log.size_bytes(record))
 
@@ -358,7 +368,7 @@ class Lanes:
                 written.acknowledged = True
                 written.waiter.set_result((applied.outcome, None))
         if self._submit_to_store is not None:
-            self._submit_to_store(commit, lambda result: self._settle(lane, written, result))
+            self._submit_to_store(commit, partial(self._settle, lane, written))
             return
         answer = asyncio.ensure_future(self._store.commit(commit))
         answer.add_done_callback(lambda done: self._settle(lane, written, result_of(done)))
@@ -366,7 +376,6 @@ class Lanes:
     def _after_pending(self, lane: Lane, written: Written, error: SamvadError) -> None:
         """Tell an error that rests on a commit under way only once that commit is through, else ask again."""
         last = lane.pending[-1]
-
         lane.waiters += 1
 
         def tell(done: asyncio.Future[Any]) -> None:
@@ -390,7 +399,6 @@ class Lanes:
             lane.pending.remove(written)
         self._waiting -= 1
         assert written.applied is not None
-        error = result if isinstance(result, SamvadError) else None
         if isinstance(result, Committed):
             self.writes_fail = False
             if not written.acknowledged:
@@ -398,10 +406,9 @@ class Lanes:
             if not written.waiter.done():
                 written.waiter.set_result((written.applied.outcome, result))
         else:
-            lane.latest = None
+            lane.latest, error = None, result
             if isinstance(error, MessageExists):
                 written.learn(error)
-            assert error is not None
             if isinstance(error, StoreUnavailable):
                 self.writes_fail = True
             if isinstance(error, StaleVersion | MessageExists) or (
@@ -437,14 +444,6 @@ class Lanes:
         lane.published_number = written.number
         lane.published = record
         self.cache.resize(lane, user_log.size_bytes(record))
-        if self.on_published and record is not before:
-            new: tuple[StoredMessage, ...] = ()
-            for change in applied.changes:
-                messages = getattr(change, "messages", None)
-                if messages:
-                    new += messages
-            self._tell(lane.key, record, new)
-
-    def _tell(self, key: UserKey, record: UserRecord, new: tuple[StoredMessage, ...]) -> None:
-        for listener in self.on_published:
-            listener(key, record, new)
+        if record is not before and self.is_followed(lane.key):
+            for listener in self.on_published:
+                listener(lane.key, record, messages_of(applied))

@@ -27,14 +27,14 @@ class ReceiptKey(msgspec.Struct, frozen=True):
     as_of: int = -1
 
 
-class Operation(msgspec.Struct, kw_only=True, tag=True):
+class Operation(msgspec.Struct, kw_only=True, tag=True, gc=False):
     """Something that is to happen to a user, asked for at `at_ms`."""
 
     at_ms: int
     receipt: ReceiptKey | None = None
 
 
-class NewMessage(msgspec.Struct, frozen=True):
+class NewMessage(msgspec.Struct, frozen=True, gc=False):
     """A message before it has a place. `fields` is all that the caller gave beside id, role and content.
 
     Without an `id`, `random` (20 hexadecimal digits) goes into the one that is made; `made` is that id once it

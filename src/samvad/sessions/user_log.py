@@ -7,7 +7,7 @@ reads a clock, a disk or a network, so that an operation applied twice to the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -60,9 +60,10 @@ SESSION_FIELDS = frozenset({"id", "sessionId", "userId", "isActive", "createdAt"
 _MESSAGE_OVERHEAD_BYTES = 300  # of the Python objects around a message's bytes
 _RECORD_OVERHEAD_BYTES = 1_500
 _SESSION_OVERHEAD_BYTES = 500
+_LATE_MAX = 16  # messages of a record that stand apart
 
 
-class Rules(NamedTuple):
+class Rules(msgspec.Struct, frozen=True):
     """The settings that applying depends on. `shared`: other processes may write to the store as well."""
 
     window: int = limits.WINDOW_MESSAGES
@@ -71,7 +72,7 @@ class Rules(NamedTuple):
     shared: bool = False
 
 
-class Applied(NamedTuple):
+class Applied(msgspec.Struct, frozen=True, gc=False):
     """What an operation comes to: the next record, what a store must write for it, and what to answer."""
 
     record: UserRecord
@@ -97,15 +98,29 @@ def etag(epoch: int, version: int) -> str:
     return f'"{epoch}-{version}"'
 
 
-def trim(window: tuple[StoredMessage, ...], cap: int) -> tuple[StoredMessage, ...]:
-    """The last `cap` messages, less the tool results at its start whose call has fallen off."""
-    if len(window) > cap:
-        window = window[-cap:]
-    start = 0
-    if window and window[0].seq > 1:
-        while start < len(window) and window[start].answers is not None:
-            start += 1
-    return window[start:] if start else window
+_Messages = tuple[StoredMessage, ...]
+
+
+def _moved(record: UserRecord, added: _Messages, cap: int) -> tuple[_Messages, int, _Messages, int]:
+    """The `early`, `start` and `late` of a record to which messages are added, and the bytes that fall out of it.
+
+    The window holds the last `cap` messages, less the tool results at its start whose call has fallen off.
+    """
+    early, start, late = record.early, record.start, record.late + added
+    if len(late) > _LATE_MAX:
+        early, start, late = early[start:] + late, 0, ()
+    many = len(early) - start + len(late)
+    fallen_bytes = 0
+    while many:
+        if start == len(early):
+            early, start, late = late, 0, ()
+        first = early[start]
+        if many <= cap and (first.answers is None or first.seq == 1):
+            break
+        fallen_bytes += len(first.body) + _MESSAGE_OVERHEAD_BYTES
+        start += 1
+        many -= 1
+    return early, start, late, fallen_bytes
 
 
 def size_bytes(record: UserRecord) -> int:
@@ -122,32 +137,32 @@ def size_bytes(record: UserRecord) -> int:
 
 def window_bytes(messages: Sequence[StoredMessage]) -> int:
     """About how much memory some messages take."""
-    size = _MESSAGE_OVERHEAD_BYTES * len(messages)
-    for message in messages:
-        size += len(message.body)
-    return size
+    return sum([_MESSAGE_OVERHEAD_BYTES + len(message.body) for message in messages])
+
+
+class _PlainMessage(msgspec.Struct, gc=False):
+    """A message without further fields."""
+
+    seq: int
+    id: str
+    role: str
+    content: str
+    timestamp: str
 
 
 def encode_message(
     seq: int, message_id: str, role: str, content: str, at_ms: int, fields: dict[str, Any]
 ) -> bytes:
     """A message as the JSON object that callers read."""
-    return _encode(
-        {
-            "seq": seq,
-            "id": message_id,
-            "role": role,
-            "content": content,
-            "timestamp": rfc3339(at_ms),
-            **fields,
-        }
-    )
+    plain = _PlainMessage(seq, message_id, role, content, rfc3339(at_ms))
+    return _encode({**msgspec.structs.asdict(plain), **fields} if fields else plain)
 
 
 def loaded(record: UserRecord, rules: Rules) -> UserRecord:
     """A record as a store hands it over, with its window trimmed and measured."""
-    window = trim(record.window, rules.window)
-    return msgspec.structs.replace(record, window=window, window_bytes=window_bytes(window))
+    early, start, late, _ = _moved(record, (), rules.window)
+    window = early[start:] + late
+    return msgspec.structs.replace(record, early=window, start=0, late=(), window_bytes=window_bytes(window))
 
 
 def apply(record: UserRecord, operation: Operation, rules: Rules) -> Applied:
@@ -157,14 +172,14 @@ def apply(record: UserRecord, operation: Operation, rules: Rules) -> Applied:
     if receipt is not None:
         answer = b"" if applied.outcome is None else _encode(applied.outcome)
         kept = StoredReceipt(receipt.key, receipt.fingerprint, operation.at_ms, answer)
-        applied = applied._replace(changes=(*applied.changes, ReceiptKept(kept)))
+        applied = msgspec.structs.replace(applied, changes=(*applied.changes, ReceiptKept(kept)))
     return applied
 
 
 def _next(record: UserRecord) -> Version:
     """The version after one more commit."""
-    epoch, revision = record.version
-    return Version(epoch, revision + 1)
+    version = record.version
+    return Version(version.epoch, version.revision + 1)
 
 
 def _changed(record: UserRecord, **fields: Any) -> UserRecord:
@@ -173,8 +188,10 @@ def _changed(record: UserRecord, **fields: Any) -> UserRecord:
 
 def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
     seq = record.seq
-    floor_ms = record.profile.updated_ms if record.profile is not None else 0
+    profile = record.profile
+    latest_ms = profile.updated_ms if profile is not None else 0
     added: list[StoredMessage] = []
+    added_bytes = 0
     unproven: list[str] = []
     outcomes: list[Appended] = []
     touched: dict[str, int] = {}
@@ -199,8 +216,11 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
             here = made_id(seq, message.random)
             message_id = message.made or here
             given = message_id != here  # told for another place: only as a given id is it found again
-        at_ms = message.at_ms if message.at_ms is not None else max(op.at_ms, floor_ms)
-        floor_ms = max(floor_ms, at_ms)
+        at_ms = message.at_ms if message.at_ms is not None else op.at_ms
+        if at_ms > latest_ms:
+            latest_ms = at_ms
+        elif message.at_ms is None:
+            at_ms = latest_ms  # time never runs backwards
         fields = message.fields
         body = encode_message(seq, message_id, message.role, message.content, at_ms, fields)
         calls: tuple[str, ...] = ()
@@ -213,17 +233,19 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
             if session_id is not None and message.at_ms is None:
                 touched[session_id] = at_ms
         added.append(StoredMessage(seq, message_id, message.role, at_ms, body, calls, answers, given))
+        added_bytes += len(body) + _MESSAGE_OVERHEAD_BYTES
         if seen is not None:
             seen[message_id] = seq
         outcomes.append(Appended(message_id=message_id, seq=seq, durability=rules.durability))
     if not added:
         return Applied(record, (), outcomes)
-    changes: list[Change] = [MessagesAdded(tuple(added), tuple(unproven))]
-    if record.profile is None:
-        profile = StoredProfile(_default_preferences(rules), floor_ms, floor_ms)
+    new = tuple(added)
+    changes: list[Change] = [MessagesAdded(new, tuple(unproven))]
+    if profile is None:
+        profile = StoredProfile(_default_preferences(rules), latest_ms, latest_ms)
         changes.insert(0, ProfileSet(profile))
     else:
-        profile = StoredProfile(record.profile.preferences, record.profile.created_ms, floor_ms)
+        profile = StoredProfile(profile.preferences, profile.created_ms, latest_ms)
     sessions = record.sessions
     for session_id, active_ms in touched.items():
         session = sessions.get(session_id)
@@ -232,25 +254,21 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
                 sessions = dict(sessions)
             sessions[session_id] = msgspec.structs.replace(session, active_ms=active_ms)
             changes.append(SessionTouched(session_id, active_ms))
-    window = trim(record.window + tuple(added), rules.window)
-    fallen = len(record.window) + len(added) - len(window)
-    size = (
-        record.window_bytes + window_bytes(added) - window_bytes(record.window[:fallen])
-        if fallen <= len(record.window)
-        else window_bytes(window)
-    )
+    early, start, late, fallen_bytes = _moved(record, new, rules.window)
     return Applied(
         UserRecord(
             _next(record),
             seq,
             record.state,
             profile,
-            window,
+            early,
             sessions,
             record.sessions_complete,
-            size,
+            record.window_bytes + added_bytes - fallen_bytes,
             record.applied,
             record.partial,
+            start=start,
+            late=late,
         ),
         tuple(changes),
         outcomes,

@@ -188,7 +188,7 @@ class Committer:
             if origin is not None and head.applied.get(origin.replica, (-1, 0))[0] >= origin.number:
                 again = Committed(Version(head.epoch, head.revision), head.seq)
                 return await self._purged(user, again, head.epoch - 1)  # the purge may have been cut short
-            if commit.expected != (head.epoch, head.revision):
+            if commit.expected != Version(head.epoch, head.revision):
                 if not cached:
                     return StaleVersion()
                 head = None
@@ -215,7 +215,7 @@ class Committer:
 
     async def _purged(self, user: UserKey, committed: Committed, epoch: int) -> Committed:
         done = await self._eraser.purge_or_leave(user, epoch)
-        return committed if done else committed._replace(pending=True)
+        return committed if done else msgspec.structs.replace(committed, pending=True)
 
     # --- heads in memory -------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import msgspec
 
 from samvad.errors import MessageExists, SessionTaken, StaleVersion
 from samvad.records import (
+    NOTHING_REMOVED,
     Change,
     Commit,
     Committed,
@@ -98,10 +99,10 @@ class Plan:
         head, origin = self.head, commit.origin
         if origin is not None and head.applied.get(origin.replica, (-1, 0))[0] >= origin.number:
             return Committed(Version(head.epoch, head.revision), head.seq)
-        if commit.expected != (head.epoch, head.revision) and not only_receipts(commit):
+        if commit.expected != Version(head.epoch, head.revision) and not only_receipts(commit):
             raise StaleVersion
         self._refuse(commit.changes)
-        removed = Removed()
+        removed = NOTHING_REMOVED
         moves = False
         for change in commit.changes:
             if isinstance(change, ReceiptKept):

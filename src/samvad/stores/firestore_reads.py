@@ -169,7 +169,7 @@ class Reader:
             seq=head.seq,
             state=state,
             profile=head.profile,
-            window=messages,
+            early=messages,
             sessions={session.id: session for session in sessions[:sessions_max]},
             sessions_complete=len(sessions) <= sessions_max,
             applied={replica: number for replica, (number, _) in head.applied.items()},

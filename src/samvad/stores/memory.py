@@ -14,6 +14,7 @@ import msgspec
 
 from samvad.errors import MessageExists, SamvadError, SessionTaken, ShuttingDown, StaleVersion
 from samvad.records import (
+    NOTHING_REMOVED,
     Change,
     Commit,
     Committed,
@@ -107,10 +108,10 @@ class MemoryStore:
             user = _User(self._erasure(key)[0])
         if origin is not None and user.applied.get(origin.replica, -1) >= origin.number:
             return Committed(Version(user.epoch, user.revision), len(user.messages))
-        if commit.expected != (user.epoch, user.revision) and not only_receipts(commit):
+        if commit.expected != Version(user.epoch, user.revision) and not only_receipts(commit):
             raise StaleVersion
         self._refuse(key, user, commit.changes)
-        removed = Removed()
+        removed = NOTHING_REMOVED
         moves = False
         for change in commit.changes:
             if isinstance(change, ReceiptKept):
@@ -237,7 +238,7 @@ class MemoryStore:
             seq=len(found.messages),
             state=found.state,
             profile=found.profile,
-            window=tuple(found.messages[-window:]),
+            early=tuple(found.messages[-window:]),
             sessions={session.id: session for session in sessions[:sessions_max]},
             sessions_complete=len(sessions) <= sessions_max,
             applied=dict(found.applied),

@@ -235,16 +235,12 @@ class SQLiteStore:
 
     def submit(self, commit: Commit, done: Done) -> None:
         """As `commit`, without a future: `done` is called on the event loop, in a later turn of it."""
-        loop = self._opened_loop()
-        if self._writer is None:
-            loop.call_soon(done, ShuttingDown())
-        else:
+        if self._writer is not None:
             self._writer.submit(commit, done)
-
-    def _opened_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
+        elif self._loop is not None:
+            self._loop.call_soon(done, ShuttingDown())
+        else:
             raise not_open()
-        return self._loop
 
     @property
     def commits_queued(self) -> int:

@@ -7,10 +7,9 @@ that each user's page is written once for all they have said meanwhile. Readers 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, Final
 
 import apsw
@@ -26,7 +25,7 @@ _NEWEST = """
     SELECT revision, last_seq, updated_ms FROM recent WHERE user_no = ? ORDER BY place DESC LIMIT 1
 """
 _ALL_RECENT = """
-    SELECT user_no, revision, first_seq, last_seq, updated_ms, body FROM recent ORDER BY user_no, place
+    SELECT user_no, revision, first_seq, last_seq, updated_ms, body FROM recent ORDER BY place
 """
 _ADD_HISTORY = "INSERT INTO history (user_no, first_seq, last_seq, body) VALUES (?, ?, ?, ?)"
 _MOVE_HEAD = """
@@ -75,7 +74,7 @@ RecentRow = tuple[int, int, int, int, int, bytes]  # user_no, revision, first_se
 
 def joined(messages: tuple[StoredMessage, ...]) -> bytes:
     """Messages as one value: JSON holds no line break, so that a line is a message."""
-    return b"\n".join([line_of_message(message) for message in messages])
+    return b"\n".join([line_of_message(message) if message.given else message.body for message in messages])
 
 
 def add(connection: apsw.Connection, rows: list[RecentRow]) -> None:
@@ -134,10 +133,12 @@ def gather(connection: apsw.Connection) -> None:
     """Move all of `recent` to `history` in one transaction, and each user's head along."""
     runs: list[tuple[int, int, int, bytes]] = []
     heads: list[tuple[int, int, int, int]] = []
+    said: defaultdict[int, list[RecentRow]] = defaultdict(list)
     with transaction(connection):
-        said: list[Any] = connection.execute(_ALL_RECENT).fetchall()
-        for user_no, group in groupby(said, key=itemgetter(0)):
-            rows = list(group)
+        recent: Any = connection.execute(_ALL_RECENT)
+        for row in recent:
+            said[row[0]].append(row)
+        for user_no, rows in sorted(said.items()):
             runs += _runs(user_no, rows)
             _, revision, _, last_seq, updated_ms, _ = rows[-1]
             heads.append((revision, last_seq, updated_ms, user_no))

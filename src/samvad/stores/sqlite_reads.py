@@ -87,7 +87,7 @@ def load(
         seq=seq,
         state=None if state is None else StoredState(state, state_ms, state_version),
         profile=None if created_ms is None else StoredProfile(preferences, created_ms, updated_ms),
-        window=tuple([message_of_line(*line) for line in reversed(last)]),
+        early=tuple([message_of_line(*line) for line in reversed(last)]),
         sessions={session.id: session for session in sessions[:sessions_max]},
         sessions_complete=len(sessions) <= sessions_max,
         applied=applied,

@@ -197,8 +197,8 @@ class WriterThread:
             self._loop.call_soon_threadsafe(function)
 
     def _answer(self, group: list[tuple[Commit, Done, int]], results: list[Committed | SamvadError]) -> None:
+        self.queued -= len(group)
         for (_, done, size), result in zip(group, results, strict=True):
-            self.queued -= 1
             self._queued_bytes -= size
             done(result)
 

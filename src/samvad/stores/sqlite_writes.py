@@ -13,6 +13,7 @@ import apsw
 
 from samvad.errors import MessageExists, SamvadError, SessionTaken, StaleVersion
 from samvad.records import (
+    NOTHING_REMOVED,
     Change,
     Commit,
     Committed,
@@ -149,8 +150,7 @@ class GroupWriter:
         connection = self._connection
         if self._recent:
             history.add(connection, self._recent)
-            for row in self._recent:
-                self.recent_bytes += len(row[-1]) + _ROW_BYTES
+            self.recent_bytes += sum([len(row[-1]) + _ROW_BYTES for row in self._recent])
             self._recent.clear()
         if self._given:
             connection.executemany(_INSERT_GIVEN_ID, [(*key, seq) for key, seq in self._given.items()])
@@ -197,27 +197,22 @@ class GroupWriter:
         if commit.expected != head.version and not only_receipts(commit):
             raise StaleVersion
         self._refuse(user, head, changes)
-        removed = Removed()
+        removed = NOTHING_REMOVED
         moves = said = False
         for change in changes:
-            if isinstance(change, ReceiptKept):
+            if isinstance(change, MessagesAdded):
+                self._say(self._numbered(user, head), change.messages, head.version.revision + commit.steps)
+                moves = said = True
+            elif isinstance(change, ReceiptKept):
                 self._receipt(user, change, removed)
-                continue
-            if isinstance(change, Erased):
+            elif isinstance(change, Erased):
                 removed = self._erase(user, head, change, origin or ("", -1))
                 moves = said = False
-                continue
-            moves = True
-            if head.user_no is None:
-                head.user_no = self._connection.execute(_INSERT_USER, (*user, head.version.epoch)).get
-            if isinstance(change, MessagesAdded):
-                self._say(head, change.messages, head.version.revision + commit.steps)
-                said = True
             else:
-                removed = self._write(user, head, change, removed)
+                removed = self._write(user, self._numbered(user, head), change, removed)
+                moves = True
         if moves:
-            epoch, revision = head.version
-            head.version = Version(epoch, revision + commit.steps)
+            head.version = Version(head.version.epoch, head.version.revision + commit.steps)
             if not said and not head.moved:
                 head.moved = True
                 self._moved.append(head)
@@ -225,19 +220,24 @@ class GroupWriter:
             self._connection.execute(_SET_APPLIED, (head.user_no, *origin))
         return Committed(head.version, head.seq, removed)
 
+    def _numbered(self, user: UserKey, head: _Head) -> _Head:
+        if head.user_no is None:
+            head.user_no = self._connection.execute(_INSERT_USER, (*user, head.version.epoch)).get
+        return head
+
     def _say(self, head: _Head, messages: tuple[StoredMessage, ...], revision: int) -> None:
         """Take messages in; the row that holds them tells the user's new revision as well."""
         user_no = head.user_no
         assert user_no is not None
+        first_seq = head.seq + 1
         for message in messages:
             if message.given:
                 self._given[user_no, message.id] = message.seq
             if message.at_ms > head.updated_ms:
                 head.updated_ms = message.at_ms
-        head.seq = messages[-1].seq
-        self._recent.append(
-            (user_no, revision, messages[0].seq, head.seq, head.updated_ms, history.joined(messages))
-        )
+        head.seq += len(messages)
+        body = history.joined(messages)
+        self._recent.append((user_no, revision, first_seq, head.seq, head.updated_ms, body))
 
     def _refuse(self, user: UserKey, head: _Head, changes: tuple[Change, ...]) -> None:
         """Raise what speaks against these changes, before any of them is written."""

@@ -336,7 +336,7 @@ def answer_of(result: Committed | BaseException) -> tuple[Any, ...]:
         return (result.code,)
     if isinstance(result, BaseException):
         raise result
-    return tuple(result)
+    return result.version, result.seq, result.removed, result.pending
 
 
 async def everything(store: Store, place: Place, users: Sequence[UserKey] | None = None) -> dict[str, Any]:
