@@ -4,8 +4,6 @@ there and what is another's. The table of routes is the application's own: a new
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import random
 import unicodedata
@@ -19,7 +17,19 @@ from samvad.http.access import Access
 from samvad.http.app import routes
 from samvad.http.routing import Route
 from samvad.live import frames
-from tests.auth.world import ALL, ASHA, BALA, CANARY, MISSING, OF_ASHA, World, bearing, populate, world
+from tests.auth.world import (
+    ALL,
+    ASHA,
+    BALA,
+    CANARY,
+    MISSING,
+    OF_ASHA,
+    Socket,
+    World,
+    bearing,
+    populate,
+    world,
+)
 from tests.http.support import Answer
 from tests.support import SOAK
 
@@ -336,55 +346,6 @@ async def test_a_kept_answer_is_given_to_nobody_else(here: World) -> None:
 
 
 # --- the socket ----------------------------------------------------------------------------------------------
-
-
-class Socket:
-    """A client of /api/live, over ASGI."""
-
-    def __init__(self, here: World, token: str | None, by: str = "header") -> None:
-        self.inbound: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.inbound.put_nowait({"type": "websocket.connect"})
-        self.sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        subprotocols, headers = ["samvad.v1"], []
-        if token is not None and by == "header":
-            headers.append((b"authorization", f"Bearer {token}".encode()))
-        elif token is not None:
-            subprotocols.append(f"samvad.bearer.{token}")
-        scope = {
-            "type": "websocket",
-            "path": "/api/live",
-            "raw_path": b"/api/live",
-            "headers": headers,
-            "subprotocols": subprotocols,
-            "extensions": {"websocket.http.response": {}},
-            "client": ("127.0.0.1", 5),
-        }
-        self.task = asyncio.create_task(here.api.app(scope, self.inbound.get, self._send))
-
-    async def _send(self, message: dict[str, Any]) -> None:
-        self.sent.put_nowait(message)
-
-    def send(self, frame: dict[str, Any]) -> None:
-        """A frame of the client's."""
-        self.inbound.put_nowait({"type": "websocket.receive", "text": json.dumps(frame)})
-
-    async def next(self) -> Any:
-        """What the server sends next: a frame, or another message of ASGI."""
-        async with asyncio.timeout(20):
-            message = await self.sent.get()
-        return json.loads(message["text"]) if message.get("text") else message
-
-    async def until(self, *kinds: str) -> Any:
-        """The next frame of one of these types."""
-        while (found := await self.next()).get("type") not in kinds:
-            assert CANARY not in json.dumps(found, default=repr)
-        return found
-
-    async def close(self) -> None:
-        """The client goes."""
-        self.inbound.put_nowait({"type": "websocket.disconnect"})
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.task
 
 
 def frames_about(about: dict[str, str]) -> dict[str, dict[str, Any]]:

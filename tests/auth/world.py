@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -165,3 +166,62 @@ async def world() -> AsyncIterator[World]:
 
 
 ALL = tuple(sorted(SCOPES - {"admin"}))
+
+
+class Socket:
+    """A client of /api/live, over ASGI."""
+
+    def __init__(self, here: World, token: str | None, by: str = "header") -> None:
+        self.inbound: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.inbound.put_nowait({"type": "websocket.connect"})
+        self.sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.warnings: list[dict[str, Any]] = []
+        subprotocols, headers = ["samvad.v1"], []
+        if token is not None and by == "header":
+            headers.append((b"authorization", f"Bearer {token}".encode()))
+        elif token is not None:
+            subprotocols.append(f"samvad.bearer.{token}")
+        scope = {
+            "type": "websocket",
+            "path": "/api/live",
+            "raw_path": b"/api/live",
+            "headers": headers,
+            "subprotocols": subprotocols,
+            "extensions": {"websocket.http.response": {}},
+            "client": ("127.0.0.1", 5),
+        }
+        self.task = asyncio.create_task(here.api.app(scope, self.inbound.get, self._send))
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        self.sent.put_nowait(message)
+
+    def send(self, frame: dict[str, Any]) -> None:
+        """A frame of the client's."""
+        self.inbound.put_nowait({"type": "websocket.receive", "text": json.dumps(frame)})
+
+    async def next(self) -> Any:
+        """What the server sends next: a frame, or another message of ASGI."""
+        async with asyncio.timeout(20):
+            message = await self.sent.get()
+        found = json.loads(message["text"]) if message.get("text") else message
+        if found["type"] == "warning":
+            self.warnings.append(found)
+        return found
+
+    async def warning(self) -> Any:
+        """The last warning, or else the next one."""
+        while not self.warnings:
+            await self.next()
+        return self.warnings.pop()
+
+    async def until(self, *kinds: str) -> Any:
+        """The next frame of one of these types."""
+        while (found := await self.next()).get("type") not in kinds:
+            assert CANARY not in json.dumps(found, default=repr)
+        return found
+
+    async def close(self) -> None:
+        """The client goes."""
+        self.inbound.put_nowait({"type": "websocket.disconnect"})
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task

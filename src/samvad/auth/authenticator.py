@@ -23,6 +23,7 @@ from samvad.types import LOCAL, Principal
 
 _log = logging.getLogger(__name__)
 _FIRST_READ_S: Final = 2.0
+_UNASKED_S: Final = 30.0
 _OURS: Final = (api_keys.PREFIX, user_tokens.PREFIX)
 
 
@@ -61,8 +62,12 @@ class Authenticator:
         self._seen: OrderedDict[bytes, tuple[Identity, Issuer, int]] = OrderedDict()
         self._first: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
-        # Called when keys have changed: who let somebody in for longer looks whether that still holds.
+        # Called whenever keys were read anew: who let somebody in for longer looks whether that still holds.
         self.on_change: list[Callable[[], None]] = []
+
+    def now_ms(self) -> int:
+        """The time by which credentials end, in milliseconds since 1970."""
+        return self._clock.now_ms()
 
     @property
     def required(self) -> bool:
@@ -101,20 +106,19 @@ class Authenticator:
 
     async def _keep_up(self) -> None:
         while True:
-            await asyncio.sleep(limits.KEYS_REFRESH_S)
+            # Where nobody is asked yet, the first key may be found a little later.
+            await asyncio.sleep(limits.KEYS_REFRESH_S if self.required else _UNASKED_S)
             await self.refresh()
 
     async def refresh(self) -> None:
         """Read the keys anew; what hung on one that is gone ends."""
         try:
-            changed = await self.keyring.refresh()
+            await self.keyring.refresh()
             await self.keyring.save_used()
         except SamvadError as error:  # those known go on, for as long as `fresh` says
             _log.warning("the keys cannot be read: %s", error.message)
-            return
-        if changed:
-            for listener in self.on_change:
-                listener()
+        for listener in list(self.on_change):
+            listener()
 
     # --- who is asking -----------------------------------------------------------------------------------
 

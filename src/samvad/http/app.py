@@ -232,7 +232,8 @@ class SamvadApp:
             await refuse_socket(scope, send, error)
             return
         try:
-            await serve_socket(scope, receive, send, live, self.samvad.acting_as(identity.principal))
+            service = self.samvad.acting_as(identity.principal)
+            await serve_socket(scope, receive, send, live, service, (self.auth, identity))
         except Exception:  # the top of the connection
             _log.exception("a live connection failed")
 

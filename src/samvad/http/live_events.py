@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from samvad import limits
+from samvad.auth.lease import Lease
 from samvad.errors import InvalidRequest, MissingFields, SamvadError
 from samvad.http.call import Call
 from samvad.records import UserKey
 from samvad.sessions.feed import Feed, Grew, Missed, Restarted, Subscription
 
 if TYPE_CHECKING:
+    from samvad.auth.authenticator import Authenticator, Identity
     from samvad.sessions.service import SessionPersistenceService
 
 HEARTBEAT_S: Final = 15.0
@@ -37,8 +39,15 @@ class EventStream:
     """One client's stream. Made and checked before anything is sent, so that mistakes are problem documents."""
 
     def __init__(
-        self, service: SessionPersistenceService, subscription: Subscription, *, recovered: bool
+        self,
+        service: SessionPersistenceService,
+        subscription: Subscription,
+        access: tuple[Authenticator, Identity],
+        *,
+        recovered: bool,
     ) -> None:
+        self._access = access
+        self._notes: list[bytes] = []
         self._recovered = recovered
         self._service = service
         self._subscription = subscription
@@ -57,21 +66,35 @@ class EventStream:
             (b"x-content-type-options", b"nosniff"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        lease = Lease(*self._access, warn=self._warn_of_end, end=self._no_longer)
         gone = asyncio.create_task(_disconnected(receive))
         ended = asyncio.create_task(self._ended.wait())
         writer = asyncio.create_task(self._write(send))
         try:
             await asyncio.wait([gone, ended, writer], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            lease.stop()
             for task in (gone, ended, writer):
                 task.cancel()
             await asyncio.wait([gone, ended, writer])
             self._subscription.close()
         if not gone.done() or gone.cancelled():
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            last = b"".join(self._notes)
+            await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def _warn_of_end(self, in_s: int) -> None:
+        """Said with the next event or sign of life, at the latest."""
+        self._notes.append(_note("warning", {"code": "token_expires", "inS": in_s}))
+
+    def _no_longer(self, reason: str) -> None:
+        self._notes.append(_note("ended", {"reason": reason}))
+        self._ended.set()
 
     async def _write(self, send: Send) -> None:
         async def put(data: bytes) -> None:
+            if self._notes:
+                data = b"".join((*self._notes, data))
+                self._notes.clear()
             async with asyncio.timeout(SEND_S_MAX):
                 await send({"type": "http.response.body", "body": data, "more_body": True})
 
@@ -136,11 +159,11 @@ async def open_events(call: Call, feed: Feed) -> EventStream:
         raise
     if match is None:
         subscription.start(record)
-        return EventStream(service, subscription, recovered=False)
+        return EventStream(service, subscription, (call.auth, call.identity), recovered=False)
     epoch, seq = int(match[1]), int(match[2])
     same = epoch == record.version.epoch and seq <= record.seq
     subscription.start(record, seq if same else 0)  # of another life: all of this one
-    return EventStream(service, subscription, recovered=same)
+    return EventStream(service, subscription, (call.auth, call.identity), recovered=same)
 
 
 async def _disconnected(receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
@@ -150,6 +173,11 @@ async def _disconnected(receive: Callable[[], Awaitable[dict[str, Any]]]) -> Non
 
 def _event(name: str, data: dict[str, Any], epoch: int, seq: int) -> bytes:
     return b"event: %b\nid: %d:%d\ndata: %b\n\n" % (name.encode(), epoch, seq, _encode(data))
+
+
+def _note(name: str, data: dict[str, Any]) -> bytes:
+    """An event about the stream itself: without an id, so that the place to go on from stays what it was."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode(data))
 
 
 def _message(epoch: int, seq: int, body: bytes) -> bytes:

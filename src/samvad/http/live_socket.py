@@ -9,6 +9,7 @@ from samvad.errors import NotFound, SamvadError
 from samvad.http.problems import problem_reply
 
 if TYPE_CHECKING:
+    from samvad.auth.authenticator import Authenticator, Identity
     from samvad.live.service import LiveService
     from samvad.sessions.service import SessionPersistenceService
 
@@ -58,13 +59,17 @@ async def serve_socket(
     send: Send,
     live: LiveService,
     service: SessionPersistenceService,
+    access: tuple[Authenticator, Identity],
 ) -> None:
-    """Talk with one client. A client that does not offer the subprotocol is talked with all the same."""
+    """Talk with one client, for as long as its credential holds.
+
+    A client that does not offer the subprotocol is talked with all the same.
+    """
     from samvad.live.connection import Connection
 
     await receive()  # websocket.connect
     socket = _Socket(scope, receive, send)
-    connection = Connection(live, service, socket)
+    connection = Connection(live, service, socket, access)
     try:
         live.admit(connection)
     except SamvadError as error:

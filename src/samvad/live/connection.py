@@ -10,6 +10,8 @@ from typing import Final, Protocol
 import msgspec
 
 from samvad import limits
+from samvad.auth.authenticator import Authenticator, Identity
+from samvad.auth.lease import Lease
 from samvad.clock import uuid7
 from samvad.errors import Forbidden, InvalidRequest, SamvadError, TooLarge
 from samvad.live import frames, phrases
@@ -42,6 +44,8 @@ CLOSE_CODES: Final = {
     "deleted": 4005,
     "too_many_errors": 4006,
     "not_started": 4007,
+    "token_expired": 4008,
+    "token_revoked": 4009,
     "overloaded": 1013,
 }
 
@@ -61,10 +65,18 @@ class ClosableWire(Wire, Protocol):
 
 
 class Connection:
-    """One client. `service` acts for who is asking."""
+    """One client. `service` acts for who is asking; `access`, if given, says for how long they may."""
 
-    def __init__(self, live: LiveService, service: SessionPersistenceService, wire: ClosableWire) -> None:
+    def __init__(
+        self,
+        live: LiveService,
+        service: SessionPersistenceService,
+        wire: ClosableWire,
+        access: tuple[Authenticator, Identity] | None = None,
+    ) -> None:
         self._live = live
+        self._access = access
+        self._lease: Lease | None = None
         # A token of one session opens that session alone; within it, the conversation is the user's.
         self._only = service.principal.session
         self._service = service.acting_as(service.principal._replace(session=None))
@@ -93,6 +105,8 @@ class Connection:
 
     async def run(self, receive: Receive) -> None:
         """Talk with the client, who was admitted, until one side has had enough."""
+        if self._access is not None:
+            self._lease = Lease(*self._access, warn=self._warn_of_end, end=self.end)
         writer = asyncio.create_task(self._outbox.run(self._wire))
         reader = asyncio.create_task(self._read(receive))
         ended = asyncio.create_task(self._ended.wait())
@@ -101,6 +115,8 @@ class Connection:
         finally:
             ended.cancel()
             reader.cancel()
+            if self._lease is not None:
+                self._lease.stop()
             await asyncio.wait([reader])
             await self._leave()
             await self._farewell(writer)
@@ -171,7 +187,7 @@ class Connection:
 
     def _tell(self, error: SamvadError) -> None:
         self._line.send(frames.ErrorFrame(code=error.code, message=error.message, retryable=error.retryable))
-        if not error.retryable and error.status == 400:
+        if not error.retryable and error.status in (400, 401, 403):
             self._errors += 1
             if self._errors >= limits.LIVE_ERRORS_MAX:
                 self.end("too_many_errors")
@@ -202,6 +218,9 @@ class Connection:
         if isinstance(frame, frames.Ping):
             self._line.send(frames.Pong())
             return
+        if isinstance(frame, frames.RenewToken):
+            await self._renew(frame.token)
+            return
         talk = self._need_conversation()
         match frame:
             case frames.UserText():
@@ -223,6 +242,17 @@ class Connection:
             case frames.EndSession():
                 await talk.service.end_session(talk.session_id)
                 self.end("ended")
+
+    # --- for how long ----------------------------------------------------------------------------------------
+
+    async def _renew(self, token: str) -> None:
+        if self._lease is None:
+            raise InvalidFrame("Nobody is asked for a token here.")
+        self._line.send(frames.TokenRenewed(expires_in_s=await self._lease.renew(token)))
+
+    def _warn_of_end(self, in_s: int) -> None:
+        text = "The token of this connection is about to expire; send renew_token with a newer one."
+        self._line.send(frames.Warn(code="token_expires", message=text, in_s=in_s))
 
     # --- starting ------------------------------------------------------------------------------------------
 

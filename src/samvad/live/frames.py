@@ -87,6 +87,12 @@ class Ping(_Frame, frozen=True, kw_only=True, tag="ping"):
     """Is the server there? It answers `pong`."""
 
 
+class RenewToken(_Frame, frozen=True, kw_only=True, tag="renew_token"):
+    """A newer token for the same user: the connection goes on under it. Answered with `token_renewed`."""
+
+    token: str
+
+
 class EndSession(_Frame, frozen=True, kw_only=True, tag="end_session"):
     """The conversation is over."""
 
@@ -100,6 +106,7 @@ ClientFrame = (
     | Playback
     | ResumeInterruption
     | SetLanguage
+    | RenewToken
     | Ping
     | EndSession
 )
@@ -186,6 +193,12 @@ class ResumeToken(_Frame, frozen=True, kw_only=True, tag="resume_token"):
     expires_in_s: int
 
 
+class TokenRenewed(_Frame, frozen=True, kw_only=True, tag="token_renewed"):
+    """The answer to `renew_token`: the seconds that the new token holds, none if it has no end."""
+
+    expires_in_s: int | None = None
+
+
 class SessionEnded(_Frame, frozen=True, kw_only=True, tag="session_ended"):
     """The conversation is over on this connection, which is closed now."""
 
@@ -251,6 +264,7 @@ ServerFrame = (
     | LanguageChanged
     | Pong
     | ResumeToken
+    | TokenRenewed
     | SessionEnded
     | ToolCallFrame
     | ToolResultFrame
