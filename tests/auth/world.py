@@ -50,6 +50,7 @@ class HeldKeys:
     """Keys in memory, for a keyring that reads them as it reads a file."""
 
     place = "a test"
+    every_s = 5.0
 
     def __init__(self) -> None:
         self.keys: list[ApiKey] = []

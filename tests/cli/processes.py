@@ -94,12 +94,16 @@ class Server:
         if keep.__name__ == "put":
             keep("")
 
-    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    def request(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
         """One request on a connection of its own: status and JSON body."""
         connection = http.client.HTTPConnection(*self.address, timeout=WAIT_S)
         try:
-            headers = {"content-type": "application/json"} if body is not None else {}
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            sent = {"content-type": "application/json"} if body is not None else {}
+            connection.request(
+                method, path, None if body is None else json.dumps(body), {**sent, **(headers or {})}
+            )
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
         finally:

@@ -23,7 +23,7 @@ from samvad.types import LOCAL, Principal
 
 _log = logging.getLogger(__name__)
 _FIRST_READ_S: Final = 2.0
-_UNASKED_S: Final = 30.0
+_UNASKED: Final = 6
 _OURS: Final = (api_keys.PREFIX, user_tokens.PREFIX)
 
 
@@ -107,7 +107,7 @@ class Authenticator:
     async def _keep_up(self) -> None:
         while True:
             # Where nobody is asked yet, the first key may be found a little later.
-            await asyncio.sleep(limits.KEYS_REFRESH_S if self.required else _UNASKED_S)
+            await asyncio.sleep(self.keyring.every_s * (1 if self.required else _UNASKED))
             await self.refresh()
 
     async def refresh(self) -> None:

@@ -39,6 +39,7 @@ class KeySource(Protocol):
     """Where the keyring is kept. All raise StoreUnavailable where it cannot be reached."""
 
     place: str
+    every_s: float  # how often it is read anew; at most KEYS_REFRESH_S
 
     async def load(self) -> bytes | None:
         """The document; None where there is none."""
@@ -59,6 +60,8 @@ class KeySource(Protocol):
 
 class FileKeys:
     """The keyring as a file of the data directory, readable by its owner alone."""
+
+    every_s = 1.0
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -103,6 +106,7 @@ class NoKeys:
     """No keyring at all: for an application that is mounted, or a store that lives in memory."""
 
     place = "memory"
+    every_s = float(limits.KEYS_REFRESH_S)
 
     async def load(self) -> bytes | None:
         return None
@@ -161,6 +165,11 @@ class Keyring:
         self._keys = {key.id: key for key in decoded(raw, self._source.place)}
         self._raw = raw
         self.any = self.any or bool(self._keys)
+
+    @property
+    def every_s(self) -> float:
+        """How often it is to be read anew."""
+        return self._source.every_s
 
     @property
     def fresh(self) -> bool:

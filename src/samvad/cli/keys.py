@@ -14,7 +14,7 @@ from samvad import limits
 from samvad.cli import flags, output
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import settings_of
-from samvad.errors import SetupError
+from samvad.errors import InvalidId, SetupError
 from samvad.types import DEFAULT_TENANT, SCOPES
 
 app = verbs(
@@ -59,7 +59,10 @@ def create(
         raise SetupError(f"--scopes takes {', '.join(sorted(SCOPES))}; {min(wanted - SCOPES)!r} is none.")
     if not 0 < len(name) <= _NAME_CHARS_MAX or not name.isprintable():
         raise SetupError(f"--name takes 1 to {_NAME_CHARS_MAX} printable characters.")
-    check_id(tenant, "--tenant")
+    try:
+        check_id(tenant, "--tenant")
+    except InvalidId as error:
+        raise SetupError(error.message) from None
     now_ms = _now_ms()
     expires_ms = None if expires is None else now_ms + _seconds(expires, "--expires") * 1000
     text, key_id, digest = make_key()

@@ -22,6 +22,8 @@ _TIMEOUT_S: Final = 5.0
 class FirestoreKeys:
     """The keyring of one Firestore database, over the client of the store of conversations."""
 
+    every_s = float(limits.KEYS_REFRESH_S)
+
     def __init__(self, client: BoundedClient, names: Names) -> None:
         self._client = client
         self._keys = f"{names.root}/access/keys"
