@@ -55,6 +55,11 @@ CHAT_CHARS: Final = 4_000
 ANSWER_CONFIDENCE_MIN: Final = 0.6
 KNOWLEDGE_STALE_S_MAX: Final = 5
 REMOVAL_NOTE_KEPT_S: Final = 24 * 3600
+VECTORS_BYTES_MAX: Final = 1024 * 1024 * 1024  # of passages' vectors in the search engine's memory
+EMBED_QUERY_S_MAX: Final = 0.5  # that a search waits for the embedder; then it goes by words alone
+EMBED_TEXTS_MAX: Final = 64  # in one request to an embedder
+EMBED_TEXT_CHARS_MAX: Final = 8_000
+EMBED_S_MAX: Final = 60  # for one such request
 
 # Time
 RECORD_TTL_S: Final = 30 * 60

@@ -40,7 +40,9 @@ from samvad.stores.urls import store_from_url
 from samvad.types import LOCAL, Durability
 
 if TYPE_CHECKING:
+    from samvad.knowledge.addresses import Network
     from samvad.knowledge.base import KnowledgeBase
+    from samvad.knowledge.embedding import Embedder
 
 _log = logging.getLogger(__name__)
 _UPKEEP_S = 60.0
@@ -59,9 +61,23 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     active_window_s: float = limits.ACTIVE_WINDOW_S
     record_interruptions: bool = False
     listen: bool = True
+    fetch_networks: str = ""
     price_reads_usd: float = Prices().reads
     price_writes_usd: float = Prices().writes
     price_deletes_usd: float = Prices().deletes
+
+    def networks(self) -> list[Network]:
+        """`fetch_networks` taken apart: SetupError where one is none."""
+        import ipaddress
+
+        try:
+            return [
+                ipaddress.ip_network(each.strip()) for each in self.fetch_networks.split(",") if each.strip()
+            ]
+        except ValueError:
+            raise SetupError(
+                f"fetch_networks must be networks such as 10.1.0.0/16,fd12::/48, not {self.fetch_networks[:60]!r}."
+            ) from None
 
     def check(self) -> None:
         """SetupError where a value cannot be."""
@@ -69,6 +85,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise SetupError(f"window_messages must be 1 to {limits.WINDOW_MESSAGES_MAX}.")
         if self.durability not in ("auto", "store", "memory"):
             raise SetupError("durability must be 'auto', 'store' or 'memory'.")
+        self.networks()
         for name in (
             "record_ttl_s",
             "cache_bytes_max",
@@ -99,6 +116,7 @@ class Samvad(SessionPersistenceService):
         journal_dir: str | Path | None = None,
         cost_file: Path | None = None,
         url: str = "",
+        embedder: Embedder | None = None,
     ) -> None:
         self.options = options or Options()
         self.options.check()
@@ -153,6 +171,7 @@ class Samvad(SessionPersistenceService):
             store.flusher.before_erasing.append(self._erase_documents)  # when the store can be reached
         self.interruptions = InterruptionContextManager(clock)
         self._knowledge: KnowledgeBase | None = None
+        self._embedder = embedder
         self._upkeep: asyncio.Task[None] | None = None
         self.watcher: Watcher | None = None
         self._watch(store)
@@ -167,7 +186,9 @@ class Samvad(SessionPersistenceService):
         if self._knowledge is None:
             from samvad.knowledge.opening import knowledge_beside
 
-            self._knowledge = knowledge_beside(self.store, self.core.clock)
+            self._knowledge = knowledge_beside(
+                self.store, self.core.clock, embedder=self._embedder, networks=self.options.networks()
+            )
         return self._knowledge
 
     @property
@@ -332,11 +353,13 @@ def open_samvad(
     store: Store | None = None,
     journal_dir: str | Path | None = None,
     cost_file: str | Path | None = None,
+    embedder: Embedder | None = None,
     **settings: Any,
 ) -> Samvad:
     """The service over the store that `url` names (or over `store`), to be entered with `async with` or `with`.
 
     With `journal_dir`, writes are acknowledged once they are in a journal there, and go to the store behind it.
+    With an `embedder`, the knowledge base finds by meaning as well as by words.
     With `cost_file`, what the store bills is added up there over restarts (see `samvad.cost`).
     `settings` are the fields of `Options`; `vfs`, `wal_pages_max` and `readonly` go to the SQLite store.
     Raises SetupError for a bad URL or setting; opening raises it where the store cannot be opened.
@@ -371,4 +394,5 @@ def open_samvad(
         journal_dir=journal_dir,
         cost_file=None if cost_file is None else Path(cost_file),
         url=url,
+        embedder=embedder,
     )

@@ -173,6 +173,51 @@ class Settings(AuthSettings, frozen=True, kw_only=True):
             extra={"secret": True},
         ),
     ] = None
+    fetch_networks: Annotated[
+        str,
+        Meta(
+            description="Networks beside the public internet from which pages may be fetched for the knowledge base, "
+            "with commas between, such as 10.1.0.0/16."
+        ),
+    ] = ""
+    embedding_provider: Annotated[
+        Literal["none", "openai", "gemini", "vertex", "local"],
+        Meta(
+            description="Who makes the vectors by which the knowledge base finds passages by their meaning."
+        ),
+    ] = "none"
+    embedding_model: Annotated[
+        str | None, Meta(description="The embedding model; for local, the folder that it is in.")
+    ] = None
+    embedding_dimensions: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=4096,
+            description="How long vectors are to be, where the model can cut them; 0: its own way.",
+        ),
+    ] = 0
+    embedding_languages: Annotated[
+        str | None,
+        Meta(
+            description="Languages that the embedding model knows, such as en,hi, or all; others are found by words. "
+            "Needed for models that Samvad does not know."
+        ),
+    ] = None
+    embedding_base_url: Annotated[
+        str | None,
+        Meta(
+            description="Address of embeddings in OpenAI's protocol; left out, that of SAMVAD_OPENAI_BASE_URL."
+        ),
+    ] = None
+    embedding_api_key: Annotated[
+        str | None,
+        Meta(description="Key for it; left out, that of SAMVAD_OPENAI_API_KEY.", extra={"secret": True}),
+    ] = None
+    embedding_query_prefix: Annotated[
+        str, Meta(description="What goes before a query, for models that want it, such as 'query: '.")
+    ] = ""
+    embedding_document_prefix: Annotated[str, Meta(description="What goes before a passage, likewise.")] = ""
     openai_base_url: Annotated[
         str | None, Meta(description="Address of an API that speaks OpenAI's protocol.")
     ] = None
@@ -218,6 +263,7 @@ class Settings(AuthSettings, frozen=True, kw_only=True):
             "active_window_s": self.active_window_s,
             "record_interruptions": self.record_interruptions,
             "listen": self.listen,
+            "fetch_networks": self.fetch_networks,
             "price_reads_usd": self.price_reads_usd,
             "price_writes_usd": self.price_writes_usd,
             "price_deletes_usd": self.price_deletes_usd,

@@ -242,7 +242,7 @@ def test_files_of_the_data_directory(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"samvad.db", "samvad.db.lock"} | knowledge
 
 
-@pytest.mark.parametrize("name", [f"{number:04}" for number in range(1, 8)])
+@pytest.mark.parametrize("name", [f"{number:04}" for number in range(1, 11)])
 def test_decisions_have_a_form(name: str) -> None:
     """A decision says its context, what was decided and what follows."""
     (path,) = (REPOSITORY / "docs" / "decisions").glob(f"{name}-*.md")

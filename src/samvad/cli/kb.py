@@ -76,6 +76,7 @@ def add(
                     state = "added" if added.created else "changed" if added.changed else "as they were"
                     counts[state] += 1
                 tell(number)
+        await _embed(samvad.knowledge, user, refused)
         return counts, refused
 
     counts, refused = writing(settings_of(store, data_dir), work, instead=_INSTEAD)
@@ -102,6 +103,17 @@ def _sources(paths: Sequence[str]) -> Iterator[Path | str]:
             yield path
         else:
             raise SetupError(f"There is no file {name}.")
+
+
+async def _embed(knowledge: Any, user: str | None, refused: list[str]) -> None:
+    """Wait for the vectors of what was added, where there is an embedder."""
+    with progress("making vectors", 1) as tell:
+        try:
+            await knowledge.embed(user_id=user, tell=lambda done, total: tell(done / max(total, 1)))
+        except SamvadError as error:
+            refused.append(
+                f"vectors: {error.message} Run samvad kb reindex later; words are found meanwhile."
+            )
 
 
 async def _add(knowledge: Any, source: Path | str, described: dict[str, Any]) -> Any:
@@ -215,10 +227,12 @@ def delete(
 
 
 @app.command(cls=PlainCommand)
-def reindex(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
-    """Make the index anew from the documents. No server may be running."""
+def reindex(user: User = None, store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+    """Make the index anew from the documents, and the vectors that are missing. No server may be running."""
     count = writing(
-        settings_of(store, data_dir), lambda samvad: samvad.knowledge.reindex(), instead="stop it first"
+        settings_of(store, data_dir),
+        lambda samvad: samvad.knowledge.reindex(user_id=user),
+        instead="stop it first",
     )
     typer.echo(f"indexed {count:,} documents")
 

@@ -26,6 +26,29 @@ def database_path(url: str) -> Path | None:
     return Path(unquote(url.removeprefix("sqlite:///"))).expanduser()
 
 
+def embedder_of(settings: Settings) -> Any:
+    """The embedder of the settings, None where there is none; nothing is imported for that."""
+    if settings.embedding_provider == "none":
+        return None
+    from samvad.knowledge.embedders import EmbedderOptions, make_embedder
+
+    return make_embedder(
+        EmbedderOptions(
+            provider=settings.embedding_provider,
+            model=settings.embedding_model,
+            dimensions=settings.embedding_dimensions or None,
+            languages=settings.embedding_languages,
+            base_url=settings.embedding_base_url or settings.openai_base_url,
+            api_key=settings.embedding_api_key
+            or (settings.openai_api_key if settings.embedding_provider == "openai" else None),
+            query_prefix=settings.embedding_query_prefix,
+            document_prefix=settings.embedding_document_prefix,
+            project_id=settings.project_id,
+            location=settings.location,
+        )
+    )
+
+
 def reading(settings: Settings, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     """Run `work(samvad)` on the store, opened for looking only: a server may be running on it."""
     return asyncio.run(_with_samvad(settings, work, readonly=True))
@@ -55,5 +78,6 @@ async def _with_samvad(
     options = settings.service_options() | {"durability": "auto"}
     if path is not None:
         options["readonly"] = readonly
+    options["embedder"] = embedder_of(settings)
     async with open_samvad(url, **options) as samvad:
         return await work(samvad)

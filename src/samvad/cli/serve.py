@@ -9,6 +9,7 @@ import typer
 from samvad import __version__, logs
 from samvad.cli import flags
 from samvad.cli.command import PlainCommand, verbs
+from samvad.cli.opening import embedder_of
 from samvad.settings import Settings, load
 
 app = verbs()
@@ -58,7 +59,13 @@ def run(settings: Settings) -> None:
     journaled = url.startswith("firestore:") and settings.durability == "auto"
     journal_dir = settings.data_path() / "journal" if journaled else None
     cost_file = settings.data_path() / COST_FILE if url.startswith("firestore:") else None
-    samvad = open_samvad(url, journal_dir=journal_dir, cost_file=cost_file, **settings.service_options())
+    samvad = open_samvad(
+        url,
+        journal_dir=journal_dir,
+        cost_file=cost_file,
+        embedder=embedder_of(settings),
+        **settings.service_options(),
+    )
     auth = authenticator(settings, samvad)
     reachable = may_be_reached(settings, auth)
     bound = server.bind(settings.host, settings.port, insecure=reachable)

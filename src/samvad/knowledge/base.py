@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -304,10 +304,24 @@ class KnowledgeBase:
         async with self.core.writing:
             await self.core.shelf.erase(Scope(tenant, user_id))
 
-    async def reindex(self) -> int:
-        """Make the indexes that the principal sees anew; how many documents were indexed."""
+    async def reindex(self, *, user_id: str | None = None) -> int:
+        """Make the indexes that the principal sees anew, and vectors that are missing; how many documents there are.
+
+        Raises EmbedderFailed where the embedder does: what is indexed until then stays.
+        """
         async with self.core.writing:
-            return sum([await self.core.shelf.reindex(scope) for scope in self._seen(None)])
+            return sum([await self.core.shelf.reindex(scope) for scope in self._seen(user_id)])
+
+    async def embed(
+        self, *, user_id: str | None = None, tell: Callable[[int, int], None] = lambda done, total: None
+    ) -> int:
+        """Make the vectors that documents lack now, not in the background; how many documents got some.
+
+        0 without an embedder; EmbedderFailed where it fails. `tell` is called with how many of how many are done.
+        """
+        work = self.core.shelf.embedding
+        await self.core.shelf.open()
+        return 0 if work is None else sum([await work.make(scope, tell) for scope in self._seen(user_id)])
 
     # --- who sees and owns what ------------------------------------------------------------------------
 
@@ -339,6 +353,10 @@ class KnowledgeBase:
                 raise Forbidden
             return EVERYONE
         return Scope(tenant, wanted)
+
+    def check(self) -> None:
+        """Forbidden where who is asking may not see any documents."""
+        self._asking()
 
     def _asking(self) -> tuple[str, str | None]:
         """Tenant and user of who is asking; Forbidden where they may not see any documents."""

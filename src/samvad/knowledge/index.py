@@ -278,6 +278,16 @@ class ScopeIndex:
             known = self._documents[number] = msgspec.json.decode(body, type=Document)
         return known
 
+    def admitted(self, condition: Filter) -> set[str] | None:
+        """The ids of the documents that meet the condition; None where all do."""
+        where, values = filter_sql(condition)
+        if not where:
+            return None
+        return {
+            name
+            for (name,) in self._connection.execute(f"SELECT id FROM documents WHERE {where}", values)  # noqa: S608
+        }
+
 
 def _any_of(terms: Sequence[str]) -> str:
     return " OR ".join(f'"{term}"' for term in terms)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from samvad.clock import Clock
+from samvad.knowledge.addresses import Network
 from samvad.knowledge.base import KnowledgeBase, KnowledgeCore
+from samvad.knowledge.embedding import Embedder
 from samvad.knowledge.fetching import Fetcher
 from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.shelf import Shelf
@@ -34,7 +37,9 @@ def has_documents(store: Any) -> bool:
     return getattr(getattr(store, "inner", store), "name", "") == "firestore"
 
 
-def knowledge_beside(store: Any, clock: Clock) -> KnowledgeBase:
+def knowledge_beside(
+    store: Any, clock: Clock, *, embedder: Embedder | None = None, networks: Iterable[Network] = ()
+) -> KnowledgeBase:
     """The knowledge base beside a store of conversations, not yet open."""
     documents: KnowledgeStore
     directory: Path | None = None
@@ -57,5 +62,7 @@ def knowledge_beside(store: Any, clock: Clock) -> KnowledgeBase:
         )
     else:
         documents = MemoryKnowledgeStore()
-    shelf = Shelf(documents, RemoteEngine(directory, readonly=readonly), clock)
-    return KnowledgeBase(KnowledgeCore(shelf, clock, asyncio.Lock(), Fetcher(), Uploads()), LOCAL)
+    shelf = Shelf(documents, RemoteEngine(directory, readonly=readonly), clock, embedder, readonly=readonly)
+    return KnowledgeBase(
+        KnowledgeCore(shelf, clock, asyncio.Lock(), Fetcher(allowed=networks), Uploads()), LOCAL
+    )

@@ -70,6 +70,29 @@ class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
 
 
+class Vectors(msgspec.Struct, frozen=True, array_like=True):
+    """The vectors of a document's passages: `data` is a row of 32-bit floats (little-endian) for each of `spans`.
+
+    `space` names the model and its settings: vectors of two spaces are never compared. They are those of the document
+    while its `checksum` and `title` are these.
+    """
+
+    document_id: str
+    space: str
+    checksum: str
+    title: str
+    dimensions: int
+    spans: tuple[tuple[int, int], ...]
+    data: bytes
+
+
+class QueryVector(msgspec.Struct, frozen=True, array_like=True):
+    """A query's place in a vector space: 32-bit floats, little-endian."""
+
+    space: str
+    data: bytes
+
+
 class PassageFound(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """A piece of a document: `text` is `content[start:end]`."""
 

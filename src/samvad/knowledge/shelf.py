@@ -14,6 +14,8 @@ import msgspec
 from samvad import limits
 from samvad.clock import Clock
 from samvad.errors import StoreUnavailable
+from samvad.knowledge.embedding import Embedder
+from samvad.knowledge.embedding_work import EmbeddingWork
 from samvad.knowledge.records import Document, Filter, Hit, KnowledgeAnswer, Scope, StoredDocument
 from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.store import KnowledgeStore
@@ -27,9 +29,22 @@ _BATCH_CHARS: Final = 200_000  # of documents indexed at a time: searches come i
 class Shelf:
     """Documents with their indexes. An index follows its documents, and is made anew where it was lost."""
 
-    def __init__(self, store: KnowledgeStore, engine: RemoteEngine, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: KnowledgeStore,
+        engine: RemoteEngine,
+        clock: Clock,
+        embedder: Embedder | None = None,
+        *,
+        readonly: bool = False,
+    ) -> None:
         self.store = store
         self.engine = engine
+        self.embedding = (
+            None
+            if embedder is None
+            else EmbeddingWork(store, engine, embedder, self._lock, readonly=readonly)
+        )
         self._clock = clock
         self._late: set[Scope] = set()  # of which it is known that others have changed them
         self._looked_s: dict[Scope, float] = {}  # scope: when it was last asked what others had changed
@@ -48,6 +63,8 @@ class Shelf:
 
     async def close(self) -> None:
         """Let the store and the engine go."""
+        if self.embedding is not None:
+            await self.embedding.close()
         await self.engine.close()
         if self._opened:
             self._opened = False
@@ -66,6 +83,8 @@ class Shelf:
             if in_step is not None and in_step == self.engine.starts:
                 await self.engine.ask(Put([msgspec.structs.replace(stored, revision=revision)]))
                 self._in_step[stored.scope] = in_step
+                if self.embedding is not None:
+                    await self.embedding.put(stored.scope, document.id)
             else:
                 await self._follow(stored.scope)
         return document
@@ -82,6 +101,8 @@ class Shelf:
         async with self._lock(scope):
             # The index first: what is left over if the power fails here is a document, which is indexed again.
             self._in_step.pop(scope, None)
+            if self.embedding is not None:
+                self.embedding.forget(scope)
             await self.engine.ask(Drop(scope))
             return await self.store.erase(scope)
 
@@ -91,7 +112,10 @@ class Shelf:
         async with self._lock(scope):
             self._in_step.pop(scope, None)
             await self.engine.ask(Drop(scope))
-            return await self._follow(scope)
+            count = await self._follow(scope)
+        if self.embedding is not None:
+            await self.embedding.make(scope)
+        return count
 
     def _lock(self, scope: Scope) -> asyncio.Lock:
         """Held while a scope's documents and its index are made to agree."""
@@ -105,7 +129,12 @@ class Shelf:
     async def search(self, query: str, scopes: Sequence[Scope], condition: Filter, limit: int) -> list[Hit]:
         """The best passages of these scopes."""
         await self._ready(scopes)
-        found: list[Hit] = await self.engine.ask(Search(query, list(scopes), condition, limit))
+        vector = None
+        if self.embedding is not None:
+            for scope in scopes:
+                self.embedding.follow(scope)
+            vector = await self.embedding.vector(query, scopes)
+        found: list[Hit] = await self.engine.ask(Search(query, list(scopes), condition, limit, vector))
         return found
 
     async def answer(
@@ -179,4 +208,6 @@ class Shelf:
         self._in_step[scope] = start
         self._late.discard(scope)
         self._looked_s[scope] = self._clock.monotonic_s()
+        if late and self.embedding is not None:
+            self.embedding.outdated(scope)
         return len(late)

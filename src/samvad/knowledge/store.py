@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from samvad.errors import NotFound
-from samvad.knowledge.records import Document, DocumentPage, Filter, Scope, StoredDocument
+from samvad.knowledge.records import Document, DocumentPage, Filter, Scope, StoredDocument, Vectors
 
 _CURSOR_CHARS_MAX = 1_000
 
@@ -60,6 +60,26 @@ class KnowledgeStore(Protocol):
         self, scopes: Sequence[Scope], condition: Filter, *, limit: int, cursor: str | None
     ) -> DocumentPage:
         """Documents of several scopes, newest first."""
+        ...
+
+    async def put_vectors(self, scope: Scope, vectors: Vectors) -> bool:
+        """Keep a document's vectors instead of those there were; false where the document is not as it was embedded."""
+        ...
+
+    async def get_vectors(self, scope: Scope, document_id: str, space: str) -> Vectors | None:
+        """The vectors of a document in that space, as the document is now."""
+        ...
+
+    async def embedded(self, scope: Scope, space: str) -> set[str]:
+        """The ids of a scope's documents that have vectors in that space, as they are now."""
+        ...
+
+    async def statistics(self, scope: Scope) -> bytes | None:
+        """What was kept of what is asked of a scope."""
+        ...
+
+    async def change_statistics(self, scope: Scope, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Keep what `change` makes of it, in one step; None removes it. `change` may be called again."""
         ...
 
     async def changed(self, scopes: Sequence[Scope]) -> Sequence[Scope]:
@@ -112,6 +132,8 @@ class MemoryKnowledgeStore:
 
     def __init__(self) -> None:
         self._kept: dict[Scope, dict[str, StoredDocument]] = {}
+        self._vectors: dict[Scope, dict[str, Vectors]] = {}
+        self._statistics: dict[Scope, bytes] = {}
         self._revision = 0
 
     async def open(self) -> None:
@@ -127,9 +149,12 @@ class MemoryKnowledgeStore:
         return self._revision
 
     async def remove(self, scope: Scope, document_id: str) -> bool:
+        self._vectors.get(scope, {}).pop(document_id, None)
         return self._kept.get(scope, {}).pop(document_id, None) is not None
 
     async def erase(self, scope: Scope) -> int:
+        self._vectors.pop(scope, None)
+        self._statistics.pop(scope, None)
         return len(self._kept.pop(scope, {}))
 
     async def get(self, scope: Scope, document_id: str) -> StoredDocument | None:
@@ -152,8 +177,42 @@ class MemoryKnowledgeStore:
         ]
         return page_of(found, limit, cursor)
 
+    async def put_vectors(self, scope: Scope, vectors: Vectors) -> bool:
+        there = self._kept.get(scope, {}).get(vectors.document_id)
+        if there is None or not fits(vectors, there.document):
+            return False
+        self._vectors.setdefault(scope, {})[vectors.document_id] = vectors
+        return True
+
+    async def get_vectors(self, scope: Scope, document_id: str, space: str) -> Vectors | None:
+        there = self._kept.get(scope, {}).get(document_id)
+        found = self._vectors.get(scope, {}).get(document_id)
+        if there is None or found is None or found.space != space or not fits(found, there.document):
+            return None
+        return found
+
+    async def embedded(self, scope: Scope, space: str) -> set[str]:
+        return {
+            name
+            for name in self._vectors.get(scope, {})
+            if await self.get_vectors(scope, name, space) is not None
+        }
+
+    async def statistics(self, scope: Scope) -> bytes | None:
+        return self._statistics.get(scope)
+
+    async def change_statistics(self, scope: Scope, change: Callable[[bytes | None], bytes | None]) -> None:
+        body = change(self._statistics.pop(scope, None))
+        if body is not None:
+            self._statistics[scope] = body
+
     async def changed(self, scopes: Sequence[Scope]) -> Sequence[Scope]:
         return ()
+
+
+def fits(vectors: Vectors, document: Document) -> bool:
+    """Whether vectors are of a document as it is now."""
+    return (vectors.checksum, vectors.title) == (document.checksum, document.title)
 
 
 def page_of(found: Sequence[Document], limit: int, cursor: str | None) -> DocumentPage:

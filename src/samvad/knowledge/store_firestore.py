@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,8 +17,17 @@ import msgspec
 from samvad import limits
 from samvad.clock import Clock
 from samvad.errors import SamvadError, StoreUnavailable
-from samvad.knowledge.records import Document, DocumentPage, Filter, HeadingAt, Scope, StoredDocument
-from samvad.knowledge.store import page_of, same_among
+from samvad.knowledge.records import (
+    Document,
+    DocumentPage,
+    Filter,
+    HeadingAt,
+    Scope,
+    StoredDocument,
+    Vectors,
+)
+from samvad.knowledge.store import fits, page_of, same_among
+from samvad.knowledge.store_firestore_beside import FirestoreBeside
 from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_client import BoundedClient, CommitRefused
 from samvad.stores.firestore_names import Names, document_id
@@ -64,6 +73,7 @@ class FirestoreKnowledgeStore:
         self._known: dict[Scope, _Known] = {}
         self._locks: dict[Scope, asyncio.Lock] = {}
         self._revision = 0
+        self._beside = FirestoreBeside(client, names, clock)
 
     async def open(self) -> None:
         pass
@@ -86,6 +96,8 @@ class FirestoreKnowledgeStore:
         await self._commit([documents.set_write(name, _fields(stored.scope, ms, head))])
         self._note(stored.scope, document.id, head)
         await self._drop_chunks(name, before)
+        if before is not None and before.document is not None and not _same_words(before.document, document):
+            await self._beside.drop(name)
         return revision
 
     async def remove(self, scope: Scope, document_id: str) -> bool:
@@ -98,6 +110,7 @@ class FirestoreKnowledgeStore:
         await self._commit([documents.set_write(name, _fields(scope, ms, note))])
         self._note(scope, document_id, note)
         await self._drop_chunks(name, before)
+        await self._beside.drop(name)
         return True
 
     async def erase(self, scope: Scope) -> int:
@@ -109,6 +122,7 @@ class FirestoreKnowledgeStore:
             count += head.document is not None
             await self._drop_chunks(found.name, head)
             await self._commit([documents.delete_write(found.name)])
+        await self._beside.drop_all(_key(scope))
         # A note without a name: other replicas look again, and find nothing.
         _, ms = self._next(None)
         name = f"{self._names.root}/{_COLLECTION}/%x{_key(scope)}"
@@ -195,6 +209,41 @@ class FirestoreKnowledgeStore:
         ]
         return page_of(found, limit, cursor)
 
+    async def put_vectors(self, scope: Scope, vectors: Vectors) -> bool:
+        name = self._name(scope, vectors.document_id)
+        if not await self._fits(name, vectors):
+            return False
+        await self._beside.put_vectors(_key(scope), name, vectors)
+        if not await self._fits(name, vectors):  # changed or removed meanwhile, by another replica
+            await self._beside.drop(name)
+            return False
+        return True
+
+    async def _fits(self, name: str, vectors: Vectors) -> bool:
+        head = await self._head(name)
+        return head is not None and head.document is not None and fits(vectors, head.document)
+
+    async def get_vectors(self, scope: Scope, document_id: str, space: str) -> Vectors | None:
+        name = self._name(scope, document_id)
+        found = await self._beside.get_vectors(name)
+        if found is None or found.space != space or not await self._fits(name, found):
+            return None
+        return found
+
+    async def embedded(self, scope: Scope, space: str) -> set[str]:
+        known = await self._documents(scope)
+        return {
+            each.document_id
+            for each in await self._beside.heads(_key(scope))
+            if each.space == space and each.document_id in known and fits(each, known[each.document_id])
+        }
+
+    async def statistics(self, scope: Scope) -> bytes | None:
+        return await self._beside.statistics(_key(scope))
+
+    async def change_statistics(self, scope: Scope, change: Callable[[bytes | None], bytes | None]) -> None:
+        await self._beside.change_statistics(_key(scope), change)
+
     async def changed(self, scopes: Sequence[Scope]) -> Sequence[Scope]:
         found = []
         for scope in scopes:
@@ -249,6 +298,10 @@ class FirestoreKnowledgeStore:
         if scope.user is None and scope.tenant is not None:
             return f"{self._names.root}/{_COLLECTION}/{document_id(scope.tenant, name)}"
         return f"{self._names.root}/{_COLLECTION}/%h{_key(scope)}{hashlib.sha256(name.encode()).hexdigest()[:40]}"
+
+
+def _same_words(one: Document, other: Document) -> bool:
+    return (one.checksum, one.title) == (other.checksum, other.title)
 
 
 def _learn(known: _Known, found: Sequence[Any]) -> None:

@@ -16,6 +16,7 @@ import apsw
 import msgspec
 
 from samvad.errors import SetupError, StoreUnavailable
+from samvad.knowledge import sqlite_beside
 from samvad.knowledge.records import (
     Document,
     DocumentPage,
@@ -25,9 +26,10 @@ from samvad.knowledge.records import (
     StoredDocument,
 )
 from samvad.knowledge.sql import filter_sql
+from samvad.knowledge.sqlite_beside import BesideDocuments
 from samvad.knowledge.store import cursor_after, parse_cursor
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE documents (
     no INTEGER PRIMARY KEY, tenant TEXT NOT NULL, user TEXT NOT NULL, id TEXT NOT NULL,
@@ -55,7 +57,7 @@ _headings = msgspec.msgpack.Decoder(tuple[HeadingAt, ...])
 _document = msgspec.json.Decoder(Document)
 
 
-class SQLiteKnowledgeStore:
+class SQLiteKnowledgeStore(BesideDocuments):
     """Documents in one SQLite file; one thread of its own works on it."""
 
     name = "sqlite"
@@ -114,9 +116,11 @@ class SQLiteKnowledgeStore:
         layout = connection.pragma("user_version")
         if layout > LAYOUT:
             raise SetupError(f"{self.path} was written by a newer Samvad (layout {layout}); update this one.")
-        if layout == 0:
+        if layout < LAYOUT:
             with connection:
-                connection.execute(_SCHEMA)
+                if layout == 0:
+                    connection.execute(_SCHEMA)
+                connection.execute(sqlite_beside.SCHEMA)
                 connection.pragma("user_version", LAYOUT)
         return connection
 
@@ -169,6 +173,7 @@ class SQLiteKnowledgeStore:
             with connection:
                 connection.execute("DELETE FROM documents WHERE tenant = ? AND user = ?", _key(scope))
                 count = connection.changes()
+                connection.execute("DELETE FROM statistics WHERE tenant = ? AND user = ?", _key(scope))
             _fold(connection)
             return count
 

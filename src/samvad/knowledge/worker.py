@@ -16,7 +16,16 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from samvad.knowledge.records import Filter, HeadingAt, Hit, KnowledgeAnswer, Scope, StoredDocument
+from samvad.knowledge.records import (
+    Filter,
+    HeadingAt,
+    Hit,
+    KnowledgeAnswer,
+    QueryVector,
+    Scope,
+    StoredDocument,
+    Vectors,
+)
 
 HEADER: Final = struct.Struct("<I")
 FRAME_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -54,13 +63,21 @@ class Revisions(msgspec.Struct, tag=True):
     scope: Scope
 
 
+class PutVectors(msgspec.Struct, tag=True):
+    """Take vectors of documents that are indexed."""
+
+    scope: Scope
+    vectors: list[Vectors]
+
+
 class Search(msgspec.Struct, tag=True):
-    """Find passages."""
+    """Find passages; with `vector` by meaning as well as by words."""
 
     query: str
     scopes: list[Scope]
     condition: Filter
     limit: int
+    vector: QueryVector | None = None
 
 
 class Ask(msgspec.Struct, tag=True):
@@ -73,10 +90,11 @@ class Ask(msgspec.Struct, tag=True):
     citations: int
 
 
-Request = Count | Put | Remove | Drop | Revisions | Search | Ask
+Request = Count | Put | PutVectors | Remove | Drop | Revisions | Search | Ask
 ANSWERS: Final[dict[type[Any], Any]] = {
     Count: int,
     Put: None,
+    PutVectors: None,
     Remove: None,
     Drop: None,
     Revisions: dict[str, int],
@@ -92,21 +110,39 @@ class Answer(msgspec.Struct, array_like=True):
     error: str | None = None
 
 
-def carry_out(engine: Any, request: Request) -> Any:
+def carry_out(engine: Any, meaning: Any, request: Request) -> Any:
     """Do what a request asks."""
     if isinstance(request, Count):
         from samvad.knowledge.passages import passages
 
         return len(passages(request.text, request.headings))
     if isinstance(request, Put):
+        for stored in request.documents:
+            meaning.forget(stored.scope, [stored.document.id])
         return engine.put(request.documents)
+    if isinstance(request, PutVectors):
+        return meaning.put(request.scope, request.vectors)
     if isinstance(request, Remove):
+        meaning.forget(request.scope, request.ids)
         return engine.remove(request.scope, request.ids)
     if isinstance(request, Drop):
+        meaning.forget(request.scope)
         return engine.drop(request.scope)
     if isinstance(request, Revisions):
         return engine.revisions(request.scope)
     if isinstance(request, Search):
+        if request.vector is not None:
+            from samvad.knowledge.meaning import search
+
+            return search(
+                engine,
+                meaning,
+                request.query,
+                request.scopes,
+                request.condition,
+                request.limit,
+                request.vector,
+            )
         return engine.search(request.query, request.scopes, request.condition, request.limit)
     from samvad.knowledge.answering import answer
 
@@ -149,15 +185,17 @@ def main() -> None:
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not get between the answers
     from samvad.knowledge.engine import Engine
+    from samvad.knowledge.meaning import Meaning
 
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     engine = Engine(directory, readonly="--readonly" in sys.argv[2:])
     make_steady()
+    meaning = Meaning()
     decoder, encoder = msgspec.msgpack.Decoder(Request), msgspec.msgpack.Encoder()
     try:
         while (frame := read_frame(source)) is not None:
             try:
-                result = carry_out(engine, decoder.decode(frame))
+                result = carry_out(engine, meaning, decoder.decode(frame))
                 answer = Answer(msgspec.Raw(encoder.encode(result)))
             except Exception as error:  # the top of a request: told to the parent, which logs and counts it
                 answer = Answer(error=f"{type(error).__name__}: {_place(error)}")

@@ -55,6 +55,7 @@ async def add_url(call: Call) -> Reply:
 async def add_pdf(call: Call) -> Reply:
     """Add a PDF, or change the one of this `id` or `source`."""
     base = knowledge_of(call)
+    base.check()  # before the body is read: it may be large
     with base.core.uploads.room(call.length(limits.PDF_BODY_BYTES_MAX)):
         members = await call.members(limits.PDF_BODY_BYTES_MAX)
         content = members.pop("pdfContent", msgspec.Raw(b"null"))

@@ -1,0 +1,164 @@
+"""What stands beside the documents in Firestore: `knowledge_vectors/{id}`, and `knowledge_statistics/{scope}`.
+
+Vectors are bytes, not Firestore's own vector values: they are searched here (see docs/decisions/0010), and so need no
+index per model. Names say nothing of whose they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from samvad.clock import Clock
+from samvad.errors import StoreUnavailable
+from samvad.knowledge.records import Vectors
+from samvad.stores import firestore_documents as documents
+from samvad.stores.firestore_client import BoundedClient, CommitAmbiguous, CommitRefused
+from samvad.stores.firestore_names import Names
+from samvad.stores.firestore_queries import query
+
+_VECTORS: Final = "knowledge_vectors"
+_STATISTICS: Final = "knowledge_statistics"
+_CHUNK_BYTES: Final = 900_000  # a document may have 1 MiB
+_ATTEMPTS_MAX: Final = 8
+
+
+class _Head(msgspec.Struct, array_like=True):
+    """What is known of a document's vectors, without them."""
+
+    vectors: Vectors  # with no data
+    written: int  # names the chunks
+    chunks: int
+
+
+class FirestoreBeside:
+    """Vectors and statistics in one Firestore database."""
+
+    def __init__(self, client: BoundedClient, names: Names, clock: Clock) -> None:
+        self._client = client
+        self._names = names
+        self._clock = clock
+        self._written = 0
+
+    # --- vectors ---------------------------------------------------------------------------------------
+
+    async def put_vectors(self, key: str, name: str, vectors: Vectors) -> None:
+        """Keep vectors under a document's name; `key` is its scope's."""
+        path = self._path(name)
+        before = await self._head(path)
+        self._written = max(self._clock.now_ms() * 1_000, self._written + 1)
+        data = vectors.data
+        pieces = [data[at : at + _CHUNK_BYTES] for at in range(0, len(data), _CHUNK_BYTES)]
+        for number, piece in enumerate(pieces):  # one at a time: a request has a limit too
+            await self._commit([documents.set_write(_chunk(path, self._written, number), {"text": piece})])
+        head = _Head(msgspec.structs.replace(vectors, data=b""), self._written, len(pieces))
+        fields = {"scope": key, "body": msgspec.msgpack.encode(head)}
+        await self._commit([documents.set_write(path, fields)])
+        await self._drop_chunks(path, before)
+
+    async def get_vectors(self, name: str) -> Vectors | None:
+        """The vectors under a document's name."""
+        path = self._path(name)
+        head = await self._head(path)
+        if head is None:
+            return None
+        data = bytearray()
+        for number in range(head.chunks):
+            chunk = _chunk(path, head.written, number)
+            found = (await self._client.get([chunk], self._client.deadline())).documents.get(chunk)
+            if found is None:
+                return None  # written anew while it was being read
+            data += documents.fields_of(found)["text"]
+        return msgspec.structs.replace(head.vectors, data=bytes(data))
+
+    async def heads(self, key: str) -> list[Vectors]:
+        """All vectors of a scope, without their data."""
+        return [_decode(found).vectors for found in await self._of_scope(key)]
+
+    async def drop(self, name: str) -> None:
+        """Remove the vectors under a document's name."""
+        path = self._path(name)
+        head = await self._head(path)
+        if head is not None:
+            await self._drop_chunks(path, head)
+            await self._commit([documents.delete_write(path)])
+
+    async def drop_all(self, key: str) -> None:
+        """Remove everything that is kept of a scope here."""
+        for found in await self._of_scope(key):
+            await self._drop_chunks(found.name, _decode(found))
+            await self._commit([documents.delete_write(found.name)])
+        await self._commit([documents.delete_write(self._statistics_path(key))])
+
+    async def _of_scope(self, key: str) -> list[Any]:
+        wanted = query(_VECTORS, ("scope", "EQUAL", key))
+        return await self._client.query(self._names.root, wanted, self._client.deadline())
+
+    async def _head(self, path: str) -> _Head | None:
+        found = (await self._client.get([path], self._client.deadline())).documents.get(path)
+        return None if found is None else _decode(found)
+
+    async def _drop_chunks(self, path: str, head: _Head | None) -> None:
+        for number in range(0 if head is None else head.chunks):
+            assert head is not None
+            await self._commit([documents.delete_write(_chunk(path, head.written, number))])
+
+    # --- statistics ------------------------------------------------------------------------------------
+
+    async def statistics(self, key: str) -> bytes | None:
+        """What was kept of what is asked of a scope."""
+        path = self._statistics_path(key)
+        found = (await self._client.get([path], self._client.deadline())).documents.get(path)
+        return None if found is None else documents.fields_of(found)["body"]
+
+    async def change_statistics(self, key: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Keep what `change` makes of it; read and tried again where another replica was faster."""
+        path = self._statistics_path(key)
+        for attempt in range(_ATTEMPTS_MAX):
+            deadline = self._client.deadline()
+            found = (await self._client.get([path], deadline)).documents.get(path)
+            body = change(None if found is None else documents.fields_of(found)["body"])
+            if body is None:
+                write = documents.delete_write(path)
+            else:
+                write = documents.set_write(path, {"body": body})
+            if found is not None:
+                documents.only_if_unchanged(write, found.update_time)
+            elif body is None:
+                return
+            else:
+                documents.only_if_absent(write)
+            try:
+                await self._client.commit([write], deadline)
+            except CommitRefused:
+                await self._client.give_way(attempt, deadline)
+            except CommitAmbiguous as error:
+                raise StoreUnavailable from error
+            else:
+                return
+        raise StoreUnavailable
+
+    async def _commit(self, writes: Sequence[Any]) -> None:
+        try:
+            await self._client.commit_surely(writes, self._client.deadline())
+        except CommitRefused as error:
+            raise StoreUnavailable from error
+
+    def _path(self, name: str) -> str:
+        return f"{self._names.root}/{_VECTORS}/{name.rpartition('/')[2]}"
+
+    def _statistics_path(self, key: str) -> str:
+        return f"{self._names.root}/{_STATISTICS}/%h{key}"
+
+
+def _chunk(path: str, written: int, number: int) -> str:
+    return f"{path}/chunks/{written}-{number}"
+
+
+def _decode(document: Any) -> _Head:
+    return msgspec.msgpack.decode(documents.fields_of(document)["body"], type=_Head)
+
+
+__all__ = ["FirestoreBeside"]
