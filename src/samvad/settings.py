@@ -23,17 +23,15 @@ import msgspec
 from msgspec import Meta
 
 from samvad import limits
+from samvad.env_file import ENV_FILE, PREFIX, read_env_file
 from samvad.errors import SetupError
 from samvad.settings_auth import AuthSettings
 
-PREFIX: Final = "SAMVAD_"
-ENV_FILE: Final = Path(".env")
 DATABASE_NAME: Final = "samvad.db"
 
 # Variables that begin like settings and are none: the tests' own.
 _NOT_SETTINGS = frozenset({"SAMVAD_SOAK"})
 _FOREIGN_NAMES = {"project_id": "PROJECT_ID", "location": "LOCATION"}
-_FILE_BYTES_MAX = 1024 * 1024
 _YEAR_S = 366 * 24 * 3600
 # https://kubernetes.io/docs/concepts/containers/container-environment/#cluster-information
 _SERVICE_LINK = re.compile(r"SAMVAD_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)")
@@ -369,33 +367,6 @@ def unknown_names(
             near = difflib.get_close_matches(name.upper(), sorted(known - _NOT_SETTINGS), n=1, cutoff=0.0)
             sentences.append(f"{name}{place} is not a setting; did you mean {near[0]}?")
     return sentences
-
-
-def read_env_file(path: Path = ENV_FILE) -> dict[str, str]:
-    """The variables of a `.env` file as they stand there (`${NAME}` is not replaced); none where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        with path.open("rb") as opened:
-            raw = opened.read(_FILE_BYTES_MAX + 1)
-        text = raw.decode("utf-8-sig")
-    except OSError as error:
-        raise SetupError(f"Cannot read {path}: {error.strerror}.") from error
-    except UnicodeDecodeError:
-        raise SetupError(f"{path} is not UTF-8 text.") from None
-    if len(raw) > _FILE_BYTES_MAX:
-        raise SetupError(f"{path} is larger than {_FILE_BYTES_MAX} bytes; it cannot be a file of settings.")
-    import io
-
-    from dotenv.parser import parse_stream
-
-    found: dict[str, str] = {}
-    for binding in parse_stream(io.StringIO(text)):
-        if binding.error and PREFIX in binding.original.string:
-            raise SetupError(f"Line {binding.original.line} of {path} is not of the form NAME=value.")
-        if binding.key is not None and not binding.error:
-            found[binding.key] = binding.value or ""
-    return found
 
 
 # --- inside ------------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from samvad.cli.checks import Finding
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import database_path
 from samvad.cli.output import printable
+from samvad.env_file import read_env_file
 from samvad.errors import SetupError
-from samvad.settings import Settings, given, load, read_env_file, unknown_names
+from samvad.settings import Settings, given, load, unknown_names
 from samvad.stores.sqlite import APPLICATION_ID, _migrations
 
 _COLOURS: Final = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
