@@ -119,6 +119,35 @@ def test_mistakes_are_told(server: Server, query: str, last: str | None, code: s
     connection.close()
 
 
+def test_a_client_without_headers_and_other_methods(server: Server) -> None:
+    """The place may stand in the query; what is no GET, or an unknown parameter, is told as everywhere."""
+    append(server, "one", "two")
+    stream = Stream(server, user="user_456&lastEventId=0:1")
+    assert stream.next()["data"] == {"epoch": 0, "seq": 1, "recovered": True}
+    assert stream.next()["data"]["message"]["content"] == "two"
+    stream.close()
+    status, answer = server.request("POST", "/api/live/events?userId=u", {})
+    assert (status, answer["code"]) == (405, "method_not_allowed")
+    status, answer = server.request("GET", "/api/live/events?userId=u&since=1")
+    assert (status, answer["code"]) == (400, "invalid_request")
+    status, answer = server.request("GET", "/api/live/events?userId=u&lastEventId=0:x")
+    assert (status, answer["code"]) == (400, "invalid_request")
+
+
+def test_streams_are_counted(server: Server) -> None:
+    """In /metrics, under the name that the OpenAPI document gives them, with what they were answered."""
+    document = server.request("GET", "/openapi.json")[1]
+    operation = document["paths"]["/api/live/events"]["get"]
+    assert list(operation["responses"]["200"]["content"]) == ["text/event-stream"]
+    assert {each["name"] for each in operation["parameters"]} == {"userId", "lastEventId", "Last-Event-ID"}
+    server.request("GET", "/api/live/events")
+    connection = http.client.HTTPConnection(*server.address, timeout=20)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    assert f'samvad_requests_total{{route="{operation["operationId"]}",status="400"}} 1.0' in text
+
+
 def test_the_server_stops_with_streams_open(server: Server) -> None:
     """A stream has no end of its own; a stop ends it, at once and cleanly."""
     stream = Stream(server)

@@ -27,6 +27,7 @@ from samvad.http.access import (
     check_access,
 )
 from samvad.http.call import Call, Disconnected, Reply
+from samvad.http.live_events import EventStream, open_events
 from samvad.http.live_socket import PATH as LIVE_PATH
 from samvad.http.live_socket import refuse_socket, serve_socket
 from samvad.http.metrics import CONTENT_TYPE, Metrics
@@ -48,13 +49,12 @@ from samvad.http.resources import (
 from samvad.http.routing import Route, Router, own_path
 
 if TYPE_CHECKING:
-    from samvad.http.live_events import EventStream
     from samvad.live.service import LiveService
     from samvad.runtime import Samvad
 
 _log = logging.getLogger(__name__)
 
-EVENTS_PATH = b"/api/live/events"
+EVENTS, EVENTS_PATH = "liveEvents", "/api/live/events"
 
 _NOBODY = Identity(NOBODY, "none")
 Scope = dict[str, Any]
@@ -80,7 +80,8 @@ def routes() -> tuple[Route, ...]:
         talk,
     )
     found = tuple(route for module in modules for route in module.ROUTES)
-    return (*found, Route("GET", "/metrics", _metrics, "metrics", OPERATOR))
+    events = Route("GET", EVENTS_PATH, open_events, EVENTS, USERS)
+    return (*found, events, Route("GET", "/metrics", _metrics, "metrics", OPERATOR))
 
 
 async def _metrics(call: Call) -> Reply:
@@ -132,17 +133,6 @@ class SamvadApp:
         try:
             path = own_path(scope)
             try:
-                if path == EVENTS_PATH and scope["method"] == "GET":
-                    name = "liveEvents"
-                    self._check_origin(scope)
-                    if not self.samvad.is_open:
-                        await self.samvad.open()
-                    identity = await self._identify(scope, USERS)
-                    stream = await self._open_events(scope, receive, path, identity)
-                    self._tell(AccessRecord(request_id, name, 200, identity, _address(scope), ()))
-                    await self._run_stream(stream, receive, send)
-                    self.metrics.observe(name, 200, time.perf_counter() - started_s)
-                    return
                 route, params = self.router.find(scope["method"], path)
                 name = route.name
                 self._check_origin(scope)
@@ -153,7 +143,14 @@ class SamvadApp:
                 if not route.access.open:
                     identity = await self._identify(scope, route.access, params)
                 call = Call(scope, receive, path, params, self.samvad, identity or _NOBODY, self.auth)
+                if name == EVENTS and len(self._streams) >= limits.LIVE_SOCKETS_MAX:
+                    raise Overloaded("Too many event streams; try again soon.")
                 reply = await route.handler(call)
+                if not isinstance(reply, Reply):
+                    self._tell(AccessRecord(request_id, name, 200, identity, _address(scope), ()))
+                    await self._run_stream(reply, receive, send)
+                    self.metrics.observe(name, 200, time.perf_counter() - started_s)
+                    return
             except SamvadError as error:
                 if error.status >= 500:
                     _log.warning(
@@ -180,17 +177,6 @@ class SamvadApp:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _open_events(
-        self, scope: Scope, receive: Receive, path: bytes, identity: Identity
-    ) -> EventStream:
-        from samvad.http.live_events import open_events
-
-        if len(self._streams) >= limits.LIVE_SOCKETS_MAX:
-            raise Overloaded("Too many event streams; try again soon.")
-        return await open_events(
-            Call(scope, receive, path, [], self.samvad, identity, self.auth), self.samvad.feed
-        )
-
     async def _run_stream(self, stream: EventStream, receive: Receive, send: Send) -> None:
         self._streams.add(stream)
         try:
@@ -215,6 +201,7 @@ class SamvadApp:
                 self._live = plain_live(self.samvad)
             else:
                 self._live = self._make_live()
+            self.metrics.live = self._live
         return self._live
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:

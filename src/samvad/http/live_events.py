@@ -18,7 +18,7 @@ from samvad.auth.lease import Lease
 from samvad.errors import InvalidRequest, MissingFields, SamvadError
 from samvad.http.call import Call
 from samvad.records import UserKey
-from samvad.sessions.feed import Feed, Grew, Missed, Restarted, Subscription
+from samvad.sessions.feed import Grew, Missed, Restarted, Subscription
 
 if TYPE_CHECKING:
     from samvad.auth.authenticator import Authenticator, Identity
@@ -29,7 +29,7 @@ SEND_S_MAX: Final = (
     60.0  # a client that takes longer for an event is cut off; it may come back with its last id
 )
 
-_ID: Final = re.compile(r"(\d{1,18}):(\d{1,18})")
+_ID: Final = re.compile(r"([0-9]{1,18}):([0-9]{1,18})")
 _encode = msgspec.json.encode
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -139,8 +139,8 @@ class EventStream:
             first = page[-1].seq + 1 if page else last + 1
 
 
-async def open_events(call: Call, feed: Feed) -> EventStream:
-    """The stream that a request asks for. Raises what the request has wrong with it."""
+async def open_events(call: Call) -> EventStream:
+    """The user's timeline as server-sent events: what is said, on whichever device and by whichever door."""
     found = call.query("userId", "lastEventId")
     user_id = found.get("userId")
     if not user_id:
@@ -151,7 +151,7 @@ async def open_events(call: Call, feed: Feed) -> EventStream:
     if last and match is None:
         raise InvalidRequest("Last-Event-ID must be the id of an event of this stream: epoch:seq.")
     await service.read_user(user_id)  # checks the name, and who asks
-    subscription = feed.subscribe(UserKey(service.principal.tenant, user_id))
+    subscription = call.samvad.feed.subscribe(UserKey(service.principal.tenant, user_id))
     try:
         record = await service.read_user(user_id)
     except SamvadError:

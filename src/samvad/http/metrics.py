@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from samvad.sessions.journaled import JournaledStore
 
 if TYPE_CHECKING:
+    from samvad.live.service import LiveService
     from samvad.runtime import Samvad
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -38,6 +39,7 @@ class Metrics(Collector):
 
     def __init__(self, samvad: Samvad) -> None:
         self._samvad = samvad
+        self.live: LiveService | None = None  # once there was a live conversation
         self._meters: dict[str, _RouteMeter] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -99,6 +101,11 @@ class Metrics(Collector):
                 "samvad_listener_notices", "Changes heard, this replica's own too.", watcher.notices
             )
             yield _counter("samvad_listener_failures", "Times that listening broke off.", watcher.failures)
+
+        if self.live is not None:
+            from samvad.http.live_metrics import live_families
+
+            yield from live_families(self.live)
 
     def _journal(self, store: JournaledStore) -> Iterator[Metric]:
         journal, flusher, breaker = store.journal, store.flusher, store.breaker

@@ -128,6 +128,16 @@ DESCRIPTIONS: dict[str, Description] = {
         links=_USER_LINKS,
     ),
     "getStats": Description("All at once", wire_answers.StatsAnswer, errors=(_Down,)),
+    "liveEvents": Description(
+        "Live conversations",
+        "text/event-stream",
+        errors=(_Bad, _Down),
+        parameters=("userId", "lastEventId", "Last-Event-ID"),
+        text="The stream has no end of its own. The id of an event is its place, `epoch:seq`; a client that comes back "
+        "with the last one misses nothing. Events: `ready` `{epoch, seq, recovered}` first; `message` "
+        "`{seq, message}`; `gap` `{from, to}` for messages that are too many to be sent here; `reset` `{epoch, seq}` "
+        "where the user was erased. A comment every 15 seconds shows that the server is there.",
+    ),
     **openapi_knowledge.DESCRIPTIONS,
     "getCost": Description(
         "All at once",
@@ -165,6 +175,11 @@ _TAG_LIST: dict[str, Any] = {
         {"type": "string", "pattern": r'^(W/)?"[!#-~]*"( ?, ?(W/)?"[!#-~]*")*$'},
     ],
     "examples": ['"0-1"'],
+}
+_EVENT_ID: dict[str, Any] = {
+    "type": "string",
+    "pattern": r"^([0-9]{1,18}:[0-9]{1,18})?$",
+    "examples": ["0:17"],
 }
 _SEQ_MAX = (1 << 62) - 1
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -208,6 +223,22 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "in": "query",
         "description": "Only messages behind this `seq`.",
         "schema": _integer(0, _SEQ_MAX),
+    },
+    "userId": {
+        "in": "query",
+        "required": True,
+        "description": "Whose timeline.",
+        "schema": {"$ref": f"{wire.SCHEMAS}Id"},
+    },
+    "lastEventId": {
+        "in": "query",
+        "description": "As `Last-Event-ID`, for clients that cannot set a header.",
+        "schema": _EVENT_ID,
+    },
+    "Last-Event-ID": {
+        "in": "header",
+        "description": "Go on behind this event. Browsers send it by themselves.",
+        "schema": _EVENT_ID,
     },
     **openapi_knowledge.PARAMETERS,
 }

@@ -16,8 +16,9 @@ from samvad.http.access import Access
 
 if TYPE_CHECKING:
     from samvad.http.call import Call, Reply
+    from samvad.http.live_events import EventStream
 
-Handler = Callable[["Call"], Awaitable["Reply"]]
+Handler = Callable[["Call"], Awaitable["Reply | EventStream"]]
 
 
 class Route(NamedTuple):

@@ -47,6 +47,7 @@ class Answering(Keeping):
             base.ToolCancelled: self._on_tool_cancelled,
             base.Resumable: self._on_resumable,
             base.Failed: self._on_failed,
+            base.Reconnected: self._on_reconnected,
         }
 
     # --- the provider --------------------------------------------------------------------------------------
@@ -80,6 +81,7 @@ class Answering(Keeping):
             return True
 
     def _refused(self, code: str, message: str, retryable: bool) -> None:
+        self.parts.meter.fault(code)
         self.send(frames.ErrorFrame(code=code, message=message, retryable=retryable))
 
     def _context(self) -> base.Context:
@@ -146,8 +148,8 @@ class Answering(Keeping):
 
     # --- the answer ----------------------------------------------------------------------------------------
 
-    def _answer(self) -> Turn | None:
-        """The turn to which a piece of the answer belongs; None where nobody wants it any more."""
+    def _answer(self, *, is_piece: bool = True) -> Turn | None:
+        """The turn to which an event of the answer belongs; None where nobody wants it any more."""
         if self._stale:
             if self.now_s() - self._stale_since_s < _STALE_S_MAX:
                 return None
@@ -161,6 +163,9 @@ class Answering(Keeping):
         if turn.phase == "listening":
             turn.phase = "answering"
             self.answer_begins(turn)
+        if is_piece and turn.asked_s is not None:
+            self.parts.meter.first_piece(self.now_s() - turn.asked_s)
+            turn.asked_s = None
         if turn.timer is None and not turn.said.chars and not turn.said.spoken:
             after_s = 0.0 if turn.user_text and not turn.user_kept else self.parts.options.checkpoint_s
             self._checkpoint_in(turn, after_s)
@@ -213,7 +218,7 @@ class Answering(Keeping):
             )
 
     def _on_ahead(self, event: base.Ahead) -> None:
-        turn = self._answer()
+        turn = self._answer(is_piece=False)
         if turn is not None:
             turn.said.planned = event.text
 
@@ -259,6 +264,7 @@ class Answering(Keeping):
         if self.turn is turn:
             self.turn = None
         self.touched_s = self.now_s()
+        self.parts.meter.turns["complete"] += 1
         self.store(turn, turn.said.everything(), interrupted=False)
 
     def _cut_short(self, turn: Turn, code: str) -> None:
@@ -267,18 +273,23 @@ class Answering(Keeping):
         turn.end()
         self.turn = None
         turn.metadata["error"] = code
+        self.parts.meter.turns["failed"] += 1
         self.store(turn, heard, interrupted=True)
 
     def _on_failed(self, event: base.Failed) -> None:
         if self._stale and not event.fatal:
             self._stale -= 1
             return
+        self.parts.meter.fault(event.code)
         self.send(frames.ErrorFrame(code=event.code, message=event.message, retryable=event.retryable))
         turn = self.turn
         if turn is not None and not turn.local and not turn.generated and turn.phase != "over":
             self._cut_short(turn, event.code)
         if event.fatal:
             self._lose_provider()
+
+    def _on_reconnected(self, event: base.Reconnected) -> None:
+        self.parts.meter.reconnects["resumed" if event.resumed else "begun_anew"] += 1
 
     def _on_resumable(self, event: base.Resumable) -> None:
         changed = self._handle is None or self._handle.handle != event.handle
@@ -302,7 +313,7 @@ class Answering(Keeping):
     # --- tools ---------------------------------------------------------------------------------------------
 
     def _on_tool_call(self, event: base.ToolCall) -> None:
-        turn = self._answer()
+        turn = self._answer(is_piece=False)
         if turn is None:
             return
         self.send(

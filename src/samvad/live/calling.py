@@ -29,6 +29,7 @@ async def call_tool(talk: Answering, turn: Turn, event: base.ToolCall) -> None:
         result = await talk.parts.tools.call(event.name, event.arguments, context)
     except ToolFailed as failed:
         error = str(failed)
+    talk.parts.meter.tool_calls["ok" if error is None else "failed"] += 1
     turn.calls.pop(event.id, None)
     talk.keep_user_message(turn)
     messages = pair(turn, event, result, error, talk.session_id)

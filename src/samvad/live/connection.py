@@ -82,7 +82,7 @@ class Connection:
         self._service = service.acting_as(service.principal._replace(session=None))
         self._wire = wire
         self._outbox = Outbox(live.options.outbox_bytes_max)
-        self._outbox.on_overflow = lambda: self.end("slow_reader")
+        self._outbox.on_overflow = self._reads_too_slowly
         self._line = Line(self._outbox)
         self._line.end = self.end
         self._conversation: Conversation | None = None
@@ -101,7 +101,12 @@ class Connection:
         """End the connection for one of `CLOSE_CODES`; the first reason counts."""
         if self._reason is None:
             self._reason = reason
+            self._live.meter.ended[reason] += 1
             self._ended.set()
+
+    def _reads_too_slowly(self) -> None:
+        self._live.meter.slow_reader_bytes += self._outbox.bytes_dropped
+        self.end("slow_reader")
 
     async def run(self, receive: Receive) -> None:
         """Talk with the client, who was admitted, until one side has had enough."""

@@ -121,6 +121,7 @@ class Conversation(Interrupting):
         turn.user_text = text
         turn.user_closed = True
         turn.phase = "answering"
+        turn.asked_s = self.now_s()
         if message_id is not None:
             turn.user_message_id = message_id
         self.keep_user_message(turn)

@@ -95,6 +95,7 @@ class Interrupting(Answering):
             self._reciting.cancel()
             self._reciting = None
         interruption = self._remember(turn, heard, kind, utterance)
+        self.parts.meter.turns["interrupted"] += 1
         if self.line is not None:
             self.line.outbox.drop_answer(turn)
         if turn.said.chars or turn.said.spoken:
@@ -118,6 +119,7 @@ class Interrupting(Answering):
             return None
         if heard.rest.endswith(_MORE):
             full_text = f"{full_text.rstrip()} {_MORE}"
+        self.parts.meter.interrupted(kind)
         interruption = self.manager.push(
             self.session_id,
             self.key.user_id,
@@ -190,6 +192,7 @@ class Interrupting(Answering):
         words = "" if turn is None else turn.user_text
         if words.strip() and self.judge(words).interrupts:
             return
+        self.parts.meter.false_alarms += 1
         self.manager.mark_false_alarm(self.session_id, interruption.id, tenant=self.key.tenant)
         if turn is not None:  # "haan": it is kept, and answered by going on
             turn.phase = "over"
@@ -232,6 +235,7 @@ class Interrupting(Answering):
             self.send(frames.TranscriptFrame(role="user", text=text, final=False, turn_id=turn.id))
         if final:
             turn.user_closed = True
+            turn.asked_s = self.now_s()
         if self._unexplained is not None and turn.user_text.strip():
             verdict = self.judge(turn.user_text)
             if verdict.interrupts:

@@ -74,6 +74,7 @@ class Outbox:
         self._closing = False
         self._idle_wire: Wire | None = None  # the connection, while nothing waits for it
         self.bytes_waiting = 0
+        self.bytes_dropped = 0  # by the overflow
         self.overflowed = False
         self.on_overflow: Callable[[], Any] = lambda: None
 
@@ -122,6 +123,7 @@ class Outbox:
         self.bytes_waiting += size
         if self.bytes_waiting > self._bytes_max:
             self.overflowed = True
+            self.bytes_dropped = self.bytes_waiting
             self._waiting.clear()
             self.bytes_waiting = 0
             self._sent.set()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from samvad import limits
+from samvad.live.meter import LiveMeter
 from samvad.live.recovery import OpenTurns
 from samvad.live.tools import ToolRegistry
 from samvad.runtime import Samvad
@@ -31,10 +32,13 @@ class LiveOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parts(NamedTuple):
-    """The service, the settings, the tools, the list of turns under way, and who is told of an opened provider."""
+    """The service, the settings, the tools, the list of turns under way, who is told of an opened provider, and
+    the counters.
+    """
 
     samvad: Samvad
     options: LiveOptions
     tools: ToolRegistry
     open_turns: OpenTurns
     opened: Callable[[str], None]
+    meter: LiveMeter

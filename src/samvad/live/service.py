@@ -12,6 +12,7 @@ from samvad import limits
 from samvad.errors import InvalidRequest, Overloaded
 from samvad.live.context import Background
 from samvad.live.conversation import Conversation
+from samvad.live.meter import LiveMeter
 from samvad.live.parts import LiveOptions, Parts
 from samvad.live.providers.base import Provider
 from samvad.live.recovery import OpenTurns, recover_left_over
@@ -61,7 +62,10 @@ class LiveService:
             load_key(directory, secret), samvad.core.clock, ttl_s=self.options.token_ttl_s
         )
         folder = None if directory is None else directory / FOLDER
-        self.parts = Parts(samvad, self.options, tools or ToolRegistry(), OpenTurns(folder), self._opened)
+        self.meter = LiveMeter()
+        self.parts = Parts(
+            samvad, self.options, tools or ToolRegistry(), OpenTurns(folder), self._opened, self.meter
+        )
         self.on_first_open: Callable[[], None] = lambda: None  # a provider has imported what it needs
         self._opened_once: set[str] = set()
         self.conversations: dict[tuple[str, str], Conversation] = {}

@@ -31,6 +31,7 @@ class Turn:
         self.user_closed = False  # nothing more of the user's words belongs to this turn
         self.said = Transcript()
         self.generated = False
+        self.asked_s: float | None = None  # when the user had said all, until the first of the answer comes
         self.local = False  # said by the turn loop itself, not by the provider
         self.usage: Mapping[str, int] | None = None
         self.metadata: dict[str, Any] = {}
