@@ -20,6 +20,7 @@ from samvad.http import server
 from samvad.http.app import routes
 from samvad.http.metrics import Metrics
 from samvad.interruptions import InterruptionContextManager
+from samvad.live.opening import plain_live
 from samvad.runtime import Options, open_samvad
 from samvad.sessions.service import SessionPersistenceService
 from samvad.settings import describe
@@ -209,6 +210,7 @@ def test_metrics() -> None:
     async def names() -> set[str]:
         async with open_samvad("memory://") as samvad:
             metrics = Metrics(samvad)
+            metrics.live = plain_live(samvad)
             metrics.observe("healthz", 200, 0.001)
             lines = metrics.render().decode().splitlines()
         return {line.split(" ")[2] for line in lines if line.startswith("# TYPE ")}

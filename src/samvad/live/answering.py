@@ -166,7 +166,7 @@ class Answering(Keeping):
         if is_piece and turn.asked_s is not None:
             self.parts.meter.first_piece(self.now_s() - turn.asked_s)
             turn.asked_s = None
-        if turn.timer is None and not turn.said.chars and not turn.said.spoken:
+        if turn.timer is None and not turn.said.chars and not turn.said.spoken and not turn.notice:
             after_s = 0.0 if turn.user_text and not turn.user_kept else self.parts.options.checkpoint_s
             self._checkpoint_in(turn, after_s)
         return turn
@@ -263,8 +263,9 @@ class Answering(Keeping):
         turn.end()
         if self.turn is turn:
             self.turn = None
-        self.touched_s = self.now_s()
-        self.parts.meter.turns["complete"] += 1
+        if not turn.notice:
+            self.touched_s = self.now_s()
+            self.parts.meter.turns["complete"] += 1
         self.store(turn, turn.said.everything(), interrupted=False)
 
     def _cut_short(self, turn: Turn, code: str) -> None:

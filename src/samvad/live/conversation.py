@@ -103,6 +103,7 @@ class Conversation(Interrupting):
         if self.keeper.full:
             raise Overloaded("What was said before could not be kept yet; try again soon.")
         self.touched_s = self.now_s()
+        self.by_voice = False
         if message_id is not None and self._said_before(message_id):
             return
         self._follow_script(text)
@@ -173,6 +174,7 @@ class Conversation(Interrupting):
         if self.keeper.full:
             raise Overloaded("What was said before could not be kept yet; try again soon.")
         self.touched_s = self.now_s()
+        self.by_voice = True
         if await self.ready() and self.provider_session is not None:
             await self.provider_session.send_audio(data)
 
@@ -218,6 +220,28 @@ class Conversation(Interrupting):
             turn.report(ms)
         if finished and turn.generated:
             self.complete(turn)
+
+    async def announce(self, text: str) -> None:
+        """Say a notice of the system's aloud: to one who talks by voice, in a pause, where the provider can.
+
+        It is no answer: nothing of it is kept, and it is no sign of life.
+        """
+        session = self.provider_session
+        spoken = False
+        if (
+            session is not None
+            and self.by_voice
+            and self.provider.capabilities.announces
+            and (self.turn is None or self.turn.phase == "over")
+        ):
+            turn = self.new_turn()
+            turn.notice = turn.user_closed = True
+            turn.phase = "answering"
+            spoken = await session.announce(text)
+            if not spoken:
+                turn.end()
+                self.turn = None if self.turn is turn else self.turn
+        self.parts.meter.warnings["spoken" if spoken else "written"] += 1
 
     async def set_language(self, language: str) -> None:
         """Another language from the next turn on."""

@@ -115,7 +115,7 @@ class Interrupting(Answering):
 
     def _remember(self, turn: Turn, heard: Heard, kind: str, utterance: str | None) -> Interruption | None:
         full_text = turn.said.full_text[: _TEXT_CHARS_MAX - 2]
-        if not full_text.strip():
+        if not full_text.strip() or turn.notice:
             return None
         if heard.rest.endswith(_MORE):
             full_text = f"{full_text.rstrip()} {_MORE}"

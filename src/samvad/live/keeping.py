@@ -57,6 +57,7 @@ class Keeping:
         self.began_s = self.touched_s = self.now_s()
         self.closed = False
         self.last_said = ""
+        self.by_voice = False  # the user spoke last, and did not write
         self.keeper = Keeper(service, key.user_id)
         self.keeper.on_failing = self._warn_not_kept
         self._state = known.state
@@ -156,6 +157,10 @@ class Keeping:
 
     def store(self, turn: Turn, heard: Heard, *, interrupted: bool) -> None:
         """The turn is over: its messages go into the history, and then the client is told so."""
+        if turn.notice:
+            self.last_said = heard.text[-200:] or self.last_said
+            self.send(frames.TurnComplete(turn_id=turn.id, message_ids=[], interrupted=interrupted))
+            return
         self.keep_user_message(turn)
         if "topic" in turn.metadata or "intent" in turn.metadata:
             self._note_topic(turn)

@@ -32,6 +32,7 @@ class Turn:
         self.said = Transcript()
         self.generated = False
         self.asked_s: float | None = None  # when the user had said all, until the first of the answer comes
+        self.notice = False  # no answer, but said by the system: a warning, which is not kept
         self.local = False  # said by the turn loop itself, not by the provider
         self.usage: Mapping[str, int] | None = None
         self.metadata: dict[str, Any] = {}

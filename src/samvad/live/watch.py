@@ -38,7 +38,8 @@ class Watch:
     def _silent_since_s(self) -> float:
         """When the silence began; while the assistant speaks, there is none."""
         turn = self._talk.turn
-        return self._loop.time() if turn is not None and turn.active else self._talk.touched_s
+        speaking = turn is not None and turn.active and not turn.notice
+        return self._loop.time() if speaking else self._talk.touched_s
 
     def _next_s(self) -> float:
         options = self._live.options
@@ -82,4 +83,6 @@ class Watch:
 
     def _warn(self, code: str, phrase: str, in_s: float) -> None:
         seconds = max(round(in_s), 1)
-        self._line.send(frames.Warn(code=code, message=phrases.with_seconds(phrase, seconds), in_s=seconds))
+        text = phrases.with_seconds(phrase, seconds)
+        self._line.send(frames.Warn(code=code, message=text, in_s=seconds))
+        self._talk.spawn(self._talk.announce(text))

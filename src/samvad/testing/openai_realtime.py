@@ -72,6 +72,7 @@ class RealtimeConversation:
         self._task: asyncio.Task[None] | None = None
         self._number = 0
         self._loud = False
+        self._beside = False  # the response under way is none of the conversation's
 
     async def send(self, type: str, **fields: Any) -> None:
         """Send an event."""
@@ -128,6 +129,7 @@ class RealtimeConversation:
                     error = {"type": "invalid_request_error", "message": "one at a time", "code": "active"}
                     await self.send("error", error=error)
                     return
+                self._beside = (event.get("response") or {}).get("conversation") == "none"
                 self._task = asyncio.create_task(self._respond(self._fake.steps_for(self)))
             case "response.cancel":
                 await self._cancel("client_cancelled")
@@ -192,7 +194,8 @@ class RealtimeConversation:
     async def _speak(self, step: Speak) -> None:
         item_id = f"item-{len(self.items)}"
         content = [{"type": "output_audio", "transcript": step.text}]
-        self.items.append({"id": item_id, "type": "message", "role": "assistant", "content": content})
+        if not self._beside:
+            self.items.append({"id": item_id, "type": "message", "role": "assistant", "content": content})
         place = {"response_id": "r", "item_id": item_id, "output_index": 0, "content_index": 0}
         await self.send("response.output_audio_transcript.delta", delta=step.text, **place)
         sound = base64.b64encode(speech(step.text, 600, SAMPLE_RATE_OUT)).decode()

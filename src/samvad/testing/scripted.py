@@ -59,7 +59,7 @@ class Call(NamedTuple):
 Step = Say | Speak | Hears | Emit | Wait | Call
 Script = Mapping[str, Sequence[Step]]
 
-ALL = base.Capabilities(audio_in=True, audio_out=True, server_activity=True, tools=True)
+ALL = base.Capabilities(audio_in=True, audio_out=True, server_activity=True, tools=True, announces=True)
 
 
 class ScriptedProvider:
@@ -197,6 +197,12 @@ class ScriptedSession:
         waiting = self._results.pop(call_id, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(error if error is not None else result)
+
+    async def announce(self, text: str) -> bool:
+        """Say it."""
+        self.told.append(("announce", text))
+        self._play([Speak(text, 40)])
+        return True
 
     async def set_note(self, note: str) -> None:
         """Remember it."""

@@ -21,6 +21,7 @@ class Capabilities(NamedTuple):
     server_activity: bool = False  # it notices by itself that the user begins and ends to speak
     truncates: bool = False  # told what was heard, it cuts its own memory to that
     tools: bool = False
+    announces: bool = False  # it says a text aloud that it is given
     resumes: bool = False  # it gives handles by which a session goes on after a lost connection
 
 
@@ -213,6 +214,13 @@ class ProviderSession(Protocol):
 
     async def set_note(self, note: str) -> None:
         """For the model alone, to be sent with the user's next turn, spoken or written; never in mid-speech."""
+        ...
+
+    async def announce(self, text: str) -> bool:
+        """Say this to the user, in these words: a notice of the system's. Asked only of what `announces`.
+
+        It comes as an answer does, up to its `TurnDone`. False where something is being said, or there is no line.
+        """
         ...
 
     async def set_language(self, language: str | None) -> None:

@@ -167,6 +167,9 @@ class _Session:
     ) -> None:
         pass
 
+    async def announce(self, text: str) -> bool:
+        return False
+
     async def set_note(self, note: str) -> None:
         pass
 

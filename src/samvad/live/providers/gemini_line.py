@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from samvad.live.providers import base
 from samvad.live.providers.base import Context, Turn
-from samvad.live.providers.instructions import answer_in, instructions, language_tag
+from samvad.live.providers.instructions import announcement, answer_in, instructions, language_tag
 from samvad.live.providers.line import LineLost, Noise, NotResumable, Part, Usage
 
 SETUP_S_MAX: Final = 10.0
@@ -135,6 +135,10 @@ class GeminiLine:
         await _sent(self._session.send_realtime_input(text=f"{note}\n\n{text}" if note else text))
         if self._client_activity:
             await self.activity(False)
+
+    async def announce(self, text: str) -> None:
+        """Gemini says nothing but answers: it is asked to."""
+        await self.say(announcement(text), None)
 
     async def hear(self, data: bytes) -> None:
         """A piece of the user's speech."""

@@ -60,6 +60,14 @@ def instructions(context: Context) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def announcement(text: str) -> str:
+    """What asks a model to say a notice of the system's."""
+    return (
+        "This is from the system and not from the user. Say to the user exactly the following words, in their "
+        f"language, and nothing else: «{text}»"
+    )
+
+
 def seed(context: Context, unanswered: Sequence[str] = ()) -> list[Turn]:
     """The last turns that a new conversation begins with: what was said and heard, within bounds.
 

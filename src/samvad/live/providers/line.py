@@ -62,6 +62,10 @@ class Line(Protocol):
         """The user's turn, written; it asks for an answer."""
         ...
 
+    async def announce(self, text: str) -> None:
+        """Have the model say this, in these words; nothing is under way."""
+        ...
+
     async def hear(self, data: bytes) -> None:
         """A piece of the user's speech."""
         ...

@@ -267,6 +267,18 @@ class LineSession:
         async with self._lock:
             await self._send_said()
 
+    async def announce(self, text: str) -> bool:
+        """Say this to the user; False where something is under way, or there is no line."""
+        async with self._lock:
+            if self._line is None or not self._turn.is_idle:
+                return False
+            self._last_frame_s = time.monotonic()
+            self._turn.begin()
+            self._turn.owed = await self._do(lambda line: line.announce(text))
+            if not self._turn.owed:
+                self._turn.end()
+            return self._turn.owed
+
     async def send_audio(self, data: bytes) -> None:
         """A piece of the user's speech."""
         self._waiting.hear(data)

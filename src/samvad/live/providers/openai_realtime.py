@@ -21,7 +21,7 @@ class OpenAIRealtime:
 
     name = "openai_realtime"
     capabilities = Capabilities(
-        audio_in=True, audio_out=True, server_activity=True, truncates=True, tools=True
+        audio_in=True, audio_out=True, server_activity=True, truncates=True, tools=True, announces=True
     )
 
     def __init__(

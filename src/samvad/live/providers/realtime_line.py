@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from samvad.live.providers import base
 from samvad.live.providers.base import Context, Turn
-from samvad.live.providers.instructions import instructions
+from samvad.live.providers.instructions import announcement, instructions
 from samvad.live.providers.line import LineLost, Noise, Part, Usage
 
 SETUP_S_MAX: Final = 10.0
@@ -61,6 +61,7 @@ class RealtimeLine:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._answering = False  # a response is under way
+        self._beside = False  # it is none of the conversation's: a notice
         self._answer_next = False  # ask for another as soon as it is over
         self._item: str | None = None  # the item that is being spoken, or was last
         self._item_bytes = 0
@@ -83,9 +84,11 @@ class RealtimeLine:
             case "response.created":
                 self._answering = True
             case "response.output_audio.delta":
+                data = base64.b64decode(event.delta)
+                if self._beside:
+                    return [base.Audio(data)]
                 if event.item_id != self._item:
                     self._item, self._item_bytes = event.item_id, 0
-                data = base64.b64decode(event.delta)
                 self._item_bytes += len(data)
                 return [base.Audio(data)]
             case "response.output_audio_transcript.delta":
@@ -112,7 +115,7 @@ class RealtimeLine:
         return []
 
     async def _done(self, response: Any) -> list[Part]:
-        self._answering = False
+        self._answering = self._beside = False
         found: list[Part] = []
         if response.usage is not None:
             counts = response.usage.model_dump(exclude_none=True)
@@ -149,6 +152,19 @@ class RealtimeLine:
             await self.note(note)
         await self._item_of("user", "input_text", text)
         await self._ask()
+
+    async def announce(self, text: str) -> None:
+        """A response beside the conversation, which leaves no trace in the model's memory."""
+        self._answering = self._beside = True
+        self._item = None
+        response = {
+            "conversation": "none",
+            "input": [],
+            "instructions": announcement(text),
+            "output_modalities": ["audio"],
+            "tool_choice": "none",
+        }
+        await _sent(self._connection.response.create(response=response))
 
     async def hear(self, data: bytes) -> None:
         """A piece of the user's speech, at the rate that the protocol wants."""

@@ -27,7 +27,9 @@ class VertexAILiveService:
     `base_url`, `headers`, `async_client_args`.
     """
 
-    capabilities = Capabilities(audio_in=True, audio_out=True, server_activity=True, tools=True, resumes=True)
+    capabilities = Capabilities(
+        audio_in=True, audio_out=True, server_activity=True, tools=True, announces=True, resumes=True
+    )
 
     def __init__(
         self,
