@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from samvad.knowledge.base import KnowledgeBase
     from samvad.runtime import Samvad
     from samvad.sessions.cost import CostMeter
+    from samvad.sessions.feed import Feed
 
 _T = TypeVar("_T")
 _json = msgspec.json.Decoder()
@@ -106,6 +107,11 @@ class Call:
     def records_interruptions(self) -> bool:
         """Whether interruptions are kept in the store as well."""
         return self._samvad.options.record_interruptions
+
+    @property
+    def feed(self) -> Feed:
+        """The logs of users, as they grow; whose it is, the service is asked first. Say the tenant."""
+        return self._samvad.feed
 
     @property
     def cost(self) -> CostMeter:

@@ -151,7 +151,7 @@ async def open_events(call: Call) -> EventStream:
     if last and match is None:
         raise InvalidRequest("Last-Event-ID must be the id of an event of this stream: epoch:seq.")
     await service.read_user(user_id)  # checks the name, and who asks
-    subscription = call.samvad.feed.subscribe(UserKey(service.principal.tenant, user_id))
+    subscription = call.feed.subscribe(UserKey(service.principal.tenant, user_id))
     try:
         record = await service.read_user(user_id)
     except SamvadError:
