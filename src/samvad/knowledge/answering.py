@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from samvad.knowledge.engine import Engine, Found
 from samvad.knowledge.queries import Query
 from samvad.knowledge.questions import holds, kind_of
-from samvad.knowledge.ranking import Weights, query_pieces
+from samvad.knowledge.ranking import Weights, piece_words, query_pieces
 from samvad.knowledge.records import Citation, Filter, KnowledgeAnswer, Scope
 from samvad.knowledge.words import plain_words
 
@@ -48,7 +48,7 @@ def candidates(query: Query, passages: Sequence[Found]) -> list[Candidate]:
     weights = Weights(query.terms)
     kind = kind_of(query.text)
     asked = frozenset(plain_words(query.text))
-    pieces = query_pieces(query.text)
+    pieces = query_pieces(query.text, sounds=query.sounds)
     top = passages[0].score if passages else 0.0
     found = []
     for place, passage in enumerate(passages[:PASSAGES]):
@@ -57,7 +57,7 @@ def candidates(query: Query, passages: Sequence[Found]) -> list[Candidate]:
             text = passage.row.text[sentence.start : sentence.end]
             before = sentences[at - 1].terms if at else frozenset()
             after = sentences[at + 1].terms if at + 1 < len(sentences) else frozenset()
-            words = plain_words(text)
+            words = piece_words(text, sounds=query.sounds)
             plain = "_" + "_".join(words) + "_"
             values = (
                 weights.held(sentence.terms) / whole,

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from samvad.knowledge.index import Row, ScopeIndex, remove_files
 from samvad.knowledge.queries import Query, parse
-from samvad.knowledge.ranking import Prepared, first_score, rank
+from samvad.knowledge.ranking import Prepared, first_score, query_pieces, rank
 from samvad.knowledge.records import Document, Filter, Hit, PassageFound, Scope, StoredDocument
 
 CANDIDATES: Final = 24  # of each scope, by FTS5's own order
@@ -169,7 +169,8 @@ class Engine:
             least = RANKED_SHARE * gathered[0][0]
             worth = sum(one[0] >= least for one in gathered)
             del gathered[max(worth, limit, RANKED_MIN) :]
-        scores = rank(query.text, query.terms, [one[4] for one in gathered], average)
+        wanted = query_pieces(query.text, sounds=query.sounds)
+        scores = rank(wanted, query.terms, [one[4] for one in gathered], average)
         found = [
             Found(score, scope, document, row, prepared)
             for score, (_, scope, document, row, prepared) in zip(scores, gathered, strict=True)

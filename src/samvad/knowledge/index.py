@@ -22,7 +22,7 @@ from samvad.knowledge.records import Document, Filter, StoredDocument
 from samvad.knowledge.romanised import KEY_MARK
 from samvad.knowledge.sql import filter_sql
 
-LAYOUT: Final = 2  # of the tables and of the words in them: a file of another layout is made anew
+LAYOUT: Final = 3  # of the tables and of the words in them: a file of another layout is made anew
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE documents (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
+from samvad.knowledge.lexicon import translations
 from samvad.knowledge.ranking import QueryTerm, rarity
 from samvad.knowledge.romanised import is_function_word, looks_romanised, sound_key
 from samvad.knowledge.words import all_terms, plain_words, term_of
@@ -84,7 +85,7 @@ class Query(NamedTuple):
 def parse(text: str, vocabulary: Vocabulary) -> Query:
     """Take a query apart for the words that there are."""
     words = plain_words(text)
-    romanised = looks_romanised(words)
+    romanised = looks_romanised(words) or _are_heard(words, vocabulary)
     sounds = False
     passages, _ = vocabulary.size()
     found: dict[str, QueryTerm] = {}
@@ -103,12 +104,32 @@ def parse(text: str, vocabulary: Vocabulary) -> Query:
             variants[key] = SOUND_SHARE
             frequency += count
             sounds = True
+        if latin and romanised:
+            for other, share in translations(word).items():
+                if other not in variants and (count := vocabulary.frequency(other)):
+                    variants[other] = share
+                    frequency += count
         if not frequency and len(term) >= _SPELLING_CHARS_MIN:
             for other, count in _near(term, vocabulary.spellings(term, 2 if len(term) < 5 else 3)):
                 variants[other] = SPELLING_SHARE
                 frequency += count
         found[term] = QueryTerm(term, variants, rarity(min(frequency, passages), passages))
     return Query(text, tuple(found.values()), sounds)
+
+
+def _are_heard(words: Sequence[str], vocabulary: Vocabulary) -> bool:
+    """Whether half of the words, in Latin letters, stand nowhere as they are written but somewhere as they sound."""
+    telling = [word for word in words if term_of(word)]
+    heard = [
+        word
+        for word in telling
+        if word.isascii()
+        and word.isalpha()
+        and not vocabulary.frequency(term_of(word))
+        and (key := sound_key(word))
+        and vocabulary.frequency(key)
+    ]
+    return 2 * len(heard) >= max(1, len(telling))
 
 
 def _near(term: str, spellings: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:

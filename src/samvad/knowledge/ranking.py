@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from samvad.knowledge.romanised import sound_key
-from samvad.knowledge.words import KEPT_WORDS, normalise, plain_words, raw_words, term_of, terms
+from samvad.knowledge.words import KEPT_WORDS, plain_words, raw_words, term_of, terms
 
 K1: Final = 1.1
 B: Final = 0.55
@@ -98,6 +98,7 @@ class Prepared:
         self._text = " ".join((text, title, *headings))
         self._body = body
         self._places = places
+        self._heard = sounds
         self._keys = [_sounds(raw_words(text[start:end])) for start, end in places] if sounds else []
         for keys in self._keys:
             found += keys
@@ -118,8 +119,8 @@ class Prepared:
 
     @functools.cached_property
     def plain(self) -> str:
-        """The normalised words of text, title and headings, each between two underscores."""
-        return "_" + "_".join(filter(None, map(normalise, raw_words(self._text)))) + "_"
+        """The words of text, title and headings as `piece_words` gives them, each between two underscores."""
+        return "_" + "_".join(piece_words(self._text, sounds=self._heard)) + "_"
 
 
 class QueryTerm(NamedTuple):
@@ -186,10 +187,12 @@ class Weights:
         return sum(best.values())
 
 
-def rank(text: str, query: Sequence[QueryTerm], passages: Sequence[Prepared], average: float) -> list[float]:
+def rank(
+    wanted: Sequence[str], query: Sequence[QueryTerm], passages: Sequence[Prepared], average: float
+) -> list[float]:
     """The rank of each passage, 0 to 1: what the query shares with the passage, its sentences, and in pieces."""
     whole = sum(one.idf for one in query) or 1.0
-    pieces = piece_scores(text, passages)
+    pieces = piece_scores(wanted, passages)
     weights = Weights(query)
     found = []
     for passage, in_pieces in zip(passages, pieces, strict=True):
@@ -210,19 +213,24 @@ def rank(text: str, query: Sequence[QueryTerm], passages: Sequence[Prepared], av
     return found
 
 
-def query_pieces(text: str) -> list[str]:
+def piece_words(text: str, *, sounds: bool) -> list[str]:
+    """The words whose pieces are compared: normalised, or with `sounds` as they sound, whatever their script."""
+    words = plain_words(text)
+    return [sound_key(word)[1:] or word for word in words] if sounds else words
+
+
+def query_pieces(text: str, *, sounds: bool) -> list[str]:
     """The pieces of a query's words."""
     found: dict[str, None] = {}
-    for word in plain_words(text):
+    for word in piece_words(text, sounds=sounds):
         word = f"_{word}_"
         for at in range(max(1, len(word) - PIECE_CHARS + 1)):
             found[word[at : at + PIECE_CHARS]] = None
     return list(found)
 
 
-def piece_scores(text: str, passages: Sequence[Prepared]) -> list[float]:
+def piece_scores(wanted: Sequence[str], passages: Sequence[Prepared]) -> list[float]:
     """BM25 over pieces of words, among these passages alone, in shares of the query's rarity."""
-    wanted = query_pieces(text)
     counts = [[passage.plain.count(piece) for piece in wanted] for passage in passages]
     number = len(passages)
     idf = []

@@ -23,6 +23,7 @@ _VOWELS: Final = {
 }  # fmt: skip
 # In this order: what people write for the same sound.
 _FOLDS: Final = (
+    (re.compile(r"a+i$"), "i"),
     (re.compile(r"gny|jny|gya|dny"), "gy"),
     (re.compile(r"ksh|x|ks"), "ks"),
     (re.compile(r"chh|ch"), "c"),
@@ -41,6 +42,8 @@ _FOLDS: Final = (
     (re.compile(r"m(?=[pb])"), "n"),
     (re.compile(r"(.)\1+"), r"\1"),
 )
+# Endings of number, case and gender, in keys: किताबें and kitabein are heard as kitab.
+_ENDING = re.compile(r"(?<=...)(?:yon|yen|yn|[eiou]n?)$")
 _COMMONEST: Final = """
 ka ki ke ko kya hai hain kaise kaisa kab kahan kahaan kitna kitni kitne mein main me se aur ya par kaun kyon kyun kyu
 nahi nahin karna karne kare karen hota hoti hote hoga chahiye liye wala wale wali mera meri mere apna apni apne kis
@@ -65,6 +68,7 @@ def sound_key(word: str) -> str:
             latin = pattern.sub(replacement, latin)
     else:
         return ""
+    latin = _ENDING.sub("", latin)
     return KEY_MARK + latin if len(latin) > 1 else ""
 
 

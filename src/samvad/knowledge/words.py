@@ -29,8 +29,9 @@ _TABLE: Final = {
     0x0901: "\u0902",  # chandrabindu: anusvara
     **{0x0966 + digit: str(digit) for digit in range(10)},
 }
-# A nasal consonant before a stop of its own place of articulation may as well be written as anusvara.
-_NASALS: Final = re.compile(r"ङ्(?=[क-घ])|ञ्(?=[च-झ])|ण्(?=[ट-ढ])|न्(?=[त-ध])|म्(?=[प-भ])")
+# A nasal consonant before a stop of its own place of articulation may as well be written as anusvara; न is also written
+# before those of other places and before sibilants (डेन्गू, पेन्शन).
+_NASALS: Final = re.compile(r"ङ्(?=[क-घ])|ञ्(?=[च-झ])|ण्(?=[ट-ढ])|न्(?=[क-घच-झट-ढत-धप-भश-स])|म्(?=[प-भ])")
 _OTHER_DIGITS = re.compile(r"[^\D0-9]")
 KEPT_WORDS: Final = 50_000  # by each of the caches: some 15 MB
 WORD_CHARS_MAX: Final = 64
@@ -89,6 +90,8 @@ def stem(text: str) -> str:
         return text
     if len(text) > 2 and _DEVANAGARI.search(text):
         stemmed = str(_stemmer("hindi").stemWord(text))
+        if len(stemmed) > 3 and stemmed[-1] in "ाेो":  # Snowball keeps it in short words: गाना, गाने, but गानों
+            stemmed = stemmed[:-1]
         return stemmed if len(stemmed) > 1 else text
     return text
 
