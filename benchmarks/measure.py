@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DIALOGUES = REPOSITORY.parent / "shared" / "data" / "dialogues" / "sgd-dev.jsonl"
+DATA = Path(os.environ.get("SAMVAD_BENCH_DATA") or REPOSITORY.parent / "shared" / "data")
+"""Public data sets, which are not shipped: `dialogues/sgd-dev.jsonl`, `xquad/xquad.en.json`, `xquad/xquad.hi.json`."""
+DIALOGUES = DATA / "dialogues" / "sgd-dev.jsonl"
 
 ROUNDS_DEFAULT = 3
 CELL_S = 1.0

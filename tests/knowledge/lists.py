@@ -91,7 +91,7 @@ def ours(documents: Sequence[StoredDocument]) -> Search:
     return lambda query: [hit.doc.id for hit in engine.search(query, [SCOPE], Filter(), 5)]
 
 
-def plain(documents: Sequence[StoredDocument]) -> Search:
+def plain(documents: Sequence[StoredDocument], count: int = 5) -> Search:
     """FTS5 over these documents as it comes: its default tokenizer (unicode61), any of the words, its BM25."""
     connection = apsw.Connection(":memory:")
     connection.execute("CREATE VIRTUAL TABLE words USING fts5 (title, body)")
@@ -102,7 +102,7 @@ def plain(documents: Sequence[StoredDocument]) -> Search:
 
     def search(query: str) -> list[str]:
         words = " OR ".join(f'"{word}"' for word in re.findall(r'[^\s"]+', query))
-        sql = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT 5"
-        return [documents[number].document.id for (number,) in connection.execute(sql, (words,))]
+        sql = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT ?"
+        return [documents[number].document.id for (number,) in connection.execute(sql, (words, count))]
 
     return search
