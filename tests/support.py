@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import anyio
 import pytest
@@ -16,6 +16,11 @@ T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOAK = os.environ.get("SAMVAD_SOAK") == "1"
 POLL_S = 0.01
+
+
+def short_and_long(short: int, long: int) -> list[Any]:
+    """How much of something a test does, as values of a parameter: in `make test`, and in `make soak`."""
+    return [short, pytest.param(long, marks=pytest.mark.soak)]
 
 
 def under_ci() -> bool:

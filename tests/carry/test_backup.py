@@ -20,7 +20,7 @@ from samvad.runtime import open_samvad
 from samvad.stores.memory import MemoryStore
 from tests.carry.support import GONE, NAMES, REBORN, Place, call, content, make, many, place
 from tests.cli.processes import SAMVAD, WAIT_S, Server, environment
-from tests.support import SOAK, wait_until
+from tests.support import short_and_long, wait_until
 
 __all__ = ["place"]
 
@@ -109,7 +109,7 @@ def test_older_copies_of_erased_users_are_ended(place: Place) -> None:
     assert content(new) == content(old)
 
 
-def damages(whole: bytes) -> list[bytes]:
+def damages(whole: bytes, bits: int) -> list[bytes]:
     """The file with a bit of it turned, or a part of it missing."""
     chance = random.Random(3)
     found = [whole[:cut] for cut in (0, 1, len(whole) // 2, len(whole) - 1)]
@@ -120,20 +120,21 @@ def damages(whole: bytes) -> list[bytes]:
     ]
     lines = whole.splitlines(keepends=True)
     found.append(b"".join(lines[:3] + lines[4:]))
-    for _ in range(400 if SOAK else 60):
+    for _ in range(bits):
         at = chance.randrange(len(whole))
         found.append(whole[:at] + bytes([whole[at] ^ (1 << chance.randrange(8))]) + whole[at + 1 :])
     return found
 
 
-def test_a_damaged_backup_is_refused_before_anything_is_written(place: Place) -> None:
+@pytest.mark.parametrize("bits", short_and_long(60, 400))
+def test_a_damaged_backup_is_refused_before_anything_is_written(place: Place, bits: int) -> None:
     """Cut off anywhere, or any bit turned: one sentence, and not even a database is made."""
     url = place.url("sqlite", "old")
     make(url)
     call("backup", "all.backup", "--store", url)
     whole = Path("all.backup").read_bytes()
     check(Path("all.backup"))
-    for number, damaged in enumerate(damages(whole)):
+    for number, damaged in enumerate(damages(whole, bits)):
         Path("damaged.backup").write_bytes(damaged)
         with pytest.raises(SetupError) as caught:
             check(Path("damaged.backup"))

@@ -14,11 +14,11 @@ from samvad.records import Commit, Committed, MessagesAdded, Origin, StateSet, S
 from samvad.testing.model import raw_message
 from samvad.testing.proxy import Fault, FaultProxy
 from tests.firestore.support import emulator, make_store, open_store
-from tests.support import SOAK, wait_until_async
+from tests.support import short_and_long, wait_until_async
 
 pytestmark = pytest.mark.anyio
 ASHA = UserKey("default", "asha")
-CUTS = 500 if SOAK else 100
+CUTS = short_and_long(100, 500)
 
 
 def appended(user: UserKey, seq: int, version: Version, origin: Origin | None = None) -> Commit:
@@ -36,7 +36,8 @@ async def assert_gapless(store: Any, user: UserKey, count: int) -> None:
     assert (record.version.revision, record.seq, record.state.version) == (count, count, count)
 
 
-async def test_cut_replies_apply_nothing_twice_and_lose_nothing() -> None:
+@pytest.mark.parametrize("cuts", CUTS)
+async def test_cut_replies_apply_nothing_twice_and_lose_nothing(cuts: int) -> None:
     """The connection is cut at random in the middle of commits: each is still answered, and was done once."""
     random_bytes = random.Random(7)
     users = [UserKey("default", f"user {n}") for n in range(4)]
@@ -45,7 +46,7 @@ async def test_cut_replies_apply_nothing_twice_and_lose_nothing() -> None:
         store = await open_store(emulator_host=proxy.address, call_timeout_s=60.0)
         versions = dict.fromkeys(users, Version(0, 0))
         counts = dict.fromkeys(users, 0)
-        while proxy.cuts < CUTS:
+        while proxy.cuts < cuts:
             if random_bytes.random() < 0.8:  # of a reply of about 150 bytes, or 20 of other frames
                 proxy.cut_reply(random_bytes.randrange(180))
             else:
@@ -65,14 +66,15 @@ async def test_cut_replies_apply_nothing_twice_and_lose_nothing() -> None:
     await direct.close()
 
 
-async def test_cut_replies_with_numbered_commits() -> None:
+@pytest.mark.parametrize("cuts", CUTS)
+async def test_cut_replies_with_numbered_commits(cuts: int) -> None:
     """As a flusher does it: short bounds, and after StoreUnavailable the same commit again with its number."""
     random_bytes = random.Random(8)
     running = emulator()
     async with FaultProxy("127.0.0.1", running.port) as proxy:
         store = await open_store(emulator_host=proxy.address, call_timeout_s=0.2)
         failures = 0
-        for seq in range(1, CUTS + 1):
+        for seq in range(1, cuts + 1):
             proxy.cut_reply(random_bytes.randrange(180))
             commit = appended(ASHA, seq, Version(0, seq - 1), Origin("replica", seq))
             while True:
@@ -85,7 +87,7 @@ async def test_cut_replies_with_numbered_commits() -> None:
                 break
         await store.close()
     direct = await open_store(store.project)
-    await assert_gapless(direct, ASHA, CUTS)
+    await assert_gapless(direct, ASHA, cuts)
     await direct.close()
 
 

@@ -18,7 +18,7 @@ from samvad.runtime import Samvad
 from samvad.testing.emulator import FirestoreEmulator
 from tests.firestore.support import emulator, make_store
 from tests.journaled.support import QUICK, drained, in_order, opened, store_of, stored
-from tests.support import SOAK, wait_until_async
+from tests.support import SOAK, short_and_long, wait_until_async
 
 pytestmark = pytest.mark.anyio
 USERS = ("asha@example.com", "उपयोगकर्ता", "ravi")
@@ -119,11 +119,12 @@ async def test_one_order_soak(tmp_path: Path, seed: int) -> None:
     await one_order(tmp_path, 2 + seed % 2, 400, seed, repeated=seed % 3 == 0)
 
 
-async def test_how_soon_it_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turns", short_and_long(6, 30))
+async def test_how_soon_it_is_read(tmp_path: Path, turns: int) -> None:
     """A write on one is read on each of the others within two seconds of its being in the store."""
     async with replicas(tmp_path, 3) as (samvads, looking):
         late_s: list[float] = []
-        for turn in range(30 if SOAK else 6):
+        for turn in range(turns):
             home = turn % 3
             await samvads[home].append_to_user_history("asha", "user", f"m{turn}")
             began_s = time.monotonic()

@@ -17,10 +17,9 @@ from tests.firestore.support import emulator, open_store
 from tests.journaled.support import in_order
 from tests.outage.load import metrics
 from tests.outage.support import history
-from tests.support import SOAK, wait_until_async
+from tests.support import short_and_long, wait_until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.crash]
-CYCLES = 500 if SOAK else 20
 CHAINS = 2  # servers at once, each with a directory and a project of its own
 USERS = ("asha@example.com", "उपयोगकर्ता")
 
@@ -91,7 +90,8 @@ class Chain:
         assert all(f'"{key}":' in kept for key in self.keys)
 
 
-async def test_killed_twice_in_an_outage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cycles", short_and_long(20, 500))
+async def test_killed_twice_in_an_outage(tmp_path: Path, cycles: int) -> None:
     """20 cycles (500 in soak) of two kills each, with appends and merges under way: 0 lost, 0 doubled."""
 
     async def chain(number: int) -> int:
@@ -103,10 +103,10 @@ async def test_killed_twice_in_an_outage(tmp_path: Path) -> None:
             with Server(directory, "--store", f"firestore://{project}", environment=environment) as server:
                 await asyncio.to_thread(server.start)
                 links = Chain(server, proxy, store, number)
-                for _ in range(CYCLES // CHAINS):
+                for _ in range(cycles // CHAINS):
                     await links.cycle()
             await store.close()
             assert all(links.acknowledged.values()) and links.keys
             return links.kills
 
-    assert sum(await asyncio.gather(*[chain(number) for number in range(CHAINS)])) == 2 * CYCLES
+    assert sum(await asyncio.gather(*[chain(number) for number in range(CHAINS)])) == 2 * cycles

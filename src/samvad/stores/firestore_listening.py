@@ -112,11 +112,13 @@ class Listener:
             change = answer.target_change
             if answer.HasField("document_change"):
                 document = answer.document_change.document
+                at = (document.update_time.seconds, document.update_time.nanos)
+                before, told_at = told.get(document.name, (None, None))
+                if at == told_at:  # the emulator tells everything again with each change
+                    continue
                 notice = self._notice(document)
-                before, at = told.get(document.name, (None, None))
-                told[document.name] = (notice, document.update_time)
-                if at != document.update_time:  # the emulator tells everything again
-                    self._client.operations.reads += 1
+                told[document.name] = (notice, at)
+                self._client.operations.reads += 1
                 if before != notice:
                     yield notice
             elif answer.HasField("target_change"):
