@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import cast
 
-from benchmarks import NAMES
+from benchmarks import NAMES, readme
 from benchmarks.measure import REPOSITORY, ROUNDS_DEFAULT, Options, Unavailable, progress, texts_source
+from benchmarks.readme import RESULTS
 from benchmarks.report import Report, Section, describe_machine, file_system
 
-RESULTS = REPOSITORY / "benchmarks" / "RESULTS.md"
 OUTPUT_HELP = f"report file (default: benchmarks/{RESULTS.name} for a whole run, none for a part of it)"
 
 
@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(report.markdown())
     if output is not None:
         progress(f"written: {output.name}")
+    if output == RESULTS and not chosen.names:
+        readme.write()
+        progress("written: the figures in README.md")
     for bound in report.bounds_missed:
         progress(f"BOUND MISSED: {bound.name}: wanted {bound.wanted}, measured {bound.measured}")
     return 1 if chosen.check and (report.bounds_missed or report.not_run) else 0

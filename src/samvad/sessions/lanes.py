@@ -214,7 +214,7 @@ class Lanes:
     def _take(self, lane: Lane, operation: Operation) -> asyncio.Future[tuple[Any, Committed | None]]:
         self._loop = self._loop or asyncio.get_running_loop()
         self._taken += 1
-        written = Written(operation, self._loop.create_future(), self._taken)
+        written = Written(operation, asyncio.Future(loop=self._loop), self._taken)
         self._submit(lane, written)
         return written.waiter
 

@@ -140,22 +140,14 @@ def window_bytes(messages: Sequence[StoredMessage]) -> int:
     return sum([_MESSAGE_OVERHEAD_BYTES + len(message.body) for message in messages])
 
 
-class _PlainMessage(msgspec.Struct, gc=False):
-    """A message without further fields."""
+class _Body(msgspec.Struct, gc=False):
+    """A message as the JSON object that callers read, but for what the caller gave beside."""
 
     seq: int
     id: str
     role: str
     content: str
     timestamp: str
-
-
-def encode_message(
-    seq: int, message_id: str, role: str, content: str, at_ms: int, fields: dict[str, Any]
-) -> bytes:
-    """A message as the JSON object that callers read."""
-    plain = _PlainMessage(seq, message_id, role, content, rfc3339(at_ms))
-    return _encode({**msgspec.structs.asdict(plain), **fields} if fields else plain)
 
 
 def loaded(record: UserRecord, rules: Rules) -> UserRecord:
@@ -196,6 +188,8 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
     outcomes: list[Appended] = []
     touched: dict[str, int] = {}
     seen: dict[str, int] | None = None
+    timestamp_ms: int | None = None
+    timestamp = ""
     for message in op.messages:
         message_id = message.id
         if message_id is not None:
@@ -221,19 +215,23 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
             latest_ms = at_ms
         elif message.at_ms is None:
             at_ms = latest_ms  # time never runs backwards
+        if at_ms != timestamp_ms:
+            timestamp_ms, timestamp = at_ms, rfc3339(at_ms)
         fields = message.fields
-        body = encode_message(seq, message_id, message.role, message.content, at_ms, fields)
+        body: Any = _Body(seq, message_id, message.role, message.content, timestamp)
         calls: tuple[str, ...] = ()
         answers: str | None = None
         if fields:
+            body = {**msgspec.structs.asdict(body), **fields}
             if fields.get("toolCalls"):
                 calls = tuple(call["id"] for call in fields["toolCalls"])
             answers = fields.get("toolCallId")
             session_id = fields.get("sessionId")
             if session_id is not None and message.at_ms is None:
                 touched[session_id] = at_ms
-        added.append(StoredMessage(seq, message_id, message.role, at_ms, body, calls, answers, given))
-        added_bytes += len(body) + _MESSAGE_OVERHEAD_BYTES
+        encoded = _encode(body)
+        added.append(StoredMessage(seq, message_id, message.role, at_ms, encoded, calls, answers, given))
+        added_bytes += len(encoded) + _MESSAGE_OVERHEAD_BYTES
         if seen is not None:
             seen[message_id] = seq
         outcomes.append(Appended(message_id=message_id, seq=seq, durability=rules.durability))

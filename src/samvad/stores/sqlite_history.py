@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import apsw
 
-from samvad.records import StoredMessage, line_of_message, message_of_line
+from samvad.records import StoredMessage, message_of_line
 
 RUN_BYTES_MAX: Final = 16 * 1024  # of a row of `history`; one commit's messages are never parted
 
@@ -72,9 +72,9 @@ def transaction(connection: apsw.Connection) -> Iterator[None]:
 RecentRow = tuple[int, int, int, int, int, bytes]  # user_no, revision, first_seq, last_seq, updated_ms, body
 
 
-def joined(messages: tuple[StoredMessage, ...]) -> bytes:
+def joined(lines: list[bytes]) -> bytes:
     """Messages as one value: JSON holds no line break, so that a line is a message."""
-    return b"\n".join([line_of_message(message) if message.given else message.body for message in messages])
+    return b"\n".join(lines)
 
 
 def add(connection: apsw.Connection, rows: list[RecentRow]) -> None:

@@ -6,7 +6,6 @@ out before anything of it is written, so that the others of its group are not to
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any, Final
 
 import apsw
@@ -31,6 +30,7 @@ from samvad.records import (
     StoredMessage,
     UserKey,
     Version,
+    line_of_message,
     only_receipts,
     removed_answer,
     seq_of_made_id,
@@ -105,7 +105,7 @@ class GroupWriter:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._heads: OrderedDict[UserKey, _Head] = OrderedDict()
+        self._heads: dict[UserKey, _Head] = {}
         self._recent: list[history.RecentRow] = []
         self._given: dict[tuple[int, str], int] = {}
         self._moved: list[_Head] = []
@@ -128,8 +128,10 @@ class GroupWriter:
         except BaseException:
             self._forget()
             raise
-        while len(self._heads) > _HEADS_MAX:
-            self._heads.popitem(last=False)
+        while (
+            len(self._heads) > _HEADS_MAX
+        ):  # who came first goes first, and is read again with the next commit
+            del self._heads[next(iter(self._heads))]
         if self._erased:
             self.fold_owed = not fold(self._connection)
         return results
@@ -166,7 +168,6 @@ class GroupWriter:
     def _head(self, user: UserKey) -> _Head:
         head = self._heads.get(user)
         if head is not None:
-            self._heads.move_to_end(user)
             return head
         row = self._connection.execute(
             "SELECT user_no, epoch, revision, seq, profile_updated_ms FROM users WHERE tenant = ? AND user_id = ?",
@@ -230,14 +231,16 @@ class GroupWriter:
         user_no = head.user_no
         assert user_no is not None
         first_seq = head.seq + 1
+        lines: list[bytes] = []
         for message in messages:
             if message.given:
                 self._given[user_no, message.id] = message.seq
+            lines.append(line_of_message(message) if message.given else message.body)
             if message.at_ms > head.updated_ms:
                 head.updated_ms = message.at_ms
-        head.seq += len(messages)
-        body = history.joined(messages)
-        self._recent.append((user_no, revision, first_seq, head.seq, head.updated_ms, body))
+        head.seq += len(lines)
+        row = (user_no, revision, first_seq, head.seq, head.updated_ms, history.joined(lines))
+        self._recent.append(row)
 
     def _refuse(self, user: UserKey, head: _Head, changes: tuple[Change, ...]) -> None:
         """Raise what speaks against these changes, before any of them is written."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 from hypothesis import strategies as st
 
+from samvad.clock import rfc3339
 from samvad.errors import MessageExists, SamvadError
 from samvad.records import (
     Change,
@@ -199,8 +200,15 @@ Step = OperationStep | RawStep
 def raw_message(seq: int, name: str, at_ms: int, content: str = "said", **fields: Any) -> StoredMessage:
     """A message as a store keeps it, of the user's role unless the fields say that it calls or answers a tool."""
     role = "assistant" if "toolCalls" in fields else "tool" if "toolCallId" in fields else "user"
-    body = user_log.encode_message(seq, name, role, content, at_ms, fields)
-    return stored_message(seq, at_ms, True, body)
+    message = {
+        "seq": seq,
+        "id": name,
+        "role": role,
+        "content": content,
+        "timestamp": rfc3339(at_ms),
+        **fields,
+    }
+    return stored_message(seq, at_ms, True, msgspec.json.encode(message))
 
 
 # --- strategies --------------------------------------------------------------------------------------------
