@@ -62,6 +62,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     record_interruptions: bool = False
     listen: bool = True
     fetch_networks: str = ""
+    keep_questions: Literal["no", "memory", "store"] = "memory"
     price_reads_usd: float = Prices().reads
     price_writes_usd: float = Prices().writes
     price_deletes_usd: float = Prices().deletes
@@ -187,7 +188,11 @@ class Samvad(SessionPersistenceService):
             from samvad.knowledge.opening import knowledge_beside
 
             self._knowledge = knowledge_beside(
-                self.store, self.core.clock, embedder=self._embedder, networks=self.options.networks()
+                self.store,
+                self.core.clock,
+                embedder=self._embedder,
+                networks=self.options.networks(),
+                keeps=self.options.keep_questions,
             )
         return self._knowledge
 
@@ -254,6 +259,7 @@ class Samvad(SessionPersistenceService):
         if isinstance(self.store, JournaledStore):
             left += await self.store.drain(max(0.0, ends_s - self.core.clock.monotonic_s()))
         if self._knowledge is not None:
+            await self._knowledge.core.statistics.close()
             await self._knowledge.core.shelf.close()
         await self.store.close()
         await self.cost.save()
@@ -280,6 +286,8 @@ class Samvad(SessionPersistenceService):
     def _forget_user(self, key: UserKey) -> None:
         """Drop what memory beside the cache holds of an erased user."""
         self.interruptions.clear_user(key.user_id, tenant=key.tenant)
+        if self._knowledge is not None:
+            self._knowledge.forget_user(key.tenant, key.user_id)
         for place in [place for place, owner in self.core.owners.items() if owner == key]:
             del self.core.owners[place]
 

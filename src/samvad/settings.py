@@ -171,6 +171,10 @@ class Settings(AuthSettings, frozen=True, kw_only=True):
             extra={"secret": True},
         ),
     ] = None
+    keep_questions: Annotated[
+        Literal["no", "memory", "store"],
+        Meta(description="Where questions that found nothing are kept in their words, for statistics."),
+    ] = "memory"
     fetch_networks: Annotated[
         str,
         Meta(
@@ -197,10 +201,7 @@ class Settings(AuthSettings, frozen=True, kw_only=True):
     ] = 0
     embedding_languages: Annotated[
         str | None,
-        Meta(
-            description="Languages that the embedding model knows, such as en,hi, or all; others are found by words. "
-            "Needed for models that Samvad does not know."
-        ),
+        Meta(description="Languages that the model knows, such as en,hi, or all; others are found by words."),
     ] = None
     embedding_base_url: Annotated[
         str | None,
@@ -213,12 +214,10 @@ class Settings(AuthSettings, frozen=True, kw_only=True):
         Meta(description="Key for it; left out, that of SAMVAD_OPENAI_API_KEY.", extra={"secret": True}),
     ] = None
     embedding_query_prefix: Annotated[
-        str, Meta(description="What goes before a query, for models that want it, such as 'query: '.")
+        str, Meta(description="What goes before a query, such as 'query:'.")
     ] = ""
     embedding_document_prefix: Annotated[str, Meta(description="What goes before a passage, likewise.")] = ""
-    openai_base_url: Annotated[
-        str | None, Meta(description="Address of an API that speaks OpenAI's protocol.")
-    ] = None
+    openai_base_url: Annotated[str | None, Meta(description="Address of an API in OpenAI's protocol.")] = None
     openai_api_key: Annotated[str | None, Meta(description="Key for that API.", extra={"secret": True})] = (
         None
     )
@@ -261,6 +260,7 @@ class Settings(AuthSettings, frozen=True, kw_only=True):
             "active_window_s": self.active_window_s,
             "record_interruptions": self.record_interruptions,
             "listen": self.listen,
+            "keep_questions": self.keep_questions,
             "fetch_networks": self.fetch_networks,
             "price_reads_usd": self.price_reads_usd,
             "price_writes_usd": self.price_writes_usd,

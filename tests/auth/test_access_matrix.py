@@ -70,6 +70,7 @@ def bodies(about: dict[str, str]) -> dict[str, Any]:
 
 
 QUERIES = {"listDocuments": "userId={user}", "clearDocuments": "userId={user}", "liveEvents": "userId={user}"}
+QUERIES |= dict.fromkeys(("knowledgeStats", "clearKnowledgeStats"), "userId={user}")
 BY_KEYS = dict.fromkeys(("getDocument", "deleteDocument"), "userId={user}")  # who is not the user says whose
 SEGMENTS = {"userId": "user", "sessionId": "session", "documentId": "document"}
 FILE = "talk.js"

@@ -271,16 +271,18 @@ def evaluate(
 
 
 @app.command(cls=PlainCommand)
-def stats(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
-    """Count documents by language and type. A server may be running."""
+def stats(
+    user: User = None, json: AsJson = False, store: flags.Store = None, data_dir: flags.DataDir = None
+) -> None:
+    """Count documents, and tell which are cited most and which questions found nothing. A server may be running."""
 
-    async def work(samvad: Any) -> tuple[Counter[str], Counter[str], int, int]:
+    async def work(samvad: Any) -> dict[str, Any]:
         languages: Counter[str] = Counter()
         types: Counter[str] = Counter()
         passages = chars = 0
         cursor = None
         while True:
-            page = await samvad.knowledge.list_documents(limit=500, cursor=cursor)
+            page = await samvad.knowledge.list_documents(limit=500, cursor=cursor, user_id=user)
             for each in page.documents:
                 languages[each.language or "not known"] += 1
                 types[each.type] += 1
@@ -288,14 +290,40 @@ def stats(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
                 chars += each.content_length
             cursor = page.next_cursor
             if cursor is None:
-                return languages, types, passages, chars
+                break
+        asked = await samvad.knowledge.stats(user_id=user)
+        counted = {
+            "passages": passages,
+            "characters": chars,
+            "languages": dict(languages),
+            "types": dict(types),
+        }
+        return {**asked, "documents": sum(types.values()), **counted}
 
-    languages, types, passages, chars = reading(settings_of(store, data_dir), work)
+    found = reading(settings_of(store, data_dir), work)
+    if json:
+        typer.echo(msgspec.json.encode(found))
+        return
     rows = [
-        ("documents", f"{sum(types.values()):,}"),
-        ("passages", f"{passages:,}"),
-        ("characters", f"{chars:,}"),
-        *((f"language {name}", f"{count:,}") for name, count in languages.most_common()),
-        *((f"type {name}", f"{count:,}") for name, count in types.most_common()),
+        ("documents", f"{found['documents']:,}"),
+        ("passages", f"{found['passages']:,}"),
+        ("characters", f"{found['characters']:,}"),
+        *((f"language {name}", f"{count:,}") for name, count in found["languages"].items()),
+        *((f"type {name}", f"{count:,}") for name, count in found["types"].items()),
     ]
+    if "searches" in found:
+        rows.append(("searches", f"{found['searches']:,}, of which {found['foundNothing']:,} found nothing"))
+        rows.append(
+            ("questions", f"{found['questions']:,}, of which {found['unanswered']:,} were not answered")
+        )
     typer.echo(table(rows))
+    if found["mostCited"]:
+        typer.echo("cited most:")
+        typer.echo(
+            table([(f"  {each['cited']:,}", printable(each["title"], _SHOWN)) for each in found["mostCited"]])
+        )
+    if found["unfound"]:
+        typer.echo("found nothing:")
+        typer.echo(
+            table([(f"  {each['count']:,}", printable(each["query"], _SHOWN)) for each in found["unfound"]])
+        )

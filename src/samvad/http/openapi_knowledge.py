@@ -71,6 +71,17 @@ DESCRIPTIONS: dict[str, Description] = {
         parameters=("userId", "owner"),
         text="Other owners' documents stay. Where `userId` is given, `owner` is not looked at.",
     ),
+    "knowledgeStats": Description(
+        _TAG,
+        wire.KnowledgeStatsAnswer,
+        errors=(_Bad, _Down),
+        parameters=("userId", "limit of statistics"),
+        text="Questions that users asked stand with `userId` alone: they are that user's, and erased with them. "
+        f"At most {limits.UNFOUND_MAX} are kept, for {limits.UNFOUND_DAYS_MAX} days.",
+    ),
+    "clearKnowledgeStats": Description(
+        _TAG, wire.KnowledgeStatsClearedAnswer, errors=(_Bad, _Down), parameters=("userId",)
+    ),
     "searchKnowledge": Description(
         _TAG,
         wire.SearchAnswer,
@@ -106,6 +117,17 @@ PARAMETERS: dict[str, dict[str, Any]] = {
             "minimum": 1,
             "maximum": limits.PAGE_DOCUMENTS_MAX,
             "default": limits.PAGE_DOCUMENTS,
+        },
+    },
+    "limit of statistics": {
+        "name": "limit",
+        "in": "query",
+        "description": "How many documents and questions at most.",
+        "schema": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": limits.UNFOUND_MAX,
+            "default": limits.STATISTICS,
         },
     },
     "cursor": {

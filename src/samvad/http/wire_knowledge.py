@@ -276,6 +276,9 @@ class CitationSeen(Wire):
     end: Count
     text: str
     source: str | UnsetType = UNSET
+    owner: Annotated[Ownership, Meta(description="Whose document; left out, the tenant's.")] | UnsetType = (
+        UNSET
+    )
 
 
 class QuestionAnswer(Answer):
@@ -286,3 +289,45 @@ class QuestionAnswer(Answer):
     confidence: Share
     answer: str | None
     citations: list[CitationSeen]
+
+
+class DocumentCounted(Wire):
+    """How often a document was cited in an answer, and found by a search."""
+
+    document_id: str
+    title: str
+    cited: Count
+    found: Count
+
+
+class QuestionUnfound(Wire):
+    """A question that found nothing, cut short: how often, and when last."""
+
+    query: str
+    count: Count
+    last_at: Timestamp
+
+
+class KnowledgeStats(Wire, kw_only=True):
+    """What is asked, since when. The numbers are of the whole tenant: left out for one user."""
+
+    since: Timestamp | None
+    documents: Count
+    most_cited: list[DocumentCounted]
+    unfound: list[QuestionUnfound]
+    searches: Count | UnsetType = UNSET
+    found_nothing: Count | UnsetType = UNSET
+    questions: Count | UnsetType = UNSET
+    unanswered: Count | UnsetType = UNSET
+
+
+class KnowledgeStatsAnswer(Answer):
+    """What is asked of the knowledge base."""
+
+    stats: KnowledgeStats
+
+
+class KnowledgeStatsClearedAnswer(Answer):
+    """What was counted is gone."""
+
+    message: str

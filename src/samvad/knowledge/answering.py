@@ -149,4 +149,5 @@ def _citation(candidate: Candidate) -> Citation:
         end=found.row.start + candidate.end,
         text=candidate.text,
         source=found.document.source,
+        owner=found.document.owner,
     )

@@ -30,6 +30,7 @@ from samvad.knowledge.records import (
 )
 from samvad.knowledge.shelf import Shelf
 from samvad.knowledge.sources import Read, Uploads, kind_of_file, name_of_file, read_document
+from samvad.knowledge.statistics import Statistics, scope_of, told
 from samvad.types import DEFAULT_TENANT, Principal
 
 _log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class KnowledgeCore(NamedTuple):
     writing: asyncio.Lock
     fetcher: Fetcher
     uploads: Uploads
+    statistics: Statistics
 
 
 class KnowledgeBase:
@@ -241,7 +243,9 @@ class KnowledgeBase:
         max_results = taking.count(max_results, "maxResults", limits.RESULTS_MAX)
         condition = taking.condition(category, tags, language)
         scopes = self._seen(user_id)
-        return await self.core.shelf.search(text, scopes, condition, max_results)
+        hits = await self.core.shelf.search(text, scopes, condition, max_results)
+        self.core.statistics.searched(self._asker(user_id), text, hits)
+        return hits
 
     async def answer(
         self,
@@ -259,7 +263,14 @@ class KnowledgeBase:
         if not 0.0 <= min_confidence <= 1.0:
             raise InvalidRequest("minConfidence must be 0 to 1.")
         condition = taking.condition(category, tags, language)
-        return await self.core.shelf.answer(text, self._seen(user_id), condition, min_confidence)
+        found = await self.core.shelf.answer(text, self._seen(user_id), condition, min_confidence)
+        asker = self._asker(user_id)
+        self.core.statistics.answered(
+            asker,
+            text,
+            [(scope_of(each.owner, asker), each.document_id, each.title) for each in found.citations],
+        )
+        return found
 
     async def for_chat(
         self,
@@ -291,18 +302,55 @@ class KnowledgeBase:
             raise Forbidden
         async with self.core.writing:
             await self.core.shelf.remove(stored.scope, document_id)
+            await self.core.statistics.forget_document(stored.scope, document_id)
 
     async def clear(self, *, user_id: str | None = None, owner: Ownership | None = None) -> int:
         """Remove all documents of one owner: the tenant's, with `user_id` that user's; how many there were."""
         scope = self._own(user_id, owner)
         await self.core.shelf.open()
         async with self.core.writing:
+            self.core.statistics.forget(scope)
             return await self.core.shelf.erase(scope)
+
+    def forget_user(self, tenant: str, user_id: str) -> None:
+        """Drop what memory holds of a user's questions: called when they were erased, here or elsewhere."""
+        self.core.statistics.forget(Scope(tenant, user_id))
 
     async def erase_user(self, tenant: str, user_id: str) -> None:
         """Remove everything of a user's, for good: called when the user is erased."""
         async with self.core.writing:
+            self.core.statistics.forget(Scope(tenant, user_id))
             await self.core.shelf.erase(Scope(tenant, user_id))
+
+    # --- what is asked ---------------------------------------------------------------------------------
+
+    async def stats(self, *, user_id: str | None = None, limit: int = limits.STATISTICS) -> dict[str, Any]:
+        """Which documents are cited most, which questions found nothing: the tenant's, with `user_id` that user's.
+
+        What a user asked is told with their `user_id` alone, and to that user: it is theirs.
+        """
+        asker = self._asker(user_id)
+        taking.count(limit, "limit", limits.UNFOUND_MAX)
+        counts = await self.core.statistics.of(asker)
+        if asker.user is None and asker.tenant == DEFAULT_TENANT:
+            counts.documents |= (await self.core.statistics.of(EVERYONE)).documents
+        page = await self.core.shelf.store.list(
+            [asker], taking.condition(None, (), None), limit=1, cursor=None
+        )
+        found = {"documents": page.count, **told(counts, limit)}
+        if asker.user is None:
+            found |= {
+                "searches": counts.searches,
+                "foundNothing": counts.found_nothing,
+                "questions": counts.questions,
+                "unanswered": counts.unanswered,
+            }
+        return found
+
+    async def clear_stats(self, *, user_id: str | None = None) -> None:
+        """Forget what was asked by a user, or else what was counted of the tenant."""
+        async with self.core.writing:
+            await self.core.statistics.clear(self._asker(user_id))
 
     async def reindex(self, *, user_id: str | None = None) -> int:
         """Make the indexes that the principal sees anew, and vectors that are missing; how many documents there are.
@@ -333,6 +381,13 @@ class KnowledgeBase:
         wanted = user if user is not None else user_id
         scopes = [] if wanted is None else [Scope(tenant, wanted)]
         return [*scopes, Scope(tenant), EVERYONE]
+
+    def _asker(self, user_id: str | None) -> Scope:
+        """The scope that a question is asked from."""
+        tenant, user = self._asking()
+        if user_id is not None:
+            self._check_user(user_id)
+        return Scope(tenant, user if user is not None else user_id)
 
     def _own(self, user_id: str | None, owner: Ownership | None) -> Scope:
         """The scope whose documents are to be changed."""

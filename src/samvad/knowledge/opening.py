@@ -15,6 +15,7 @@ from samvad.knowledge.fetching import Fetcher
 from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.shelf import Shelf
 from samvad.knowledge.sources import Uploads
+from samvad.knowledge.statistics import Keeps, Statistics
 from samvad.knowledge.store import KnowledgeStore, MemoryKnowledgeStore
 from samvad.types import LOCAL
 
@@ -38,7 +39,12 @@ def has_documents(store: Any) -> bool:
 
 
 def knowledge_beside(
-    store: Any, clock: Clock, *, embedder: Embedder | None = None, networks: Iterable[Network] = ()
+    store: Any,
+    clock: Clock,
+    *,
+    embedder: Embedder | None = None,
+    networks: Iterable[Network] = (),
+    keeps: Keeps = "memory",
 ) -> KnowledgeBase:
     """The knowledge base beside a store of conversations, not yet open."""
     documents: KnowledgeStore
@@ -63,6 +69,7 @@ def knowledge_beside(
     else:
         documents = MemoryKnowledgeStore()
     shelf = Shelf(documents, RemoteEngine(directory, readonly=readonly), clock, embedder, readonly=readonly)
+    statistics = Statistics(shelf, clock, keeps=keeps, readonly=readonly)
     return KnowledgeBase(
-        KnowledgeCore(shelf, clock, asyncio.Lock(), Fetcher(allowed=networks), Uploads()), LOCAL
+        KnowledgeCore(shelf, clock, asyncio.Lock(), Fetcher(allowed=networks), Uploads(), statistics), LOCAL
     )

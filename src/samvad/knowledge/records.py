@@ -119,6 +119,7 @@ class Citation(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
     end: int
     text: str
     source: str | None = None
+    owner: Ownership = "tenant"
 
 
 class KnowledgeAnswer(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

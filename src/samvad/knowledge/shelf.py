@@ -41,9 +41,7 @@ class Shelf:
         self.store = store
         self.engine = engine
         self.embedding = (
-            None
-            if embedder is None
-            else EmbeddingWork(store, engine, embedder, self._lock, readonly=readonly)
+            None if embedder is None else EmbeddingWork(store, engine, embedder, self.lock, readonly=readonly)
         )
         self._clock = clock
         self._late: set[Scope] = set()  # of which it is known that others have changed them
@@ -77,7 +75,7 @@ class Shelf:
         count = await self.engine.ask(Count(stored.text, stored.headings))
         document = msgspec.structs.replace(stored.document, passages=count)
         stored = msgspec.structs.replace(stored, document=document)
-        async with self._lock(stored.scope):
+        async with self.lock(stored.scope):
             revision = await self.store.put(stored)
             in_step = self._in_step.pop(stored.scope, None)
             if in_step is not None and in_step == self.engine.starts:
@@ -91,14 +89,14 @@ class Shelf:
 
     async def remove(self, scope: Scope, document_id: str) -> bool:
         """Remove a document from the store and the index."""
-        async with self._lock(scope):
+        async with self.lock(scope):
             await self.engine.ask(Remove(scope, [document_id]))
             return await self.store.remove(scope, document_id)
 
     async def erase(self, scope: Scope) -> int:
         """Remove all documents of a scope, and its index."""
         await self.open()
-        async with self._lock(scope):
+        async with self.lock(scope):
             # The index first: what is left over if the power fails here is a document, which is indexed again.
             self._in_step.pop(scope, None)
             if self.embedding is not None:
@@ -109,7 +107,7 @@ class Shelf:
     async def reindex(self, scope: Scope) -> int:
         """Make an index anew; how many documents are in it."""
         await self.open()
-        async with self._lock(scope):
+        async with self.lock(scope):
             self._in_step.pop(scope, None)
             await self.engine.ask(Drop(scope))
             count = await self._follow(scope)
@@ -117,7 +115,7 @@ class Shelf:
             await self.embedding.make(scope)
         return count
 
-    def _lock(self, scope: Scope) -> asyncio.Lock:
+    def lock(self, scope: Scope) -> asyncio.Lock:
         """Held while a scope's documents and its index are made to agree."""
         lock = self._locks.get(scope)
         if lock is None:
@@ -150,7 +148,7 @@ class Shelf:
         await self.engine.start()
         for scope in scopes:
             if self._in_step.get(scope) != self.engine.starts:
-                async with self._lock(scope):
+                async with self.lock(scope):
                     if self._in_step.get(scope) != self.engine.starts:
                         await self._follow(scope)
         if self.store.shared:
@@ -172,7 +170,7 @@ class Shelf:
         try:
             self._late.update(await self.store.changed(due))
             for scope in self._late.intersection(due):
-                async with self._lock(scope):
+                async with self.lock(scope):
                     await self._follow(scope)
         except StoreUnavailable as error:
             for scope in due:

@@ -164,6 +164,21 @@ async def delete_document(call: Call) -> Reply:
     )
 
 
+async def stats(call: Call) -> Reply:
+    """Tell which documents are cited most, and which questions found nothing."""
+    found = call.query("userId", "limit")
+    limit = call.query_int(found, "limit", 1, limits.UNFOUND_MAX) or limits.STATISTICS
+    told = await knowledge_of(call).stats(user_id=found.get("userId"), limit=limit)
+    return Reply(encode({"success": True, "stats": told}))
+
+
+async def clear_stats(call: Call) -> Reply:
+    """Forget what was asked: of the tenant, or of one user."""
+    found = call.query("userId")
+    await knowledge_of(call).clear_stats(user_id=found.get("userId"))
+    return Reply(encode({"success": True, "message": "Statistics cleared successfully"}))
+
+
 async def clear_documents(call: Call) -> Reply:
     """Remove all documents of the tenant, or of one other owner."""
     found = call.query("userId", "owner")
@@ -238,6 +253,8 @@ ROUTES = (
     Route("GET", _PATH + "/list", list_documents, "listDocuments", KNOWLEDGE),
     Route("POST", _PATH + "/search", search, "searchKnowledge", KNOWLEDGE),
     Route("POST", _PATH + "/answer", answer, "answerQuestion", KNOWLEDGE),
+    Route("GET", _PATH + "/stats", stats, "knowledgeStats", KNOWLEDGE),
+    Route("DELETE", _PATH + "/stats", clear_stats, "clearKnowledgeStats", KNOWLEDGE),
     Route("GET", _PATH + "/{documentId}", get_document, "getDocument", KNOWLEDGE),
     Route("DELETE", _PATH + "/{documentId}", delete_document, "deleteDocument", KNOWLEDGE),
     Route("DELETE", _PATH, clear_documents, "clearDocuments", KNOWLEDGE),
