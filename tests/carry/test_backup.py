@@ -274,20 +274,3 @@ def test_the_file_is_what_its_page_says(place: Place) -> None:
     assert done["erasures"] == len(found["erasures"]) == 2
     assert done["receipts"] == len(found["receipts"])
     assert GONE not in Path("all.backup").read_text()
-
-
-@pytest.mark.parametrize("engine", ["sqlite", "firestore"])
-def test_a_knowledge_base_that_is_left_behind_is_told(place: Place, engine: str) -> None:
-    """It is not in the backup, nor migrated: both say so where there is one, and are silent where there is none."""
-    url = place.url(engine, "one")
-    make(url, ("asha",), 1)
-    assert "knowledge base" not in call("backup", "all.backup", "--store", url)
-
-    async def add() -> None:
-        async with open_samvad(url) as samvad:
-            await samvad.knowledge.add_text("Loans", "What documents do I need for a home loan?")
-
-    asyncio.run(add())
-    assert "the knowledge base is not carried" in call("backup", "all.backup", "--store", url)
-    told = call("migrate", url, place.url("sqlite", "new"))
-    assert "the knowledge base is not carried" in told

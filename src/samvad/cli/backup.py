@@ -14,7 +14,7 @@ from samvad.cli.carry import lines
 from samvad.cli.carry.files import BackupWriter
 from samvad.cli.carry.kinds import KINDS, read_erasures
 from samvad.cli.carry.lines import DoneLine, EndLine
-from samvad.cli.carry.opening import opened, warn_of_documents
+from samvad.cli.carry.opening import opened
 from samvad.cli.carry.reading import keys_of, user_lines
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import settings_of
@@ -45,8 +45,6 @@ def backup(
 
     async def run(out: IO[bytes]) -> DoneLine:
         async with opened(settings.store_url(), settings, existing=True, readonly=True) as source:
-            if not only_erasures:
-                await warn_of_documents(source)
             return await write(source, out, only_erasures=only_erasures)
 
     waiting = _waiting(settings)

@@ -12,7 +12,7 @@ import typer
 from samvad.cli import flags
 from samvad.cli.carry.kinds import KINDS, erasures_in, read_erasures
 from samvad.cli.carry.lines import EndLine, UserLine
-from samvad.cli.carry.opening import at_most, opened, same_place, warn_of_documents
+from samvad.cli.carry.opening import at_most, opened, same_place
 from samvad.cli.carry.reading import keys_of, user_lines
 from samvad.cli.carry.totals import DIFFERENCES_SHOWN, Totals
 from samvad.cli.carry.writing import UserTaker, erase_again
@@ -46,7 +46,6 @@ def migrate(
 
     async def run() -> None:
         async with opened(source, settings, existing=True) as old, opened(target, settings) as new:
-            await warn_of_documents(old)
             await carry(old, new, totals)
 
     try:
@@ -104,7 +103,9 @@ async def carry(source: Any, target: Any, totals: Totals) -> None:
             missing += await kind.missing(target, line)
             count += kind.count(line)
         if missing:
-            raise SamvadError(f"{missing} of {count} {kind.name} are not in the target; run it again.")
+            raise SamvadError(
+                f"{missing} of {count} {kind.name} are not in the target as they are here; run it again."
+            )
         totals.kinds[kind.name] = count
     await _erasures(source, target, totals, known)  # of users who were erased meanwhile
 

@@ -38,6 +38,21 @@ def has_documents(store: Any) -> bool:
     return getattr(getattr(store, "inner", store), "name", "") == "firestore"
 
 
+def documents_beside(store: Any, clock: Clock) -> KnowledgeStore:
+    """The documents beside a store of conversations, not yet open, without any index."""
+    inner = getattr(store, "inner", store)
+    path = getattr(store, "path", None)
+    if getattr(inner, "name", "") == "firestore":
+        from samvad.knowledge.store_firestore import FirestoreKnowledgeStore
+
+        return FirestoreKnowledgeStore(inner.client, inner.names, clock)
+    if isinstance(path, Path):
+        from samvad.knowledge.store_sqlite import SQLiteKnowledgeStore
+
+        return SQLiteKnowledgeStore(documents_path(path), readonly=bool(getattr(store, "readonly", False)))
+    return MemoryKnowledgeStore()
+
+
 def knowledge_beside(
     store: Any,
     clock: Clock,
@@ -47,27 +62,15 @@ def knowledge_beside(
     keeps: Keeps = "memory",
 ) -> KnowledgeBase:
     """The knowledge base beside a store of conversations, not yet open."""
-    documents: KnowledgeStore
+    documents = documents_beside(store, clock)
     directory: Path | None = None
     readonly = bool(getattr(store, "readonly", False))
     path = getattr(store, "path", None)
-    inner = getattr(store, "inner", store)
-    if getattr(inner, "name", "") == "firestore":
-        from samvad.knowledge.store_firestore import FirestoreKnowledgeStore
-
-        documents = FirestoreKnowledgeStore(inner.client, inner.names, clock)
-        journal = getattr(store, "journal", None)
-        if journal is not None:
-            directory = Path(journal.directory).with_name("knowledge-index")
+    journal = getattr(store, "journal", None)
+    if journal is not None and documents.name == "firestore":
+        directory = Path(journal.directory).with_name("knowledge-index")
     elif isinstance(path, Path):
-        from samvad.knowledge.store_sqlite import SQLiteKnowledgeStore
-
-        documents, directory = (
-            SQLiteKnowledgeStore(documents_path(path), readonly=readonly),
-            index_directory(path),
-        )
-    else:
-        documents = MemoryKnowledgeStore()
+        directory = index_directory(path)
     shelf = Shelf(documents, RemoteEngine(directory, readonly=readonly), clock, embedder, readonly=readonly)
     statistics = Statistics(shelf, clock, keeps=keeps, readonly=readonly)
     return KnowledgeBase(

@@ -56,6 +56,13 @@ class KnowledgeStore(Protocol):
         """The ids of a scope's documents, and the revision of each."""
         ...
 
+    async def scopes(self, known: Iterable[Scope]) -> tuple[list[Scope], int]:
+        """The scopes that have documents, and how many documents are of none that could be named.
+
+        A store that keeps no names of owners finds them among `known`.
+        """
+        ...
+
     async def list(
         self, scopes: Sequence[Scope], condition: Filter, *, limit: int, cursor: str | None
     ) -> DocumentPage:
@@ -165,6 +172,9 @@ class MemoryKnowledgeStore:
 
     async def revisions(self, scope: Scope) -> dict[str, int]:
         return {name: stored.revision for name, stored in self._kept.get(scope, {}).items()}
+
+    async def scopes(self, known: Iterable[Scope]) -> tuple[list[Scope], int]:
+        return [scope for scope, kept in self._kept.items() if kept], 0
 
     async def list(
         self, scopes: Sequence[Scope], condition: Filter, *, limit: int, cursor: str | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -192,6 +192,22 @@ class FirestoreKnowledgeStore:
         self._known[scope].news = False
         heads = self._known[scope].heads
         return {name: head.revision for name, head in heads.items() if head.document is not None}
+
+    async def scopes(self, known: Iterable[Scope]) -> tuple[list[Scope], int]:
+        names = {_key(scope): scope for scope in known}
+        tenants = {scope.tenant for scope in known if scope.tenant is not None}
+        found: dict[str, int] = {}
+        everything = query(_COLLECTION)
+        for one in await self._client.query(self._names.root, everything, self._client.deadline()):
+            document = _decode(one).document
+            if document is None:
+                continue
+            key = documents.fields_of(one)["changed"].partition("/")[0]
+            found[key] = found.get(key, 0) + 1
+            if key not in names and document.user_id is not None:
+                names.update({_key(s): s for s in (Scope(tenant, document.user_id) for tenant in tenants)})
+        unnamed = sum(count for key, count in found.items() if key not in names)
+        return [names[key] for key in found if key in names], unnamed
 
     async def _documents(self, scope: Scope) -> dict[str, Document]:
         await self._refresh(scope)

@@ -7,7 +7,7 @@ of the file (secure_delete, and the log folded in and emptied) without touching 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -214,6 +214,10 @@ class SQLiteKnowledgeStore(BesideDocuments):
             return None if row is None else _document.decode(row[0])
 
         return await self._run(work)
+
+    async def scopes(self, known: Iterable[Scope]) -> tuple[list[Scope], int]:
+        rows = await self._run(lambda c: list(c.execute("SELECT DISTINCT tenant, user FROM documents")))
+        return [Scope(tenant or None, user or None) for tenant, user in rows], 0
 
     async def revisions(self, scope: Scope) -> dict[str, int]:
         return await self._run(

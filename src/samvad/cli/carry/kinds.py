@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-from samvad.cli.carry.lines import ErasuresLine, ReceiptsLine
+from samvad.cli.carry import documents
+from samvad.cli.carry.lines import DocumentsLine, ErasuresLine, ReceiptsLine
 from samvad.records import StoredReceipt
 from samvad.stores.carrying import OwnedReceipt, StoredErasure
 
@@ -20,7 +21,7 @@ class Kind(NamedTuple):
     """One kind: its name in the totals, its lines, and how they are read, kept, counted and found again.
 
     `read` gives lines from a store. `keep` writes one into a store, given the epochs of erased users by hash; doing
-    it twice is harmless. `missing` says how many of a line's items a store does not have.
+    it twice is harmless. `missing` says how many of a line's items a store does not have as they are there.
     """
 
     name: str
@@ -63,7 +64,10 @@ async def _missing_receipts(store: Any, line: ReceiptsLine) -> int:
     return missing
 
 
-KINDS: Final = (Kind("receipts", ReceiptsLine, _read_receipts, _keep_receipts, _missing_receipts),)
+KINDS: Final = (
+    Kind("documents", DocumentsLine, documents.read, documents.keep, documents.missing),
+    Kind("receipts", ReceiptsLine, _read_receipts, _keep_receipts, _missing_receipts),
+)
 
 
 async def read_erasures(store: Any) -> AsyncIterator[ErasuresLine]:

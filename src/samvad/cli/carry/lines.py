@@ -7,6 +7,7 @@ A backup is a text file of JSON lines. JSON that callers gave stands in it as it
     {"type":"sessions","sessions":[["phone",{…},createdMs,activeMs,endedMs or null,[["i-1",atMs,{…}],…]],…]}
     {"type":"messages","messages":[[1,atMs,false,{…}],…]}
     {"type":"end","sessions":1,"interruptions":1,"messages":2,"sha256":"…"}
+    {"type":"documents","documents":[["default","asha",0,{…},[[0,5,1,"Loans"],…],"text","sha256"]]}
     {"type":"receipts","receipts":[…]}
     {"type":"erasures","erasures":[["hash of the user's id",2,erasedMs],…]}
     {"type":"done","users":1,…,"sha256":"…"}
@@ -120,6 +121,14 @@ class ReceiptsLine(msgspec.Struct, tag="receipts"):
     receipts: list[tuple[str, int, str, str, int, bytes | None]]
 
 
+class DocumentsLine(msgspec.Struct, tag="documents"):
+    """Documents of the knowledge base: whose (tenant and user, or None), the epoch of the user's life, the record, the
+    headings, the text, and the SHA-256 over all of it.
+    """
+
+    documents: list[tuple[str | None, str | None, int, Raw, list[tuple[int, int, int, str]], str, str]]
+
+
 class ErasuresLine(msgspec.Struct, tag="erasures"):
     """What is left of erased users: the hash (hexadecimal), the epoch of the next life, and when."""
 
@@ -133,13 +142,14 @@ class DoneLine(msgspec.Struct, tag="done"):
     sessions: int = 0
     interruptions: int = 0
     messages: int = 0
+    documents: int = 0
     receipts: int = 0
     erasures: int = 0
     sha256: str = ""
 
 
 UserLines = UserLine | SessionsLine | MessagesLine | EndLine
-Line = HeadLine | UserLines | ReceiptsLine | ErasuresLine | DoneLine
+Line = HeadLine | UserLines | DocumentsLine | ReceiptsLine | ErasuresLine | DoneLine
 
 encode: Final = msgspec.json.encode
 decode: Final = msgspec.json.Decoder(Line).decode

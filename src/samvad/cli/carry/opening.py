@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from samvad.cli.opening import database_path
@@ -76,37 +74,12 @@ async def opened(
         await store.close()
 
 
-async def warn_of_documents(store: Any) -> None:
-    """Say on standard error that the knowledge base beside a store is not carried, where there is one."""
-    from samvad.knowledge.opening import documents_path
-
-    path = getattr(store, "path", None)
-    if isinstance(path, Path):
-        if documents_path(path).exists():
-            print(
-                f"samvad: the knowledge base is not carried: copy {documents_path(path)} while no server runs.",
-                file=sys.stderr,
-            )
-    elif store.name == "firestore":
-        from samvad.stores.firestore_queries import query
-
-        client, names = store.client, store.names
-        some = query("knowledge_base", limit=1_000, only_names=True)
-        found = await client.query(names.root, some, client.deadline())
-        # Notes that a user's documents were erased begin with %x; they are no documents.
-        if any(not each.name.rpartition("/")[2].startswith("%x") for each in found):
-            print(
-                "samvad: the knowledge base is not carried: the collection knowledge_base stays where it is.",
-                file=sys.stderr,
-            )
-
-
 def same_place(one: str, other: str) -> bool:
     """Whether two URLs name the same database."""
     paths = [database_path(one), database_path(other)]
     if all(paths):
-        resolved: list[Path] = [path.resolve() for path in paths if path is not None]
-        return resolved[0] == resolved[1]
+        resolved = {path.resolve() for path in paths if path is not None}
+        return len(resolved) == 1
     return one.rstrip("/") == other.rstrip("/")
 
 

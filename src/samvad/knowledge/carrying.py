@@ -1,0 +1,78 @@
+"""Reading all documents beside a store, and keeping them beside another: for backups and migrations.
+
+What is made from documents (indexes, vectors) is not carried: it is made anew. Nor is what was counted of searches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from samvad.clock import SystemClock
+from samvad.errors import SamvadError
+from samvad.knowledge.opening import documents_beside, documents_path
+from samvad.knowledge.records import EVERYONE, Scope, StoredDocument
+from samvad.knowledge.store import KnowledgeStore
+from samvad.records import UserKey
+
+
+def scopes_of(users: Iterable[UserKey]) -> dict[Scope, None]:
+    """Whose documents there may be where these users are: everyone's, the tenants', and the users' own."""
+    found = {EVERYONE: None, Scope("default"): None}
+    for user in users:
+        found[Scope(user.tenant)] = None
+        found[Scope(user.tenant, user.user_id)] = None
+    return found
+
+
+@contextlib.asynccontextmanager
+async def beside(store: Any) -> AsyncIterator[KnowledgeStore]:
+    """The documents beside a store of conversations that is open."""
+    documents = documents_beside(store, SystemClock())
+    await documents.open()
+    try:
+        yield documents
+    finally:
+        await documents.close()
+
+
+async def every_document(store: Any, users: Iterable[UserKey]) -> AsyncIterator[StoredDocument]:
+    """All documents beside a store of conversations that is open. SamvadError where one belongs to nobody known.
+
+    Firestore does not name the tenant of a document: there `users`, who have a record, say it.
+    """
+    path = getattr(store, "path", None)
+    if isinstance(path, Path) and not documents_path(path).exists():
+        return
+    async with beside(store) as documents:
+        found, strangers = await documents.scopes(scopes_of(users))
+        if strangers:
+            raise SamvadError(
+                f"{strangers} documents of the knowledge base are of a tenant of whom nothing else is in this store: "
+                "whose they are is not known, and they cannot be carried."
+            )
+        for scope in found:
+            for document_id in sorted(await documents.revisions(scope)):
+                stored = await documents.get(scope, document_id)
+                if stored is not None:  # else it was removed meanwhile
+                    yield stored
+
+
+async def kept(documents: KnowledgeStore, stored: StoredDocument) -> bool:
+    """See that a store has a document, without overwriting another of that id; whether it has it now."""
+    there = await documents.get(stored.scope, stored.document.id)
+    if there is None:
+        await documents.put(stored)
+        there = await documents.get(stored.scope, stored.document.id)
+    return there is not None and checksum(there) == checksum(stored)
+
+
+def checksum(stored: StoredDocument) -> str:
+    """The SHA-256 of all of a document but its revision, which counts the changes of one store."""
+    whole = msgspec.structs.replace(stored, revision=0)
+    return hashlib.sha256(msgspec.json.encode(whole, order="deterministic")).hexdigest()
