@@ -92,12 +92,31 @@ def test_lists_agree_with_the_rules(language: str) -> None:
     assert odd == []
 
 
+@pytest.mark.parametrize(
+    ("utterance", "language", "expected"),
+    [
+        ("Pune not Delhi", "en", "CORRECTION"),
+        ("gold loan nahi personal loan", "hi", "CORRECTION"),
+        ("આજે નહીં કાલે", "gu", "CORRECTION"),
+        ("mujhe nahi pata", "hi", "BARGE_IN"),
+        ("मुझे नहीं चाहिए", "hi", "BARGE_IN"),
+        ("पैसे नाही मिळाले", "mr", "BARGE_IN"),
+        ("I'm not sure", "en", "BARGE_IN"),
+        ("could you please hold on for a minute?", "en", "CUT_OFF"),
+        ("can you say that again?", "en", "CLARIFICATION"),
+    ],
+)
+def test_negations_and_polite_requests(utterance: str, language: str, expected: str) -> None:
+    """A "not" between two things corrects, one that says of somebody what is not does not; a polite stop is a stop."""
+    assert classify(utterance, language) == expected
+
+
 @pytest.mark.parametrize("language", sorted(languages()))
 def test_every_language_knows_every_type(language: str) -> None:
     """All lists that a language cannot do without are there."""
     lists = listening(language)
     for field in lists.__struct_fields__:
-        if field not in {"question_start", "question_endings", "not_questions"}:
+        if field not in {"question_start", "question_endings", "not_questions", "request", "stop_object"}:
             assert getattr(lists, field), field
         assert all(folded(entry.replace("*", "")) or entry == "*" for entry in getattr(lists, field)), field
 

@@ -26,6 +26,7 @@ from samvad.types import InterruptionType
 UtteranceType = InterruptionType | Literal["RESUME"]
 
 BACKCHANNELS_MAX: Final = 3
+CONTRAST_WORDS_MAX: Final = 2
 STOP_WORDS_MAX: Final = 10  # in a longer utterance "stop it" is no order to the assistant
 
 _ANNOTATION: Final = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>|\*[^*]*\*|♪[^♪]*♪?")
@@ -73,7 +74,7 @@ def classify(
         return "BARGE_IN" if after_question else "BACKCHANNEL"
     if _is_urgent(text, words):
         return "URGENT"
-    if not asked and _is_stop(text, words):
+    if _is_stop(text, words, asked=asked):
         return "CUT_OFF"
     if words.backchannels.fill(text) and words.counted.kinds_in(text) <= BACKCHANNELS_MAX:
         if asked:
@@ -111,7 +112,12 @@ def _is_urgent(text: str, words: Lexicon) -> bool:
     return words.urgent.found_in(text) and not words.calm.found_in(text)
 
 
-def _is_stop(text: str, words: Lexicon) -> bool:
+def _is_stop(text: str, words: Lexicon, *, asked: bool) -> bool:
+    start = words.asking.starts(text)
+    if words.request.found_in(text[:start]) and words.stops.fill_with(words.stop, text[start:]):
+        return True  # "could you wait a moment?" is a question by its form alone
+    if asked:
+        return False
     if words.stops.fill_with(words.stop, text):
         return True
     return text.count(" ") < STOP_WORDS_MAX and words.stop_anywhere.found_in(text)
@@ -125,11 +131,25 @@ def _is_contrast(spoken: str, text: str, words: Lexicon) -> bool:
         if start and words.contrast.fill(last) and not words.negation.fill(start):
             return not words.question.found_in(clause)
     tokens = text.split()
+    if _is_bare_contrast(text, words):
+        return True
     return any(
         words.contrast.fill(token) and not set(tokens[:at]).isdisjoint(tokens[at + 1 :])
         for at, token in enumerate(tokens)
         if at and tokens[at - 1] != token
     )
+
+
+def _is_bare_contrast(text: str, words: Lexicon) -> bool:
+    """As in "kal nahi parso": a word or two on both sides of a "not", and nobody of whom something is denied."""
+    tokens = text[words.around.starts(text) :].split()
+    while tokens and words.around.fill(tokens[-1]):
+        tokens.pop()
+    places = [at for at, token in enumerate(tokens) if words.contrast.fill(token)]
+    if len(places) != 1 or words.not_contrasts.found_in(" ".join(tokens)):
+        return False
+    before, after = places[0], len(tokens) - places[0] - 1
+    return 1 <= before <= CONTRAST_WORDS_MAX and 1 <= after <= CONTRAST_WORDS_MAX
 
 
 def _languages(text: str, language: str | None) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ sound (`folded`) do not count. In an entry `*` stands for the rest of a word, or
 - `backchannel`, `murmur`: words that say "I listen", with and without assent in them ("haan", "hmm");
 - `filler`: words that change nothing ("please", "yaar"); `noise`: sounds that are no words;
 - `resume`, `stop`: whole utterances, with fillers around them; `stop_anywhere`: wherever they stand;
+- `request`: ways to ask for something, before a `stop`; `stop_object`: what is stopped ("band karo ye");
 - `urgent`: wherever it stands, unless `calm` does too; `urgent_whole`: whole utterances;
-- `correction`: wherever it stands; `negation`: at the start; `contrast`: "not X, Y" and "X nahi, Y";
+- `correction`: wherever it stands; `negation`: at the start; `contrast`: "not X, Y" and "X nahi, Y", without a comma
+  too, unless one of `not_contrasts` stands there ("mujhe nahi pata": who and what is said of them);
 - `question`: wherever it stands; `question_start`: at the start; `question_endings`: of the last word, unless it is
   one of `not_questions`.
 """
@@ -59,6 +61,9 @@ class Listening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     question_start: tuple[str, ...]
     question_endings: tuple[str, ...]
     not_questions: tuple[str, ...]
+    request: tuple[str, ...] = ()
+    stop_object: tuple[str, ...] = ()
+    not_contrasts: tuple[str, ...] = ()
 
 
 @cache
@@ -212,7 +217,9 @@ class Lexicon:
         self.resume = words("resume")
         self.resumes = words("resume", "backchannel", "murmur", "filler", "noise")
         self.stop = words("stop")
-        self.stops = words("stop", "backchannel", "murmur", "filler", "noise", "negation")
+        self.stops = words("stop", "backchannel", "murmur", "filler", "noise", "negation", "stop_object")
+        self.request = words("request")
+        self.asking = words("request", "backchannel", "murmur", "filler", "noise")
         self.stop_anywhere = words("stop_anywhere")
         self.urgent = words("urgent")
         self.urgent_whole = words("urgent_whole")
@@ -222,6 +229,8 @@ class Lexicon:
         self.lead = words("backchannel", "murmur", "filler", "noise", "stop")
         self.negation = words("negation")
         self.contrast = words("contrast")
+        self.not_contrasts = words("not_contrasts")
+        self.around = words("backchannel", "murmur", "filler", "noise")
         self.question = words("question")
         self.question_start = words("question_start")
         self.question_endings = tuple(end for table in tables for end in table.question_endings)
