@@ -41,7 +41,7 @@ For a home loan you need an identity card. You also need proof of income for the
 QUESTION = "What do I need for a home loan?"
 END = "(Source: Home loans)"
 LONG = "You need an identity card, proof of income, two photographs and some patience."
-WORD_MS = 1_500  # of an answer that takes long enough to be interrupted on any machine: 19 s
+WORD_MS = 1_000  # of an answer that takes long enough to be interrupted on any machine: 13 s
 
 Launch = Callable[[Path | None], Any]
 
