@@ -493,7 +493,7 @@ async def test_a_tool_is_called_and_kept_in_a_pair() -> None:
 async def test_a_tool_that_fails_tells_the_model_why(
     name: str, arguments: dict[str, Any], reason: str
 ) -> None:
-    """Never the conversation's end, never another's traceback."""
+    """Never the conversation's end, never another's traceback; the user is told in their language that it failed."""
     tools = ToolRegistry()
 
     async def slow() -> None:
@@ -514,8 +514,10 @@ async def test_a_tool_that_fails_tells_the_model_why(
     provider = ScriptedProvider({"": [Call("c1", name, arguments)]})
     async with talking(provider, tools=tools) as (live, samvad):
         client = Client(live)
-        await client.start()
+        await client.start(language="ta-IN")
         client.say("try")
+        told = await client.next("tool_result")
+        assert (told["ok"], told["error"]) == (False, "இதை இப்போது பார்க்க முடியவில்லை.")
         await client.next("turn_complete")
         error = next(what[2] for verb, what in provider.session.told if verb == "result")
         assert reason in error and "secret" not in error

@@ -118,6 +118,9 @@ const HANDLERS = {
   tool_call(frame) {
     $("caption").textContent = `Looking it up (${frame.name})…`;
   },
+  tool_result(frame) {
+    $("caption").textContent = frame.ok ? "" : frame.error;
+  },
   warning(frame) {
     notice(frame.message);
   },

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from samvad import limits
-from samvad.live import frames
+from samvad.live import frames, phrases
 from samvad.live.providers import base
 from samvad.live.tools import ToolContext, ToolFailed
 from samvad.live.turn import Turn
@@ -46,8 +46,10 @@ async def call_tool(talk: Answering, turn: Turn, event: base.ToolCall) -> None:
             line.told(*ids)
 
     talk.append(messages).add_done_callback(kept)
+    # Why it failed is for the model, in English; the user is told in their language that it did.
+    told = None if error is None else phrases.phrases(talk.language).tool_failed
     talk.send(
-        frames.ToolResultFrame(turn_id=turn.id, id=event.id, name=event.name, ok=error is None, error=error)
+        frames.ToolResultFrame(turn_id=turn.id, id=event.id, name=event.name, ok=error is None, error=told)
     )
     session = talk.provider_session
     if session is not None:

@@ -24,7 +24,7 @@ class LiveOptions(msgspec.Struct, frozen=True, kw_only=True):
     false_alarm_s: float = limits.LIVE_FALSE_ALARM_S
     checkpoint_s: float = limits.LIVE_CHECKPOINT_S
     token_ttl_s: float = limits.LIVE_TOKEN_TTL_S
-    provider_open_s: float = 30.0
+    provider_open_s: float = limits.LIVE_PROVIDER_OPEN_S_MAX
     sockets_max: int = limits.LIVE_SOCKETS_MAX
     sockets_per_user_max: int = limits.LIVE_SOCKETS_PER_USER_MAX
     outbox_bytes_max: int = limits.LIVE_OUTBOX_BYTES_MAX

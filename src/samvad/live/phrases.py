@@ -26,6 +26,7 @@ class LivePhrases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     thanks: str
     goodbye: str
     help: str
+    tool_failed: str
     source: str
 
 

@@ -20,7 +20,7 @@ from samvad.errors import SamvadError, SetupError
 from samvad.live.providers.base import ToolSpec
 
 _log = logging.getLogger(__name__)
-RESULT_BYTES_MAX: Final = 32 * 1024
+RESULT_BYTES_MAX: Final = limits.LIVE_TOOL_RESULT_BYTES_MAX
 
 
 class ToolContext(NamedTuple):

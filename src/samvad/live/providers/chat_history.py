@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from samvad import limits
 from samvad.live.providers.base import Turn
 
-MESSAGES_MAX: Final = 60
-CHARS_MAX: Final = 48_000
+MESSAGES_MAX: Final = limits.LIVE_PROMPT_MESSAGES_MAX
+CHARS_MAX: Final = limits.LIVE_PROMPT_CHARS_MAX
 CANCELLED: Final = '{"error": "cancelled: the user went on"}'
 
 Message = dict[str, Any]

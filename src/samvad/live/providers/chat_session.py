@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from samvad import limits
 from samvad.live.providers import base
 from samvad.live.providers.base import Context, Event
 from samvad.live.providers.chat_history import ChatHistory
@@ -20,8 +21,8 @@ from samvad.live.providers.outbox import Outbox
 if TYPE_CHECKING:
     from samvad.live.providers.openai import OpenAIChat
 
-ROUNDS_MAX: Final = 8  # of tool calls in one turn
-CLOSE_S_MAX: Final = 2.0
+ROUNDS_MAX: Final = limits.LIVE_CHAT_ROUNDS_MAX  # of tool calls in one turn
+CLOSE_S_MAX: Final = limits.LIVE_PROVIDER_CLOSE_S_MAX
 _REFUSED: Final = frozenset({400, 401, 403, 404, 422})
 
 _UNAVAILABLE: Final = "The model's endpoint failed; try again."

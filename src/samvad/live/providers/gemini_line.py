@@ -13,14 +13,16 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, Final
 
+from samvad import limits
+from samvad.live.language import tag_for_providers
 from samvad.live.providers import base
 from samvad.live.providers.base import Context, Turn
-from samvad.live.providers.instructions import announcement, answer_in, instructions, language_tag
+from samvad.live.providers.instructions import announcement, answer_in, instructions
 from samvad.live.providers.line import LineLost, Noise, NotResumable, Part, Usage
 
-SETUP_S_MAX: Final = 10.0
-CLOSE_S_MAX: Final = 2.0
-NOISE_IN_A_ROW_MAX: Final = 100
+SETUP_S_MAX: Final = limits.LIVE_PROVIDER_SETUP_S_MAX
+CLOSE_S_MAX: Final = limits.LIVE_PROVIDER_CLOSE_S_MAX
+NOISE_IN_A_ROW_MAX: Final = limits.LIVE_PROVIDER_NOISES_MAX
 _BAD_REQUEST: Final = frozenset(
     {1007, 1008}
 )  # what the setup holds is refused: the handle, the model, a field
@@ -190,7 +192,7 @@ def setup(context: Context, handle: str | None, *, model: str, history: bool = F
         "session_resumption": {"handle": handle} if handle else {},
         "context_window_compression": {"sliding_window": {}},
     }
-    tag = language_tag(context.language)
+    tag = tag_for_providers(context.language)
     if tag is not None and "native-audio" not in model:  # those know by themselves, and refuse the field
         config["speech_config"] = {"language_code": tag}
     if context.client_activity:

@@ -4,49 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from samvad import limits
 from samvad.interruptions.snippet import quotable_start
 from samvad.live.providers.base import Context, Turn
 
-STATE_CHARS_MAX: Final = 2_000
-SEED_CHARS_MAX: Final = 32_000
+STATE_CHARS_MAX: Final = limits.LIVE_PROMPT_STATE_CHARS_MAX
+SEED_CHARS_MAX: Final = limits.LIVE_PROMPT_SEED_CHARS_MAX
 
 
-class Language(NamedTuple):
-    """A language as vendors want it called."""
-
-    tag: str  # BCP 47
-    name: str  # in English
-
-
-LANGUAGES: Final[Mapping[str, Language]] = {
-    "en": Language("en-IN", "English"),
-    "hi": Language("hi-IN", "Hindi"),
-    "mr": Language("mr-IN", "Marathi"),
-    "bn": Language("bn-IN", "Bengali"),
-    "ta": Language("ta-IN", "Tamil"),
-    "te": Language("te-IN", "Telugu"),
-    "gu": Language("gu-IN", "Gujarati"),
-    "kn": Language("kn-IN", "Kannada"),
-    "ml": Language("ml-IN", "Malayalam"),
-    "pa": Language("pa-IN", "Punjabi"),
+NAMES: Final[Mapping[str, str]] = {
+    "en": "English",
+    "hi": "Hindi",
+    "mr": "Marathi",
+    "bn": "Bengali",
+    "ta": "Tamil",
+    "te": "Telugu",
+    "gu": "Gujarati",
+    "kn": "Kannada",
+    "ml": "Malayalam",
+    "pa": "Punjabi",
+    "or": "Odia",
 }
-
-
-def language_tag(code: str | None) -> str | None:
-    """The BCP 47 tag of a short code; a tag stays as it is, and None (find out by yourself) too."""
-    if code is None or "-" in code:
-        return code
-    return LANGUAGES[code].tag if code in LANGUAGES else code
 
 
 def answer_in(language: str | None) -> str:
     """The sentence that asks for a language; empty where the model is to follow the user."""
     if language is None:
         return "Answer in the language that the user speaks."
-    short = language.partition("-")[0]
-    name = LANGUAGES[short].name if short in LANGUAGES else f"the language {language}"
+    name = NAMES.get(language.partition("-")[0].lower(), f"the language {language}")
     return f"Answer in {name}, unless the user asks for another language."
 
 

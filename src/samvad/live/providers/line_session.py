@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from samvad import limits
 from samvad.errors import ProviderUnavailable
 from samvad.live.providers import base
 from samvad.live.providers.base import Context, Event
@@ -26,12 +27,12 @@ from samvad.live.providers.outbox import Outbox
 from samvad.live.providers.turn_under_way import TurnUnderWay
 from samvad.live.providers.waiting import Step, Waiting
 
-SEND_S_MAX: Final = 10.0
-STALL_S: Final = 30.0  # an answer is owed, and nothing comes
+SEND_S_MAX: Final = limits.LIVE_PROVIDER_SEND_S_MAX
+STALL_S: Final[float] = limits.LIVE_PROVIDER_STALL_S_MAX  # an answer is owed, and nothing comes
 NOISE_STALL_S: Final = 5.0  # the same, after a frame that nobody understood: it may have been an error
 HANDLE_GRACE_S: Final = 1.0  # a handle may come after the turn is over
 LEAVE_EARLY_S: Final = 1.0  # before the vendor ends the line
-FIRST_ATTEMPTS_MAX: Final = 3
+FIRST_ATTEMPTS_MAX: Final = limits.LIVE_PROVIDER_FIRST_ATTEMPTS_MAX
 
 _log = logging.getLogger("samvad.live")
 

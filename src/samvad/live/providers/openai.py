@@ -10,15 +10,17 @@ import asyncio
 from importlib.util import find_spec
 from typing import Any, Final
 
+from samvad import limits
 from samvad.errors import ProviderUnavailable, SetupError
 from samvad.live.providers.base import Capabilities, Context
 from samvad.live.providers.chat_session import ChatSession
 from samvad.live.providers.registry import ProviderOptions, missing_package
 
-CONNECT_S_MAX: Final = 5.0
-FIRST_CHUNK_S_MAX: Final = 60.0
-NEXT_CHUNK_S_MAX: Final = 20.0
-RETRIES_MAX: Final = 2  # of a request that has not been answered yet; the client waits 0.5 to 8 s
+CONNECT_S_MAX: Final = limits.LIVE_CHAT_CONNECT_S_MAX
+FIRST_CHUNK_S_MAX: Final = limits.LIVE_CHAT_FIRST_CHUNK_S_MAX
+NEXT_CHUNK_S_MAX: Final = limits.LIVE_CHAT_NEXT_CHUNK_S_MAX
+# Of a request that has not been answered yet; the client waits 0.5 to 8 s.
+RETRIES_MAX: Final = limits.LIVE_CHAT_RETRIES_MAX
 
 
 class OpenAIChat:

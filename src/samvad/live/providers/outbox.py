@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
 
+from samvad import limits
 from samvad.live.providers.base import Audio, Event
 
-AUDIO_BYTES_MAX: Final = 4 * 1024 * 1024  # 87 s of speech at 24 kHz
+AUDIO_BYTES_MAX: Final = limits.LIVE_PROVIDER_SPOKEN_BYTES_MAX  # 87 s of speech at 24 kHz
 
 
 class Outbox:

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final
 
+from samvad import limits
 from samvad.live.providers import base
 from samvad.live.providers.base import Context, Turn
 from samvad.live.providers.instructions import announcement, instructions
 from samvad.live.providers.line import LineLost, Noise, Part, Usage
 
-SETUP_S_MAX: Final = 10.0
-CLOSE_S_MAX: Final = 2.0
+SETUP_S_MAX: Final = limits.LIVE_PROVIDER_SETUP_S_MAX
+CLOSE_S_MAX: Final = limits.LIVE_PROVIDER_CLOSE_S_MAX
 BYTES_PER_MS: Final = 48  # PCM16 mono, 24 kHz
 TRANSCRIPTION_MODEL: Final = "gpt-4o-mini-transcribe"
 _NEVER_MIND: Final = frozenset({400, 401, 403, 404})

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-AUDIO_BYTES_MAX: Final = 320_000  # 10 s of speech, while there is no line
-UTTERANCE_BYTES_MAX: Final = 1_920_000  # 60 s of one utterance, where the client says when the user speaks
-SENDS_MAX: Final = 2  # of one written turn that is not answered
+from samvad import limits
+
+AUDIO_BYTES_MAX: Final = limits.LIVE_PROVIDER_HEARD_BYTES_MAX  # while there is no line
+# Of one utterance, where the client says when the user speaks.
+UTTERANCE_BYTES_MAX: Final = limits.LIVE_PROVIDER_UTTERANCE_BYTES_MAX
+SENDS_MAX: Final = limits.LIVE_PROVIDER_SENDS_MAX  # of one written turn that is not answered
 
 Step = bytes | bool  # a piece of speech; or that the user begins (True) or ends (False) to speak
 
