@@ -387,7 +387,11 @@ async def test_the_line_is_lost_while_idle(fake: FakeGeminiLive, each_mode: str,
     assert not talk.of(base.Failed)
 
 
-@pytest.mark.parametrize("steps", [[Abort()], [Close(1011)], [GoAway(0.0), Wait(asyncio.Event())]], ids=repr)
+@pytest.mark.parametrize(
+    "steps",
+    [[Abort()], [Close(1011)], [GoAway(0.0), Wait(asyncio.Event())]],
+    ids=["abort", "close", "goaway"],
+)
 async def test_the_line_is_lost_before_the_answer(fake: FakeGeminiLive, mode: str, steps: list[Any]) -> None:
     """What was asked and not answered is asked again; the user sees an answer, and no failure."""
     fake.reply(*steps)
