@@ -181,9 +181,9 @@ async def ask(
 
 
 @cache
-def openapi() -> dict[str, Any]:
-    """The document, decoded."""
-    found: dict[str, Any] = json.loads(document())
+def openapi(*, asks: bool = True) -> dict[str, Any]:
+    """The document, decoded; `asks`: of a server that answers nobody unknown."""
+    found: dict[str, Any] = json.loads(document(asks=asks))
     return found
 
 

@@ -71,7 +71,7 @@ async def test_the_document_says_where(root: str) -> None:
     async with mounted(root) as api:
         document = await api.ok("GET", "/openapi.json")
         assert document["servers"] == [{"url": root}]
-        assert {**document, "servers": openapi()["servers"]} == openapi()
+        assert {**document, "servers": openapi()["servers"]} == openapi(asks=False)
     assert openapi()["servers"] == [{"url": "/"}]
 
 

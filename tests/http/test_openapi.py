@@ -9,9 +9,10 @@ import jsonschema_rs
 import pytest
 
 from samvad import __version__, limits
+from samvad.auth.authenticator import Authenticator
 from samvad.http import openapi as generator
 from samvad.http.access import OPEN
-from samvad.http.app import routes
+from samvad.http.app import create_app, routes
 from samvad.http.call import Call, Reply
 from samvad.http.openapi_routes import DESCRIPTIONS
 from samvad.http.routing import Route
@@ -207,8 +208,17 @@ async def test_errors_are_told(plain: Api) -> None:
 async def test_it_is_served(plain: Api) -> None:
     """GET /openapi.json gives it, the same bytes each time."""
     first, second = await plain.get("/openapi.json"), await plain.get("/openapi.json")
-    assert first.json == openapi()
+    assert first.json == openapi(asks=False)
     assert first.body == second.body
+
+
+async def test_who_may_come_is_told(plain: Api) -> None:
+    """A server with credentials says that each of its operations needs them, another that they may be left out."""
+    app = create_app(plain.samvad, auth=Authenticator(plain.samvad.core.clock, required=True))
+    asking, open_ = await Api(plain.samvad, app).get("/openapi.json"), await plain.get("/openapi.json")
+    for answer, wanted in ((asking, [{"bearer": []}]), (open_, [{}, {"bearer": []}])):
+        saved = answer.json["paths"]["/api/session/{userId}/state"]["post"]
+        assert saved["security"] == wanted
 
 
 async def test_the_page_is_served(plain: Api) -> None:

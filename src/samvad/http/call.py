@@ -211,9 +211,9 @@ class Call:
             raise InvalidJson("The request needs a JSON object as its body.")
         try:
             value = decoder.decode(body)
-        except msgspec.ValidationError:
-            raise InvalidRequest("The body must be a JSON object.") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if decoder is _members and isinstance(error, msgspec.ValidationError):
+                raise InvalidRequest("The body must be a JSON object.") from None
             raise InvalidJson(f"The body is not valid JSON: {_safe(error)}.") from None
         if not isinstance(value, dict):
             raise InvalidRequest("The body must be a JSON object.")

@@ -80,14 +80,14 @@ _OTHER_ANSWERS = {
 
 
 @lru_cache(maxsize=16)
-def document(root_path: str = "") -> bytes:
-    """The document as JSON, for a service that is mounted at `root_path`."""
+def document(root_path: str = "", *, asks: bool = True) -> bytes:
+    """The document as JSON, for a service that is mounted at `root_path`; `asks`: it answers nobody unknown."""
     from samvad.http.app import routes
 
-    return msgspec.json.encode(made(routes(), root_path))
+    return msgspec.json.encode(made(routes(), root_path, asks=asks))
 
 
-def made(routes: tuple[Route, ...], root_path: str = "") -> dict[str, Any]:
+def made(routes: tuple[Route, ...], root_path: str = "", *, asks: bool = True) -> dict[str, Any]:
     """The document over a table of routes; LookupError where one of them has no description."""
     examples = msgspec.json.decode((_PAGES / "examples.json").read_bytes())
     paths: dict[str, dict[str, Any]] = {}
@@ -96,6 +96,8 @@ def made(routes: tuple[Route, ...], root_path: str = "") -> dict[str, Any]:
         if description is None:
             raise LookupError(f"the route {route.name!r} ({route.method} {route.path}) has no description")
         operation = _operation(route, description, examples.get(route.name, {}))
+        if not route.access.open:
+            operation["security"] = [{"bearer": []}] if asks else [{}, {"bearer": []}]
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -129,8 +131,6 @@ def _operation(route: Route, description: Description, examples: Mapping[str, An
         "summary": " ".join(summary.split()),
         "responses": _responses(description, examples, route.access),
     }
-    if not route.access.open:
-        operation["security"] = [{"bearer": []}]
     text = "\n\n".join(part for part in (more.strip(), description.text) if part)
     if text:
         operation["description"] = text

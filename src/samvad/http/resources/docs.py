@@ -11,7 +11,7 @@ async def openapi(call: Call) -> Reply:
     """The OpenAPI 3.1 document of this service."""
     from samvad.http.openapi import document
 
-    return Reply(document(call.scope.get("root_path", "")))
+    return Reply(document(call.scope.get("root_path", ""), asks=call.auth.required))
 
 
 async def page(call: Call) -> Reply:
