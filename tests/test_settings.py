@@ -35,6 +35,23 @@ def test_defaults_are_those_of_the_service() -> None:
     assert Options(**load(environ={}, env_file=Path("none")).service_options()) == Options()
 
 
+def test_a_secret_is_taken_and_never_shown() -> None:
+    """Its value stands neither in what is printed of the settings nor in an error."""
+    secret = "thirty-six-letters-that-nobody-knows"
+    names = (
+        "SAMVAD_LIVE_TOKEN_SECRET",
+        "SAMVAD_MASTER_KEY",
+        "SAMVAD_AUTH_TOKEN_SECRET",
+        "SAMVAD_OPENAI_API_KEY",
+    )
+    settings = load(environ=dict.fromkeys(names, secret), env_file=Path("none"))
+    assert settings.live_token_secret == settings.master_key == secret
+    assert secret not in repr(settings) and repr(settings).count("'…'") == len(names)
+    with pytest.raises(SetupError, match="at least 16 characters") as refused:
+        load(environ={"SAMVAD_LIVE_TOKEN_SECRET": "too-short"}, env_file=Path("none"))
+    assert "too-short" not in refused.value.message
+
+
 def test_every_service_option_is_a_setting() -> None:
     """What can be set of the service can be set of the server."""
     assert set(Settings().service_options()) == set(Options.__struct_fields__)

@@ -202,6 +202,12 @@ class ShuttingDown(Unavailable):
     code = "shutting_down"
 
 
+class Unreadable(SamvadError):
+    """What is stored here was changed or moved by somebody else, or its key is another; it is not believed."""
+
+    code = "unreadable"
+
+
 class SetupError(SamvadError):
     """The service cannot start as configured.
 

@@ -36,6 +36,7 @@ from samvad.sessions.service import SessionPersistenceService
 from samvad.sessions.user_log import Rules
 from samvad.sessions.watching import Watcher
 from samvad.stores.base import Store, TellsChanges
+from samvad.stores.encrypting import Guard
 from samvad.stores.urls import store_from_url
 from samvad.types import LOCAL, Durability
 
@@ -118,10 +119,13 @@ class Samvad(SessionPersistenceService):
         cost_file: Path | None = None,
         url: str = "",
         embedder: Embedder | None = None,
+        master_key: str | None = None,
     ) -> None:
         self.options = options or Options()
         self.options.check()
         clock = clock or SystemClock()
+        self._guard = Guard(store, master_key, journal_dir, clock)
+        store = self._guard.store
         early = self.options.durability == "memory"
         durability: Durability = "stored" if store.capabilities.durable and not early else "memory"
         if journal_dir is not None and self.options.durability == "auto":
@@ -131,7 +135,8 @@ class Samvad(SessionPersistenceService):
         shared = store.capabilities.shared
         rules = Rules(self.options.window_messages, self.options.language, durability, shared)
         if journal_dir is not None and self.options.durability == "auto":
-            journal = Journal(journal_dir, clock=clock, bytes_max=self.options.journal_bytes_max)
+            bytes_max = self.options.journal_bytes_max
+            journal = Journal(journal_dir, clock=clock, bytes_max=bytes_max, **self._guard.journal_codec)
             store = JournaledStore(store, journal, clock=clock, rules=rules)
         self.cache: RecordCache[Lane] = RecordCache(
             clock, ttl_s=self.options.record_ttl_s, bytes_max=self.options.cache_bytes_max
@@ -217,7 +222,9 @@ class Samvad(SessionPersistenceService):
 
     async def _open(self) -> None:
         await self.cost.load()
+        await self._guard.before_open()
         await self.store.open()
+        await self._guard.after_open(self.store)
         if self._parked_notes is not None:
             self._parked_notes()  # what an earlier run left there is tried again
         self._opened = True
@@ -262,6 +269,7 @@ class Samvad(SessionPersistenceService):
             await self._knowledge.core.statistics.close()
             await self._knowledge.core.shelf.close()
         await self.store.close()
+        await self._guard.close()
         await self.cost.save()
         if self._parked_notes is not None:
             await self._parked_notes.settle()
@@ -274,6 +282,7 @@ class Samvad(SessionPersistenceService):
             await asyncio.sleep(_UPKEEP_S)
             self.cache.sweep()
             await self.cost.save()
+            await self._guard.keep_up(self.store)
             before_ms = self.core.clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000
             try:
                 await self.store.expire(receipts_before_ms=before_ms)
@@ -285,6 +294,7 @@ class Samvad(SessionPersistenceService):
 
     def _forget_user(self, key: UserKey) -> None:
         """Drop what memory beside the cache holds of an erased user."""
+        self._guard.erased()
         self.interruptions.clear_user(key.user_id, tenant=key.tenant)
         if self._knowledge is not None:
             self._knowledge.forget_user(key.tenant, key.user_id)
@@ -362,6 +372,7 @@ def open_samvad(
     journal_dir: str | Path | None = None,
     cost_file: str | Path | None = None,
     embedder: Embedder | None = None,
+    master_key: str | None = None,
     **settings: Any,
 ) -> Samvad:
     """The service over the store that `url` names (or over `store`), to be entered with `async with` or `with`.
@@ -369,6 +380,7 @@ def open_samvad(
     With `journal_dir`, writes are acknowledged once they are in a journal there, and go to the store behind it.
     With an `embedder`, the knowledge base finds by meaning as well as by words.
     With `cost_file`, what the store bills is added up there over restarts (see `samvad.cost`).
+    With `master_key`, what is kept is encrypted (see the how-to on encryption).
     `settings` are the fields of `Options`; `vfs`, `wal_pages_max` and `readonly` go to the SQLite store.
     Raises SetupError for a bad URL or setting; opening raises it where the store cannot be opened.
 
@@ -403,4 +415,5 @@ def open_samvad(
         cost_file=None if cost_file is None else Path(cost_file),
         url=url,
         embedder=embedder,
+        master_key=master_key,
     )

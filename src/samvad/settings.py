@@ -25,7 +25,7 @@ from msgspec import Meta
 from samvad import limits
 from samvad.env_file import ENV_FILE, PREFIX, read_env_file
 from samvad.errors import SetupError
-from samvad.settings_auth import AuthSettings
+from samvad.settings_auth import ProtectionSettings
 
 DATABASE_NAME: Final = "samvad.db"
 
@@ -39,7 +39,7 @@ _SERVICE_LINK = re.compile(r"SAMVAD_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(
 Seconds = Annotated[float, Meta(gt=0, le=10 * _YEAR_S)]
 
 
-class Settings(AuthSettings, frozen=True, kw_only=True):
+class Settings(ProtectionSettings, frozen=True, kw_only=True):
     """How this process is to run. Times are seconds."""
 
     host: Annotated[
@@ -163,9 +163,8 @@ class Settings(AuthSettings, frozen=True, kw_only=True):
         float(limits.LIVE_DURATION_S)
     )
     live_token_secret: Annotated[
-        str | None,
+        Annotated[str, Meta(min_length=16)] | None,  # of a union, msgspec bounds the parts alone
         Meta(
-            min_length=16,
             description="Secret that signs resume tokens, for several servers behind one address; "
             "left out, each keeps a key in its data directory.",
             extra={"secret": True},
@@ -412,7 +411,9 @@ def _expected(kind: Any, metas: list[Meta]) -> str:
         return f"{what} from {low} to {high}"
     if any(meta.pattern for meta in metas):
         return "a language tag such as en or hi-IN"
-    return "a text that is not empty"
+    parts = (meta for part in typing.get_args(kind) for meta in getattr(part, "__metadata__", ()))
+    least = next((meta.min_length for meta in parts), None)
+    return f"a text of at least {least} characters" if least else "a text that is not empty"
 
 
 def _convert(spec: _Spec, one: Given) -> Any:

@@ -1,4 +1,4 @@
-"""The settings that say who may ask. They are a part of `samvad.settings.Settings`."""
+"""The settings that say who may ask, and what protects what is kept: a part of `samvad.settings.Settings`."""
 
 from __future__ import annotations
 
@@ -53,11 +53,23 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None, Meta(description="The Firebase project whose ID tokens are accepted.")
     ] = None
     auth_token_secret: Annotated[
-        str | None,
+        Annotated[str, Meta(min_length=32)] | None,  # of a union, msgspec bounds the parts alone
         Meta(
-            min_length=32,
             description="Secret that signs the tokens minted for browsers, the same for all replicas. Several, "
             "separated by commas: the first signs, all are accepted. Left out, a key is kept in the data directory.",
+            extra={"secret": True},
+        ),
+    ] = None
+
+
+class ProtectionSettings(AuthSettings, frozen=True, kw_only=True):
+    """What protects what is kept."""
+
+    master_key: Annotated[
+        str | None,
+        Meta(
+            description="Encrypts all content that is kept: 32 bytes in base64, file:PATH or gcpkms://NAME. Several, "
+            "separated by commas: the first encrypts, the others can still be read.",
             extra={"secret": True},
         ),
     ] = None

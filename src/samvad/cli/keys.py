@@ -230,7 +230,7 @@ def _with_keys(store: str | None, data_dir: str | None, work: Callable[[Any], Co
         from samvad.http.auth_opening import key_source
         from samvad.runtime import open_samvad
 
-        async with open_samvad(url, listen=False) as samvad:
+        async with open_samvad(url, listen=False, master_key=settings.master_key) as samvad:
             return await work(key_source(settings, samvad))
 
     return asyncio.run(run())

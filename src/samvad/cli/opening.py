@@ -15,8 +15,11 @@ T = TypeVar("T")
 
 
 def settings_of(store: str | None, data_dir: str | None) -> Settings:
-    """The settings with these two flags."""
-    return load({"store": store, "data_dir": data_dir})
+    """The settings with these two flags; an encrypted journal in the data directory can be read from now on."""
+    settings = load({"store": store, "data_dir": data_dir})
+    if settings.master_key is not None:
+        _open_journal(settings, settings.master_key)
+    return settings
 
 
 def database_path(url: str) -> Path | None:
@@ -49,6 +52,25 @@ def embedder_of(settings: Settings) -> Any:
     )
 
 
+def _open_journal(settings: Settings, master_key: str) -> None:
+    from samvad.stores.journal_seal import JournalSeal, keys_path
+
+    directory = settings.data_path() / "journal"
+    if not keys_path(directory).exists():
+        return
+    from samvad.sessions.parked import opened_by
+    from samvad.stores.master_keys import master_keys
+
+    seal = JournalSeal(directory, master_keys(master_key), readonly=True)
+
+    async def run() -> None:
+        await seal.open()
+        await seal.close()
+
+    asyncio.run(run())
+    opened_by(directory, seal.decode)
+
+
 def reading(settings: Settings, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     """Run `work(samvad)` on the store, opened for looking only: a server may be running on it."""
     return asyncio.run(_with_samvad(settings, work, readonly=True))
@@ -79,5 +101,5 @@ async def _with_samvad(
     if path is not None:
         options["readonly"] = readonly
     options["embedder"] = embedder_of(settings)
-    async with open_samvad(url, **options) as samvad:
+    async with open_samvad(url, master_key=settings.master_key, **options) as samvad:
         return await work(samvad)

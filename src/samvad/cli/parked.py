@@ -162,7 +162,8 @@ async def _retry(settings: Settings, directory: Path) -> tuple[int, list[Parked]
     from samvad.sessions.journaled import JournaledStore
 
     options = settings.service_options() | {"durability": "auto"}
-    samvad = open_samvad(settings.store_url(), journal_dir=directory, **options)
+    url, key = settings.store_url(), settings.master_key
+    samvad = open_samvad(url, journal_dir=directory, master_key=key, **options)
     await samvad.open()
     try:
         assert isinstance(samvad.store, JournaledStore)

@@ -64,6 +64,7 @@ def run(settings: Settings) -> None:
         journal_dir=journal_dir,
         cost_file=cost_file,
         embedder=embedder_of(settings),
+        master_key=settings.master_key,
         **settings.service_options(),
     )
     auth = authenticator(settings, samvad)

@@ -26,6 +26,7 @@ _PURPOSE: Final = "user tokens"
 def key_source(settings: Settings, samvad: Samvad) -> KeySource:
     """Where the keys are: with the store where that is shared, else in the data directory."""
     store = samvad.store.inner if isinstance(samvad.store, JournaledStore) else samvad.store
+    store = getattr(store, "inner", store)  # what seals it
     if store.name == "firestore":
         from samvad.stores.firestore import FirestoreStore
         from samvad.stores.firestore_keys import FirestoreKeys

@@ -61,13 +61,16 @@ class JournalEntry(msgspec.Struct, array_like=True):
     origin: Origin | None = None
 
 
+SEALED: Final = b"\xc1SJ1"  # how a sealed entry begins; neither MessagePack nor JSON does
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(JournalEntry).decode
 _decode_json = msgspec.json.Decoder(JournalEntry).decode
 
 
 def decode_entry(payload: bytes) -> JournalEntry:
-    """What an entry of the journal holds; SetupError where a newer version wrote it."""
+    """What an entry of the journal holds; SetupError where a newer version wrote it, or it is sealed."""
+    if payload.startswith(SEALED):
+        raise SetupError("The journal is encrypted; give the master key in SAMVAD_MASTER_KEY.")
     try:
         return (_decode_json if payload.startswith(b"[") else _decode)(payload)
     except msgspec.DecodeError as error:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,17 @@ FILE: Final = "parked.json"
 _LOOKS: Final = 5  # at a directory that a server is changing
 
 _log = logging.getLogger(__name__)
+
+_decoders: dict[Path, Callable[[bytes], bytes]] = {}
+
+
+def _as_it_is(payload: bytes) -> bytes:
+    return payload
+
+
+def opened_by(directory: Path, decode: Callable[[bytes], bytes]) -> None:
+    """From now on, what this process reads of a journal's directory is opened so: its entries are sealed."""
+    _decoders[directory] = decode
 
 
 class Parked(msgspec.Struct, frozen=True, rename="camel"):
@@ -124,10 +135,11 @@ def waiting(directory: Path) -> list[Waiting]:
 
 
 def _entries(directory: Path) -> list[Entry]:
+    decode = _decoders.get(directory, _as_it_is)
     for look in range(_LOOKS):
         try:
             found = read_directory(
-                LocalDisk(), directory, segment_bytes=limits.JOURNAL_SEGMENT_BYTES, decode=lambda data: data
+                LocalDisk(), directory, segment_bytes=limits.JOURNAL_SEGMENT_BYTES, decode=decode
             )
         except FileNotFoundError:
             if not directory.is_dir():

@@ -1,0 +1,91 @@
+"""`samvad encryption status|rotate`: the keys of a store that is encrypted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import typer
+
+from samvad.cli import flags
+from samvad.cli.command import PlainCommand, verbs
+from samvad.cli.opening import database_path, settings_of
+from samvad.clock import SystemClock
+from samvad.errors import SetupError
+from samvad.settings import Settings
+
+app = verbs("Look at the keys of an encrypted store, or wrap them with another master key.")
+
+
+@contextlib.asynccontextmanager
+async def _rings(settings: Settings, *, readonly: bool) -> AsyncIterator[list[tuple[str, Any]]]:
+    """The keys of the store and of the journal in front of it, open, each with what it is of."""
+    from samvad.stores.data_key_file import DataKeyFile
+    from samvad.stores.data_keys import DataKeys
+    from samvad.stores.encrypting import data_keys_of, keys_file
+    from samvad.stores.journal_seal import keys_path
+    from samvad.stores.master_keys import master_keys
+    from samvad.stores.urls import store_from_url
+
+    if settings.master_key is None:
+        raise SetupError("Encryption is off: give the master key in SAMVAD_MASTER_KEY.")
+    masters = master_keys(settings.master_key)
+    url = settings.store_url()
+    path = database_path(url)
+    store: Any = None
+    if path is not None:
+        if not keys_file(path).exists():
+            raise SetupError(f"There are no keys at {keys_file(path)}: nothing is encrypted there yet.")
+        rings = [("store", DataKeys(DataKeyFile(keys_file(path), readonly=readonly), masters))]
+    else:
+        store = store_from_url(url, SystemClock())
+        await store.open()
+        rings = [("store", DataKeys(data_keys_of(store), masters))]
+    beside = keys_path(settings.data_path() / "journal")
+    if url.startswith("firestore:") and beside.exists():
+        rings.append(("journal", DataKeys(DataKeyFile(beside, readonly=readonly), masters)))
+    try:
+        for _, ring in rings:
+            await ring.open(readonly=readonly)
+        yield list(rings)
+    finally:
+        for _, ring in rings:
+            await ring.close()
+        if store is not None:
+            await store.close()
+
+
+@app.command(cls=PlainCommand)
+def status(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+    """Say how many users have keys, and which master key wraps them. A server may be running."""
+    settings = settings_of(store, data_dir)
+
+    async def run() -> None:
+        async with _rings(settings, readonly=True) as rings:
+            for name, ring in rings:
+                count = await ring.count()
+                told = (
+                    "all of it is sealed" if ring.strict else "what is from before encryption may be in clear"
+                )
+                first = "with the first master key" if count.newest else "with another master key: rotate"
+                typer.echo(f"{name}: {count.entries:,} keys, wrapped {first}; {told}")
+                if count.erasing:
+                    typer.echo(f"{name}: {count.erasing:,} erasings are under way")
+
+    asyncio.run(run())
+
+
+@app.command(cls=PlainCommand)
+def rotate(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+    """Wrap all keys with the first master key, after which the others are of no use. Servers may be running."""
+    settings = settings_of(store, data_dir)
+
+    async def run() -> None:
+        async with _rings(settings, readonly=False) as rings:
+            for name, ring in rings:
+                done = await ring.rewrap()
+                typer.echo(f"{name}: {done.moved:,} keys wrapped anew, {done.there:,} were already")
+
+    asyncio.run(run())

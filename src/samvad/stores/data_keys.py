@@ -1,0 +1,356 @@
+"""Who has which key: one for each life of a user, wrapped by a ring key, which the master key wraps.
+
+A data key is made with the first thing that is kept of a life, and destroyed before anything else of it is erased: what
+it sealed is then noise wherever a copy of it lies. Ring keys stand between, so that a master key in a KMS is asked once
+at a start and not once for each user. `rewrap` gives all data keys a ring key of the new master key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from samvad.errors import SetupError, StoreUnavailable
+from samvad.records import UserKey, user_hash
+from samvad.stores.data_key_store import RINGS, DataKeyEntry, DataKeyStore
+from samvad.stores.master_keys import KEY_BYTES, MasterKey, aead_of, opened_with, sealed_with
+
+USERS_HELD_MAX: Final = 50_000
+KEY_ID_BYTES: Final = 8
+NO_LIFE: Final = -1  # of a user of whom nothing is kept but receipts
+_TRIES_MAX: Final = 50
+_SCAN: Final = 500
+
+
+class DataKey(NamedTuple):
+    """A key that seals what is kept of one life of a user."""
+
+    key_id: bytes
+    epoch: int
+    aead: Any
+
+
+class _Ring(msgspec.Struct, array_like=True):
+    ring_id: bytes
+    wraps: dict[str, bytes]  # by the id of the master key
+
+
+class _Rings(msgspec.Struct, array_like=True):
+    rings: list[_Ring] = []
+    strict: bool = False  # nothing that is not sealed is to be believed
+
+
+class _Wrapped(msgspec.Struct, array_like=True):
+    epoch: int
+    key_id: bytes
+    ring_id: bytes
+    key: bytes
+
+
+class _UserKeys(msgspec.Struct, array_like=True):
+    keys: list[_Wrapped] = []
+    destroyed: int = -2  # lives up to this one have no key any more, and never will
+    user: tuple[str, str] | None = None  # while an erasing is under way
+
+
+_rings = msgspec.msgpack.Decoder(_Rings).decode
+_user_keys = msgspec.msgpack.Decoder(_UserKeys).decode
+_encode = msgspec.msgpack.encode
+
+
+class Rewrapped(NamedTuple):
+    """What `rewrap` did: data keys moved, and those that were of the right ring already."""
+
+    moved: int
+    there: int
+
+
+class Counted(NamedTuple):
+    """How many users have keys, of how many an erasing is under way, and whether the first master key wraps all."""
+
+    entries: int
+    erasing: int
+    newest: bool
+
+
+class DataKeys:
+    """The keys of a store. `masters`: the first wraps, all of them unwrap."""
+
+    def __init__(self, keys: DataKeyStore, masters: Sequence[MasterKey]) -> None:
+        self.store = keys
+        self._masters = {master.id: master for master in masters}
+        self._first = masters[0]
+        self._ring_keys: dict[bytes, Any] = {}
+        self._ring_id = b""
+        self._held: OrderedDict[bytes, dict[int, DataKey]] = OrderedDict()
+        self._opened = False
+        self.strict = False
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def open(
+        self, *, new_is_strict: Callable[[], Awaitable[bool]] | None = None, readonly: bool = False
+    ) -> None:
+        """Read the ring keys, and make one of the first master key; SetupError where a master key is missing.
+
+        `new_is_strict` is asked where there were no keys before: then nothing that is not sealed is believed.
+        """
+        await self.store.open()
+        for _ in range(_TRIES_MAX):
+            entry = await self.store.get(RINGS)
+            if entry is None:
+                rings = _Rings(strict=new_is_strict is not None and await new_is_strict())
+            else:
+                rings = _rings(entry.value)
+            await self._unwrap(rings)
+            mine = [ring for ring in rings.rings if self._first.id in ring.wraps]
+            if mine:
+                self._ring_id = mine[-1].ring_id
+            elif readonly:
+                self._ring_id = b""
+            else:
+                rings.rings.append(await self._new_ring())
+                if not await self.store.swap(RINGS, entry, _encode(rings)):
+                    continue  # another process was first
+                await self._unwrap(rings)
+                self._ring_id = rings.rings[-1].ring_id
+            self.strict = rings.strict
+            self._opened = True
+            return
+        raise StoreUnavailable("Too many others write to the keys; try again.")
+
+    async def _new_ring(self) -> _Ring:
+        ring_id, key = os.urandom(KEY_ID_BYTES), os.urandom(KEY_BYTES)
+        wrapped = await asyncio.to_thread(self._first.wrap, key, b"samvad ring\0" + ring_id)
+        return _Ring(ring_id, {self._first.id: wrapped})
+
+    async def _unwrap(self, rings: _Rings) -> None:
+        for ring in rings.rings:
+            if ring.ring_id in self._ring_keys:
+                continue
+            for master_id, wrapped in ring.wraps.items():
+                master = self._masters.get(master_id)
+                if master is not None:
+                    key = await asyncio.to_thread(master.unwrap, wrapped, b"samvad ring\0" + ring.ring_id)
+                    self._ring_keys[ring.ring_id] = aead_of(key)
+                    break
+            else:
+                raise SetupError(
+                    f"What is kept here is sealed with the master key {' or '.join(ring.wraps)}, which is not given; "
+                    "add it behind the new one, after a comma."
+                )
+
+    async def close(self) -> None:
+        """Forget all keys. Closing twice is fine."""
+        self._held.clear()
+        self._ring_keys.clear()
+        self._opened = False
+        await self.store.close()
+
+    # --- keys ------------------------------------------------------------------------------------------
+
+    def cached(self, hashed: bytes, epoch: int) -> DataKey | None:
+        """The key of a life, if it is in memory."""
+        held = self._held.get(hashed)
+        return None if held is None else held.get(epoch)
+
+    async def keys_of(self, hashed: bytes, *, fresh: bool = False) -> dict[int, DataKey]:
+        """The keys of a user, by epoch; `fresh`: also those that others have made since."""
+        held = self._held.get(hashed)
+        if held is not None and not fresh:
+            self._held.move_to_end(hashed)
+            return held
+        entry = await self.store.get(hashed)
+        return self._hold(hashed, _user_keys(entry.value) if entry is not None else _UserKeys())
+
+    def _hold(self, hashed: bytes, kept: _UserKeys) -> dict[int, DataKey]:
+        keys: dict[int, DataKey] = {}
+        for each in kept.keys:
+            ring = self._ring_keys.get(each.ring_id)
+            key = (
+                None
+                if ring is None
+                else opened_with(ring, each.key, _context(hashed, each.epoch, each.key_id))
+            )
+            if key is not None:
+                keys[each.epoch] = DataKey(each.key_id, each.epoch, aead_of(key))
+        if keys:
+            self._held[hashed] = keys
+            while len(self._held) > USERS_HELD_MAX:
+                self._held.popitem(last=False)
+        else:
+            self._held.pop(hashed, None)
+        return keys
+
+    def retire(self, hashed: bytes, epoch: int) -> None:
+        """Lives before this one are over: their keys leave memory."""
+        held = self._held.get(hashed)
+        if held is not None:
+            for old in [each for each in held if NO_LIFE < each < epoch]:
+                del held[old]
+
+    async def make(self, hashed: bytes, epoch: int) -> DataKey | None:
+        """The key of a life, made now if there is none; None where it was destroyed."""
+        for _ in range(_TRIES_MAX):
+            entry = await self.store.get(hashed)
+            kept = _user_keys(entry.value) if entry is not None else _UserKeys()
+            if epoch <= kept.destroyed:
+                return None
+            if any(each.epoch == epoch for each in kept.keys):
+                return self._hold(hashed, kept).get(epoch)
+            key_id, key = os.urandom(KEY_ID_BYTES), os.urandom(KEY_BYTES)
+            wrapped = sealed_with(self._ring_keys[self._ring_id], key, _context(hashed, epoch, key_id))
+            kept.keys.append(_Wrapped(epoch, key_id, self._ring_id, wrapped))
+            if await self._swap(hashed, entry, kept):
+                return self._hold(hashed, kept)[epoch]
+        raise StoreUnavailable("Too many others write to the keys of this user; try again.")
+
+    async def _swap(self, hashed: bytes, entry: DataKeyEntry | None, kept: _UserKeys | None) -> bool:
+        if kept is None:
+            return await self.store.swap(hashed, entry, None)
+        return await self.store.swap(hashed, entry, _encode(kept), kept.user is not None)
+
+    # --- erasing ---------------------------------------------------------------------------------------
+
+    async def destroy(self, user: UserKey, epoch: int) -> DataKeyEntry | None:
+        """The keys of this life and of those before it are gone when this returns, but from this process's memory.
+
+        What was there is for `restore`, should the store refuse to erase; else `erased` ends it.
+        """
+        hashed = user_hash(user)
+        for _ in range(_TRIES_MAX):
+            entry = await self.store.get(hashed)
+            if entry is None:
+                return None
+            kept = _user_keys(entry.value)
+            if kept.destroyed >= epoch and kept.user is not None:
+                return None
+            kept.keys = [each for each in kept.keys if each.epoch > epoch]
+            kept.destroyed, kept.user = max(kept.destroyed, epoch), (user.tenant, user.user_id)
+            if await self._swap(hashed, entry, kept):
+                return entry
+        raise StoreUnavailable("Too many others write to the keys of this user; try again.")
+
+    async def restore(self, user: UserKey, epoch: int, before: DataKeyEntry) -> None:
+        """The store has refused to erase, and has everything as it was: so have the keys."""
+        hashed = user_hash(user)
+        entry = await self.store.get(hashed)
+        if entry is None:
+            return
+        kept, old = _user_keys(entry.value), _user_keys(before.value)
+        if kept.destroyed == epoch and kept.user is not None:
+            old.keys += [each for each in kept.keys if each.epoch > epoch and each not in old.keys]
+            if await self._swap(hashed, entry, old):
+                self._hold(hashed, old)
+
+    def forget(self, hashed: bytes, epoch: int) -> None:
+        """The keys of this life and of those before it leave memory."""
+        held = self._held.get(hashed)
+        if held is not None:
+            for old in [each for each in held if each <= epoch]:
+                del held[old]
+
+    async def erased(self, user: UserKey, epoch: int) -> None:
+        """The store has erased the lives up to this one: nothing of the user's name stays with the keys."""
+        hashed = user_hash(user)
+        self.forget(hashed, epoch)
+        for _ in range(_TRIES_MAX):
+            entry = await self.store.get(hashed)
+            if entry is None:
+                return
+            kept = _user_keys(entry.value)
+            if kept.user is None or kept.destroyed > epoch:
+                return  # told already, or another erasing is under way
+            kept.user = None
+            if await self._swap(hashed, entry, kept if kept.keys else None):
+                return
+
+    async def erasing(self) -> list[tuple[UserKey, int]]:
+        """Whose keys were destroyed without the rest being erased yet, and up to which life."""
+        found: list[tuple[UserKey, int]] = []
+        for _, entry in await self.store.scan(limit=_SCAN, erasing=True):
+            kept = _user_keys(entry.value)
+            if kept.user is not None:
+                found.append((UserKey(*kept.user), kept.destroyed))
+        return found
+
+    # --- rotation --------------------------------------------------------------------------------------
+
+    async def rewrap(self) -> Rewrapped:
+        """Wrap everything with the first master key, so that the others are of no use any more.
+
+        Servers may be running, which know the new key as well. Can be cut off and begun again.
+        """
+        moved = there = 0
+        after = b""
+        while found := await self.store.scan(after=after, limit=_SCAN):
+            after = found[-1][0]
+            for name, entry in found:
+                if name != RINGS:
+                    changed = await self._rewrap(name, entry)
+                    moved, there = moved + changed, there + (not changed)
+        while True:
+            entry_or_none = await self.store.get(RINGS)
+            assert entry_or_none is not None
+            rings = _rings(entry_or_none.value)
+            await self._unwrap(rings)
+            # An older ring stays readable, in case a server that did not know of the new one still used it.
+            rings.rings = [await self._rewrapped_ring(ring) for ring in rings.rings]
+            rings.rings.sort(key=lambda ring: ring.ring_id == self._ring_id)
+            if await self.store.swap(RINGS, entry_or_none, _encode(rings)):
+                return Rewrapped(moved, there)
+
+    async def _rewrapped_ring(self, ring: _Ring) -> _Ring:
+        if set(ring.wraps) == {self._first.id}:
+            return ring
+        context = b"samvad ring\0" + ring.ring_id
+        if self._first.id in ring.wraps:
+            return _Ring(ring.ring_id, {self._first.id: ring.wraps[self._first.id]})
+        for master_id, wrapped in ring.wraps.items():
+            if master_id in self._masters:
+                key = await asyncio.to_thread(self._masters[master_id].unwrap, wrapped, context)
+                again = await asyncio.to_thread(self._first.wrap, key, context)
+                return _Ring(ring.ring_id, {self._first.id: again})
+        raise SetupError("One of the master keys is missing; add it behind the new one, after a comma.")
+
+    async def _rewrap(self, name: bytes, found: DataKeyEntry) -> bool:
+        entry: DataKeyEntry | None = found
+        while entry is not None:
+            kept = _user_keys(entry.value)
+            if all(each.ring_id == self._ring_id for each in kept.keys):
+                return False
+            for number, each in enumerate(kept.keys):
+                context = _context(name, each.epoch, each.key_id)
+                key = opened_with(self._ring_keys[each.ring_id], each.key, context)
+                if key is None:
+                    raise SetupError("A key of the store does not fit its ring; was its file changed?")
+                wrapped = sealed_with(self._ring_keys[self._ring_id], key, context)
+                kept.keys[number] = _Wrapped(each.epoch, each.key_id, self._ring_id, wrapped)
+            if await self._swap(name, entry, kept):
+                return True
+            entry = await self.store.get(name)
+        return False
+
+    async def count(self) -> Counted:
+        """How many keys there are."""
+        entries = erasing = others = 0
+        after = b""
+        while found := await self.store.scan(after=after, limit=_SCAN):
+            after = found[-1][0]
+            for name, entry in found:
+                if name != RINGS:
+                    kept = _user_keys(entry.value)
+                    entries += bool(kept.keys)
+                    erasing += entry.erasing
+                    others += any(each.ring_id != self._ring_id for each in kept.keys)
+        return Counted(entries, erasing, not others)
+
+
+def _context(hashed: bytes, epoch: int, key_id: bytes) -> bytes:
+    """What a wrapped data key is bound to: whose it is, and of which life."""
+    return b"samvad data key\0" + hashed + epoch.to_bytes(8, "big", signed=True) + key_id

@@ -1,0 +1,121 @@
+"""Encryption on or off: the store that a URL names with everything in it sealed, or a refusal to read it unsealed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from samvad.clock import Clock
+from samvad.errors import SetupError, StoreUnavailable, Unavailable
+from samvad.stores.data_key_store import RINGS, DataKeyStore, MemoryDataKeys
+
+_log = logging.getLogger(__name__)
+_NO_KEY = "What is kept in {} is encrypted; give the master key in SAMVAD_MASTER_KEY."
+
+
+def keys_file(database: Path) -> Path:
+    """Where the keys of a SQLite database are kept: `samvad.db.keys` beside `samvad.db`."""
+    return database.with_name(database.name + ".keys")
+
+
+def data_keys_of(store: Any) -> DataKeyStore:
+    """Where the keys of a store are kept."""
+    if store.name == "firestore":
+        from samvad.stores.firestore_data_keys import FirestoreDataKeys
+
+        return FirestoreDataKeys(store.client, store.names)
+    path = getattr(store, "path", None)
+    if isinstance(path, Path):
+        from samvad.stores.data_key_file import DataKeyFile
+
+        return DataKeyFile(keys_file(path), readonly=bool(getattr(store, "readonly", False)))
+    return MemoryDataKeys()
+
+
+class Guard:
+    """Encryption of one service: its store (sealed, if there is a master key), and its journal.
+
+    `store` is what the service writes to, `journal_codec` what the journal takes to seal its entries.
+    """
+
+    def __init__(
+        self, store: Any, master_key: str | None, journal_dir: str | Path | None, clock: Clock
+    ) -> None:
+        self.store = store
+        self.journal_codec: dict[str, Any] = {}
+        self._journal: Any = None
+        self._is_on = master_key is not None
+        self._turn_owed = False
+        self._old: tuple[int, int] | None = (
+            None  # a key of the journal, and the last entry that it may have sealed
+        )
+        if master_key is None:
+            return
+        from samvad.stores.data_keys import DataKeys
+        from samvad.stores.master_keys import master_keys
+        from samvad.stores.sealed import SealedStore
+
+        masters = master_keys(master_key)
+        self.store = SealedStore(store, DataKeys(data_keys_of(store), masters), clock=clock)
+        if journal_dir is not None:
+            from samvad.stores.journal_seal import JournalSeal
+
+            self._journal = JournalSeal(Path(journal_dir), masters)
+            self.journal_codec = {"encode": self._journal.encode, "decode": self._journal.decode}
+
+    async def before_open(self) -> None:
+        """The journal's keys, before the journal."""
+        if self._journal is not None:
+            await self._journal.open()
+
+    async def after_open(self, store: Any) -> None:
+        """SetupError where a store that was opened without a master key holds what is sealed."""
+        if self._is_on:
+            return
+        try:
+            await _refuse_encrypted(self.store)
+        except SetupError:
+            await store.close()
+            raise
+
+    async def close(self) -> None:
+        """Let the journal's keys go."""
+        if self._journal is not None:
+            await self._journal.close()
+
+    def erased(self) -> None:
+        """A user was erased: what the journal held of them is to fall silent."""
+        self._turn_owed = True
+
+    async def keep_up(self, store: Any) -> None:
+        """Give the journal a new key after an erasing, and destroy the old one once nothing waits that it sealed."""
+        if self._journal is None:
+            return
+        try:
+            if self._old is None and self._turn_owed:
+                self._turn_owed = False
+                generation = await self._journal.turn()
+                number = await store.journal.append(b"")  # all that the old key sealed has a lower number
+                store.journal.forget(number)
+                self._old = generation, number
+            if self._old is not None:
+                generation, number = self._old
+                waits = (entry.number for lane in store.flusher.all_lanes() for entry in lane.entries)
+                if min(waits, default=number + 1) > number:
+                    await self._journal.destroy(generation)
+                    self._old = None
+        except Unavailable as error:
+            _log.warning("the journal's key could not be replaced yet", extra={"code": error.code})
+
+
+async def _refuse_encrypted(store: Any) -> None:
+    store = getattr(store, "inner", store)
+    path = getattr(store, "path", None)
+    if isinstance(path, Path) and keys_file(path).exists():
+        raise SetupError(_NO_KEY.format(path))
+    if store.name == "firestore" and hasattr(store, "client"):
+        with contextlib.suppress(StoreUnavailable):  # then nothing of it is read either
+            if await data_keys_of(store).get(RINGS) is not None:
+                raise SetupError(_NO_KEY.format("this Firestore database"))

@@ -1,0 +1,411 @@
+"""A store that keeps nothing in clear: any engine, with `sealing` around what goes in and comes out.
+
+It is a Store by composition, behind the journal and in front of the engine, so that each engine keeps what it is given.
+Commits reach the engine in the order in which they came: those of a user whose key must first be fetched or made wait
+in a line of their own, all others pass at once.
+
+An erasing destroys the user's key before the engine is told. Should the process end in between, the erasing is
+finished at the next start, or by the next upkeep of any replica; meanwhile nothing of that user can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from samvad import limits
+from samvad.clock import Clock
+from samvad.errors import (
+    MessageExists,
+    Overloaded,
+    SamvadError,
+    SessionTaken,
+    ShuttingDown,
+    StaleVersion,
+    Unavailable,
+)
+from samvad.records import (
+    ANY_VERSION,
+    Change,
+    Commit,
+    Committed,
+    Erased,
+    Stats,
+    StoredInterruption,
+    StoredMessage,
+    StoredReceipt,
+    StoredSession,
+    UserKey,
+    UserRecord,
+    user_hash,
+)
+from samvad.stores import sealing
+from samvad.stores.base import Capabilities, HealthReport, Store, awaited, not_open
+from samvad.stores.data_key_store import DataKeyEntry
+from samvad.stores.data_keys import NO_LIFE, DataKey, DataKeys
+from samvad.stores.sealing import KeyMissing, Keys
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+Done = Callable[[Committed | SamvadError], None]
+_MESSAGE_MORE_BYTES: Final = 1_024  # that the seal and what stays in clear add to a message, at the most
+
+_replace = msgspec.structs.replace
+
+
+class SealedStore:
+    """`inner` with everything that callers gave sealed, by the keys of `data_keys`.
+
+    What `inner` offers beside the Store protocol (its client, its counters, what `carrying` asks for) is there as it
+    is: a backup holds what is sealed.
+    """
+
+    capabilities: Capabilities
+
+    def __init__(self, inner: Store, data_keys: DataKeys, *, clock: Clock) -> None:
+        self.inner = inner
+        self.data_keys = data_keys
+        self.name = inner.name
+        self.capabilities = inner.capabilities
+        self._clock = clock
+        self._submit_to_inner = getattr(inner, "submit", None)
+        self._lines: dict[UserKey, deque[tuple[Commit, Done]]] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._waiting = 0
+        self._open: bool | None = None  # None until it was opened once
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        await self.inner.open()
+        readonly = bool(getattr(self.inner, "readonly", False))
+        try:
+            await self.data_keys.open(new_is_strict=self._is_empty, readonly=readonly)
+        except BaseException:
+            await self.close()
+            raise
+        self._open = True
+        if not readonly:
+            await self._finish_erasings()
+
+    async def _is_empty(self) -> bool:
+        """Whether nobody is in the store yet, so that nothing in it can be from before encryption was on."""
+        keys = getattr(self.inner, "keys", None)
+        return keys is not None and not (await keys(limit=1)).keys
+
+    async def close(self) -> None:
+        self._open = False
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self.inner.close()
+        await self.data_keys.close()
+
+    # --- writing ---------------------------------------------------------------------------------------
+
+    def commit(self, commit: Commit) -> asyncio.Future[Committed]:
+        return awaited(self.submit, commit)
+
+    def submit(self, commit: Commit, done: Done) -> None:
+        """As `commit`; `done` is called on the event loop."""
+        if not self._open:
+            refusal = ShuttingDown() if self._open is False else not_open()
+            asyncio.get_running_loop().call_soon(done, refusal)
+            return
+        line = self._lines.get(commit.user)
+        if line is None:
+            key = (
+                None
+                if _erases(commit)
+                else self.data_keys.cached(user_hash(commit.user), commit.expected.epoch)
+            )
+            if key is not None:
+                self._hand(_sealed(key, commit), done)
+                return
+            line = self._lines[commit.user] = deque()
+            self._follow(self._run(commit.user, line))
+        if self._waiting >= limits.COMMITS_QUEUED_MAX:
+            asyncio.get_running_loop().call_soon(done, Overloaded())
+            return
+        self._waiting += 1
+        line.append((commit, done))
+
+    def _follow(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _hand(self, commit: Commit, done: Done) -> None:
+        if self._submit_to_inner is not None:
+            self._submit_to_inner(commit, done)
+        else:
+            answer = asyncio.ensure_future(self.inner.commit(commit))
+            answer.add_done_callback(lambda answered: done(_result(answered)))
+
+    async def _run(self, user: UserKey, line: deque[tuple[Commit, Done]]) -> None:
+        """Hand on what waits for a user's key, in order."""
+        while line:
+            commit, done = line[0]
+            try:
+                before = None
+                if _erases(commit):
+                    before = await self.data_keys.destroy(commit.user, commit.expected.epoch)
+                ready = await self._ready(commit)
+            except SamvadError as error:
+                self._hand_back(line, done, error)
+                continue
+            except Exception as error:  # the top of a task: nobody else would hear of it
+                _log.exception("a commit could not be sealed")
+                fault = SamvadError(f"Sealing failed ({type(error).__name__}); please report this.")
+                self._hand_back(line, done, fault)
+                continue
+            self._waiting -= 1
+            line.popleft()
+            if _erases(commit):  # what follows waits until it is known which keys there are
+                settled = asyncio.Event()
+                self._hand(ready, self._then_forget(commit, before, done, settled))
+                await settled.wait()
+            else:
+                self._hand(ready, done)
+        del self._lines[user]
+
+    def _hand_back(self, line: deque[tuple[Commit, Done]], done: Done, error: SamvadError) -> None:
+        self._waiting -= 1
+        line.popleft()
+        done(error)
+
+    def _then_forget(
+        self, commit: Commit, before: DataKeyEntry | None, done: Done, settled: asyncio.Event
+    ) -> Done:
+        """After an erasing that destroyed the keys `before`: forget them, or, where it was refused, restore them."""
+        user, epoch = commit.user, commit.expected.epoch
+
+        async def after(result: Committed | SamvadError) -> None:
+            try:
+                if isinstance(result, Committed) and result.version.epoch > epoch:
+                    await self.data_keys.erased(user, epoch)
+                elif isinstance(result, Committed | StaleVersion | MessageExists | SessionTaken):
+                    await self._refused(user, epoch, before)
+                else:  # it may be erased or not: it will be, by the next try or by upkeep
+                    self.data_keys.forget(user_hash(user), epoch)
+            except SamvadError as error:
+                _log.warning("the keys of an erased user are not tidied up yet", extra={"code": error.code})
+            finally:
+                settled.set()
+            done(result)
+
+        return lambda result: self._follow(after(result))
+
+    async def _refused(self, user: UserKey, epoch: int, before: DataKeyEntry | None) -> None:
+        record = await self.inner.load(user, window=1, open_after_ms=1 << 62, sessions_max=0)
+        if record.version.epoch > epoch:  # another replica has erased them
+            await self.data_keys.erased(user, epoch)
+        elif before is not None:
+            await self.data_keys.restore(user, epoch, before)
+
+    async def _ready(self, commit: Commit) -> Commit:
+        """The commit as the engine is to have it."""
+        hashed, epoch = user_hash(commit.user), commit.expected.epoch
+        if _erases(commit):
+            return await self._sealed_in_parts(commit, hashed)
+        if not any(sealing.holds_content(change) for change in commit.changes):
+            return commit
+        key: DataKey | None
+        if commit.expected == ANY_VERSION:
+            keys = await self.data_keys.keys_of(hashed)
+            key = keys[max(keys)] if keys else await self.data_keys.make(hashed, NO_LIFE)
+        else:
+            key = self.data_keys.cached(hashed, epoch) or await self.data_keys.make(hashed, epoch)
+        if key is None:  # this life is being erased
+            await self._finish_erasings(commit.user)
+            raise StaleVersion
+        return _sealed(key, commit)
+
+    async def _sealed_in_parts(self, commit: Commit, hashed: bytes) -> Commit:
+        """What comes before the last erasing is erased with it; what comes after it is of the next life."""
+        last = max(place for place, change in enumerate(commit.changes) if isinstance(change, Erased))
+        erasings = sum(isinstance(change, Erased) for change in commit.changes)
+        changes: list[Change] = []
+        for place, change in enumerate(commit.changes):
+            if not sealing.holds_content(change):
+                changes.append(change)
+                continue
+            key: DataKey | None = sealing.throwaway()
+            if place > last:
+                key = await self.data_keys.make(hashed, commit.expected.epoch + erasings)
+                if key is None:
+                    raise StaleVersion
+            assert key is not None
+            changes.append(sealing.seal(key, hashed, change))
+        return _replace(commit, changes=tuple(changes))
+
+    async def _finish_erasings(self, of: UserKey | None = None) -> None:
+        """Erase what an erasing that was cut off has left: its keys are destroyed already."""
+        for user, epoch in await self.data_keys.erasing():
+            if user != of and user in self._lines:
+                continue  # it is under way
+            try:
+                record = await self.inner.load(user, window=1, open_after_ms=1 << 62, sessions_max=0)
+                if record.version.epoch <= epoch and record.version.revision:
+                    erased = (Erased(self._clock.now_ms()),)
+                    answer: Awaitable[Committed] = self.inner.commit(Commit(user, record.version, erased))
+                    await answer
+                await self.data_keys.erased(user, epoch)
+            except (Unavailable, StaleVersion) as error:
+                _log.warning("an erasing is not finished yet", extra={"code": error.code})
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    async def _with_keys(self, hashed: bytes, work: Callable[[Keys, bool], _T]) -> _T:
+        """Open with a user's keys: the ones in memory, else the newest. A key that is missing twice is gone."""
+        try:
+            return work(await self.data_keys.keys_of(hashed), False)
+        except KeyMissing:
+            return work(await self.data_keys.keys_of(hashed, fresh=True), True)
+
+    async def load(self, user: UserKey, *, window: int, open_after_ms: int, sessions_max: int) -> UserRecord:
+        hashed = user_hash(user)
+        record, _ = await asyncio.gather(
+            self.inner.load(user, window=window, open_after_ms=open_after_ms, sessions_max=sessions_max),
+            self.data_keys.keys_of(hashed),
+        )
+        self.data_keys.retire(hashed, record.version.epoch)
+        return await self._with_keys(hashed, lambda keys, last: self._open_record(keys, hashed, record, last))
+
+    def _open_record(self, keys: Keys, hashed: bytes, record: UserRecord, last: bool) -> UserRecord:
+        strict = self.data_keys.strict
+        epoch = record.version.epoch
+        keys = (
+            {epoch: keys[epoch]} if epoch in keys else {}
+        )  # what another life's key opens is not of this one
+        window = self._open_messages(keys, hashed, record.window, last)
+        state, profile = record.state, record.profile
+        return _replace(
+            record,
+            early=window,
+            start=0,
+            late=(),
+            state=None if state is None else sealing.open_state(keys, hashed, state, strict),
+            profile=None if profile is None else sealing.open_profile(keys, hashed, profile, strict),
+            sessions={
+                each.id: sealing.open_session(keys, hashed, each, strict) for each in record.sessions.values()
+            },
+        )
+
+    def _open_messages(
+        self, keys: Keys, hashed: bytes, messages: Sequence[StoredMessage], last: bool
+    ) -> tuple[StoredMessage, ...]:
+        opened = []
+        for message in messages:
+            try:
+                opened.append(sealing.open_message(keys, hashed, message, self.data_keys.strict))
+            except KeyMissing:
+                if not last:
+                    raise
+                opened.append(sealing.gone_message(message))
+        return tuple(opened)
+
+    async def page(
+        self, user: UserKey, *, after: int | None, before: int | None, limit: int, bytes_max: int
+    ) -> tuple[list[StoredMessage], bool]:
+        room = 2 * bytes_max + limit * _MESSAGE_MORE_BYTES  # sealed, they are larger than they read
+        sealed, more = await self.inner.page(user, after=after, before=before, limit=limit, bytes_max=room)
+        hashed = user_hash(user)
+        found = await self._with_keys(
+            hashed, lambda keys, last: self._open_messages(keys, hashed, sealed, last)
+        )
+        taken = size = 0
+        for message in found if after is not None else reversed(found):
+            size += len(message.body)
+            if taken and size > bytes_max:
+                break
+            taken += 1
+        more = more or taken < len(found)
+        return list(found[:taken] if after is not None else found[len(found) - taken :]), more
+
+    async def _opened_session(self, tenant: str, session: StoredSession) -> StoredSession:
+        hashed = user_hash(UserKey(tenant, session.user_id))
+        strict = self.data_keys.strict
+        keys = await self.data_keys.keys_of(hashed)
+        opened = sealing.open_session(keys, hashed, session, strict)
+        if opened.body is sealing.GONE:
+            keys = await self.data_keys.keys_of(hashed, fresh=True)
+            opened = sealing.open_session(keys, hashed, session, strict)
+        return opened
+
+    async def session(self, tenant: str, session_id: str) -> StoredSession | None:
+        session = await self.inner.session(tenant, session_id)
+        return None if session is None else await self._opened_session(tenant, session)
+
+    async def sessions(self, user: UserKey, *, open_after_ms: int | None) -> list[StoredSession]:
+        found = await self.inner.sessions(user, open_after_ms=open_after_ms)
+        return [await self._opened_session(user.tenant, session) for session in found]
+
+    async def interruptions(self, tenant: str, session_id: str, limit: int) -> list[StoredInterruption]:
+        opened = []
+        for kept in await self.inner.interruptions(tenant, session_id, limit):
+            hashed = sealing.user_of(kept.body) or b""
+            keys = await self._keys_for(hashed, kept.body)
+            try:
+                opened.append(sealing.open_interruption(keys, hashed, kept, self.data_keys.strict))
+            except KeyMissing:
+                continue  # erased: what is left of it goes as soon as it can
+        return opened
+
+    async def _keys_for(self, hashed: bytes, body: bytes) -> Keys:
+        if not hashed:
+            return {}
+        keys = await self.data_keys.keys_of(hashed)
+        if not sealing.fits(keys, body):
+            keys = await self.data_keys.keys_of(hashed, fresh=True)
+        return keys
+
+    async def receipt(self, key: bytes) -> StoredReceipt | None:
+        kept = await self.inner.receipt(key)
+        if kept is None or not kept.answer:
+            return kept
+        hashed = sealing.user_of(kept.answer)
+        if hashed is None:
+            return kept
+        return sealing.open_receipt(await self._keys_for(hashed, kept.answer), hashed, kept)
+
+    # --- what holds no content --------------------------------------------------------------------------
+
+    async def stats(self, tenant: str, *, active_after_ms: int, open_after_ms: int) -> Stats:
+        return await self.inner.stats(tenant, active_after_ms=active_after_ms, open_after_ms=open_after_ms)
+
+    async def users(self, tenant: str, *, after: str, limit: int) -> Sequence[str]:
+        return await self.inner.users(tenant, after=after, limit=limit)
+
+    async def expire(self, *, receipts_before_ms: int) -> int:
+        await self._finish_erasings()
+        return await self.inner.expire(receipts_before_ms=receipts_before_ms)
+
+    async def check(self) -> HealthReport:
+        return await self.inner.check()
+
+
+def _erases(commit: Commit) -> bool:
+    return any(isinstance(change, Erased) for change in commit.changes)
+
+
+def _sealed(key: DataKey, commit: Commit) -> Commit:
+    hashed = user_hash(commit.user)
+    changes = tuple([sealing.seal(key, hashed, change) for change in commit.changes])
+    return Commit(commit.user, commit.expected, changes, commit.origin, None, None, commit.steps)
+
+
+def _result(answered: asyncio.Future[Committed]) -> Committed | SamvadError:
+    error = answered.exception()
+    if error is None:
+        return answered.result()
+    if isinstance(error, SamvadError):
+        return error
+    return SamvadError(f"The store failed ({type(error).__name__}); please report this.")

@@ -1,0 +1,140 @@
+"""The codec itself: nothing that was changed or moved is believed, and no nonce comes twice."""
+
+from __future__ import annotations
+
+import base64
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from samvad.errors import Unreadable
+from samvad.records import StoredMessage, StoredSession, StoredState, UserKey, user_hash
+from samvad.stores import sealing
+from samvad.stores.data_keys import DataKey
+from samvad.stores.master_keys import aead_of
+from samvad.testing.model import raw_message
+
+ASHA, BALA = (user_hash(UserKey("default", name)) for name in ("asha", "bala"))
+KEY = DataKey(b"k" * 8, 0, aead_of(os.urandom(32)))
+KEYS = {0: KEY}
+_replace = msgspec.structs.replace
+
+
+def sealed(seq: int) -> StoredMessage:
+    """A message of Asha's, sealed."""
+    return sealing.seal_message(KEY, ASHA, raw_message(seq, f"m{seq}", seq, f"secret {seq}"))
+
+
+def tokens(message: StoredMessage) -> bytes:
+    """The bytes of its seal."""
+    token = sealing.token_of(message.body)
+    assert token is not None
+    return base64.b64decode(token)
+
+
+def with_token(message: StoredMessage, raw: bytes) -> StoredMessage:
+    """The same message with another seal."""
+    token = sealing.token_of(message.body)
+    assert token is not None
+    return _replace(message, body=message.body.replace(token, base64.b64encode(raw)))
+
+
+def changed(rng: random.Random) -> Iterator[tuple[bytes, Any, StoredMessage]]:
+    """Whose it is said to be, the keys, and a message that was changed or moved: no two alike, without end."""
+    while True:
+        seq = rng.randrange(1, 10_000)
+        message, other = sealed(seq), sealed(seq + rng.randrange(1, 99))
+        raw = tokens(message)
+        bit = rng.randrange(8 * len(raw))
+        flipped = bytearray(raw)
+        flipped[bit // 8] ^= 1 << bit % 8
+        yield ASHA, KEYS, with_token(message, bytes(flipped))
+        yield ASHA, KEYS, with_token(message, raw[: rng.randrange(len(raw))])
+        yield ASHA, KEYS, with_token(message, tokens(other))  # another message's
+        yield BALA, KEYS, message  # another user
+        yield ASHA, {1: DataKey(KEY.key_id, 1, KEY.aead)}, message  # another life
+        yield ASHA, KEYS, _replace(message, seq=seq + 1)
+        yield ASHA, KEYS, _replace(message, id=f"x{seq}")
+        yield ASHA, KEYS, _replace(message, role="system")
+        yield ASHA, KEYS, _replace(message, at_ms=message.at_ms + 1)
+        yield ASHA, KEYS, _replace(message, answers="call")
+        yield ASHA, {0: DataKey(KEY.key_id, 0, aead_of(os.urandom(32)))}, message  # another key of that name
+        state = sealing.seal(KEY, ASHA, _state(message.body))
+        yield ASHA, KEYS, _replace(message, body=state.state.body)  # another kind
+        nonce = raw[9:21]
+        yield ASHA, KEYS, with_token(message, raw[:9] + nonce + tokens(sealed(seq))[21:])  # of two sealings
+
+
+def _state(body: bytes) -> Any:
+    from samvad.records import StateSet
+
+    return StateSet(StoredState(body, 1, 1))
+
+
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_nothing_that_was_changed_or_moved_is_believed(count: int) -> None:
+    """Each is refused; and what was not touched opens."""
+    tries = changed(random.Random(7))
+    for _ in range(count):
+        hashed, keys, message = next(tries)
+        with pytest.raises((Unreadable, sealing.KeyMissing)):
+            sealing.open_message(keys, hashed, message, strict=True)
+    whole = raw_message(5, "m5", 5, "secret 5")
+    assert sealing.open_message(KEYS, ASHA, sealing.seal_message(KEY, ASHA, whole), strict=True) == whole
+
+
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_no_nonce_comes_twice(count: int) -> None:
+    """96 random bits each, under one key."""
+    message = raw_message(1, "m1", 1, "x")
+    nonces = {tokens(sealing.seal_message(KEY, ASHA, message))[9:21] for _ in range(count)}
+    assert len(nonces) == count
+
+
+def test_text_that_looks_like_a_seal_is_text() -> None:
+    """Within JSON its quotation marks are escaped."""
+    for content in ('"samvad.sealed":"AAAA"}', '\\"samvad.sealed\\":\\"AAAA', "samvad.sealed"):
+        body = msgspec.json.encode({"id": "m1", "content": content})
+        assert sealing.token_of(body) is None
+
+
+def test_what_stands_in_clear_is_what_engines_must_find() -> None:
+    """Ids, role, time and the ids of calls; no name and no argument of a tool."""
+    body = msgspec.json.encode(
+        {
+            "seq": 1,
+            "id": "m1",
+            "role": "assistant",
+            "content": "secret",
+            "timestamp": "1970-01-01T00:00:00.001Z",
+            "toolCalls": [{"id": "c1", "name": "secret", "arguments": {"secret": 1}}],
+        }
+    )
+    message = StoredMessage(1, "m1", "assistant", 1, body, ("c1",))
+    clear = msgspec.json.decode(sealing.seal_message(KEY, ASHA, message).body)
+    del clear["samvad.sealed"]
+    assert clear == {
+        "seq": 1,
+        "id": "m1",
+        "role": "assistant",
+        "timestamp": "1970-01-01T00:00:00.001Z",
+        "toolCalls": [{"id": "c1"}],
+    }
+
+
+def test_a_session_may_be_touched_and_not_exchanged() -> None:
+    """Its time of activity is the engine's; its id and its owner are the seal's."""
+    session = StoredSession("s1", "asha", b'{"language":"hi"}', 1, 1)
+    from samvad.records import SessionSet
+
+    kept: Any = sealing.seal(KEY, ASHA, SessionSet(session))
+    touched = _replace(kept.session, active_ms=99)
+    assert sealing.open_session(KEYS, ASHA, touched, strict=True).body == session.body
+    with pytest.raises(Unreadable):
+        sealing.open_session(KEYS, ASHA, _replace(kept.session, id="s2"), strict=True)
+    with pytest.raises(Unreadable):
+        sealing.open_session(KEYS, BALA, kept.session, strict=True)
