@@ -47,6 +47,7 @@ class Shelf:
         self._late: set[Scope] = set()  # of which it is known that others have changed them
         self._looked_s: dict[Scope, float] = {}  # scope: when it was last asked what others had changed
         self._in_step: dict[Scope, int] = {}  # scope: the start of the engine for which that was made sure
+        self.loop: asyncio.AbstractEventLoop | None = None  # that opened it, and that it belongs to
         self._opening = asyncio.Lock()
         self._locks: weakref.WeakValueDictionary[Scope, asyncio.Lock] = weakref.WeakValueDictionary()
         self._opened = False
@@ -56,6 +57,7 @@ class Shelf:
         if not self._opened:
             async with self._opening:
                 if not self._opened:
+                    self.loop = asyncio.get_running_loop()
                     await self.store.open()
                     self._opened = True
 
