@@ -28,6 +28,7 @@ DOCUMENTS_AT_ONCE = 10
 RESULTS = 3
 APPENDERS = 10
 SEARCHERS = 2
+SLICES = 10
 
 
 class Scale(NamedTuple):
@@ -134,6 +135,11 @@ def appends_while_searching(directory: Path, rounds: int, seconds: float) -> lis
     return asyncio.run(_appends(directory, rounds, seconds))
 
 
+def _add(whole: Sample, part: Sample) -> None:
+    whole.elapsed_s += part.elapsed_s
+    whole.latencies_s += part.latencies_s
+
+
 async def _appends(directory: Path, rounds: int, seconds: float) -> list[tuple[Sample, Sample, int]]:
     asked = questions()
     found = []
@@ -156,11 +162,14 @@ async def _appends(directory: Path, rounds: int, seconds: float) -> list[tuple[S
         await closed_loop(append, callers=APPENDERS, seconds=seconds / 4)
         for number in range(rounds):
             progress(f"knowledge: appends, round {number + 1}")
-            alone = await closed_loop(append, callers=APPENDERS, seconds=seconds)
-            stop, searches = asyncio.Event(), 0
-            searching = [asyncio.create_task(search(stop, first)) for first in range(SEARCHERS)]
-            beside = await closed_loop(append, callers=APPENDERS, seconds=seconds)
-            stop.set()
-            await asyncio.gather(*searching)
+            alone, beside, searches = Sample(), Sample(), 0
+            # By turns, a short while each: what else the machine does weighs on both alike.
+            for _ in range(SLICES):
+                _add(alone, await closed_loop(append, callers=APPENDERS, seconds=seconds / SLICES))
+                stop = asyncio.Event()
+                searching = [asyncio.create_task(search(stop, first)) for first in range(SEARCHERS)]
+                _add(beside, await closed_loop(append, callers=APPENDERS, seconds=seconds / SLICES))
+                stop.set()
+                await asyncio.gather(*searching)
             found.append((alone, beside, searches))
     return found
