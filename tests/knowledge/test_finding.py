@@ -93,3 +93,26 @@ def test_ways_of_writing_find_each_other(text: str, query: str) -> None:
 def test_no_match_within_a_word_or_by_its_consonants(text: str, query: str) -> None:
     """A part of a word, or its letters without their vowel signs, is not that word."""
     assert not finds(alone(text), query)
+
+
+def test_a_common_word_finds_the_document_of_that_title() -> None:
+    """Where more passages hold a word than are weighed, the document named by it is found, though it came last."""
+    engine = Engine(None)
+    many = [lists.stored(f"d{n}", f"Notice {n}", "The loan office is open.", "en") for n in range(2_100)]
+    engine.put([*many, lists.stored("named", "Loan", "What the office asks for a loan.", "en")])
+    assert engine.search("loan", [lists.SCOPE], Filter(), 3)[0].doc.id == "named"
+    assert engine.search("loan office", [lists.SCOPE], Filter(), 3)[0].doc.id == "named"
+
+
+def test_common_words_are_looked_for_together() -> None:
+    """Each of the words stands in more passages than are weighed; the one that holds them all is found."""
+    engine = Engine(None)
+    documents = [
+        lists.stored(f"{word}-{n}", "", f"The {word} office is open.", "en")
+        for n in range(1_050)
+        for word in ("loan", "house", "interest")
+    ]
+    engine.put(
+        [*documents, lists.stored("all", "", "Gold loan interest is paid for a house, and more.", "en")]
+    )
+    assert engine.search("house loan interest", [lists.SCOPE], Filter(), 3)[0].doc.id == "all"

@@ -235,6 +235,9 @@ class ScopeIndex:
         """
         there = [term for term in plan.any_of if self.frequency(term)]
         found = dict.fromkeys(self._matching(_any_of(there), limit, rows_max, condition)) if there else {}
+        if plan.above:
+            match = f"{{title headings}} : ({_any_of(plan.above)})"
+            found |= dict.fromkeys(self._matching(match, limit, rows_max, condition))
         most = len(found) + limit
         for words in plan.together:
             match = " AND ".join(f"({_any_of(variants)})" for variants in words)

@@ -13,7 +13,7 @@ from samvad.knowledge.words import all_terms, plain_words, term_of
 QUERY_TERMS_MAX: Final = 64
 _SPELLINGS_MAX: Final = 3
 _SPELLING_CHARS_MIN: Final = 4
-COMMON_SHARE: Final = 0.25  # of the passages: a word in more of them tells nothing
+COMMON_SHARE: Final = 0.5  # of the passages: a word in more of them tells nothing
 TOGETHER_MAX: Final = 5
 SOUND_SHARE: Final = 0.8
 SPELLING_SHARE: Final = 0.6
@@ -39,10 +39,12 @@ class Plan(NamedTuple):
     """How to gather candidates: passages with any of these terms, and those that hold several words at once.
 
     `together` is tried in turn, until enough was found: each is a conjunction of words, each word any of its variants.
+    `above` are terms too common to weigh all that holds them: looked for in titles and headings first.
     """
 
     any_of: list[str]
     together: list[list[list[str]]]
+    above: list[str]
 
 
 class Query(NamedTuple):
@@ -73,13 +75,14 @@ class Query(NamedTuple):
                 break
             chosen.append(term)
             rows += frequency
-        if len(chosen) == len(found):
-            return Plan(chosen, [])
         words.sort()
+        above = words[0][1] if words and words[0][0] > rows_max else []
+        if len(chosen) == len(found):
+            return Plan(chosen, [], above)
         passages, _ = vocabulary.size()
         telling = [variants for frequency, variants in words if frequency < COMMON_SHARE * passages]
         most = min(TOGETHER_MAX, len(telling))
-        return Plan(chosen, [telling[:number] for number in range(most, 1, -1)])
+        return Plan(chosen, [telling[:number] for number in range(most, 1, -1)], above)
 
 
 def parse(text: str, vocabulary: Vocabulary) -> Query:

@@ -168,10 +168,9 @@ def read_frame(source: BinaryIO) -> bytes | None:
 
 def make_steady() -> None:
     """Load what a search needs before the first one, and let the collector of cycles come seldom: few are made here."""
-    from samvad.knowledge.words import term_of
+    from samvad.knowledge.lexicon import translations
 
-    term_of("warming")
-    term_of("लड़कियों")
+    translations("ghar")  # stems in both languages
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
