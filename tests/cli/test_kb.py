@@ -31,6 +31,9 @@ def test_a_folder_is_added_asked_and_measured(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)), encoding="utf-8")
     outcome = json.loads(run(["kb", "eval", "q.jsonl", "--json"], tmp_path).stdout)
     assert (outcome["mrr"], outcome["answered"], outcome["wrongly_answered"]) == (1.0, 1.0, 0.0)
+    (tmp_path / "none.jsonl").write_text(json.dumps(questions[1]), encoding="utf-8")
+    outcome = json.loads(run(["kb", "eval", "none.jsonl", "--json"], tmp_path).stdout)
+    assert (outcome["mrr"], outcome["answered"], outcome["wrongly_answered"]) == (None, None, 0.0)
     assert run(["kb", "delete", found[0]["doc"]["id"]], tmp_path).returncode == 0
     assert "documents  1" in run(["kb", "stats"], tmp_path).stdout.replace("   ", " ").replace("   ", " ")
 
@@ -58,3 +61,16 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     """A file that is not there is said in one line, with exit code 2."""
     done = run(["kb", "add", "nowhere.txt"], tmp_path)
     assert (done.returncode, done.stderr) == (2, "samvad: There is no file nowhere.txt.\n")
+
+
+def test_questions_that_are_none_are_told_by_line(tmp_path: Path) -> None:
+    """In one line with exit code 2."""
+    for name, text, told in (
+        ("bad.jsonl", '{"question": 3}', "bad.jsonl: Line 1 is not a question"),
+        ("half.jsonl", '\n{"question": "Where?"}', "half.jsonl: Line 2 says neither"),
+        ("empty.jsonl", "\n", "empty.jsonl: There is no question"),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        done = run(["kb", "eval", name], tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert told in done.stderr

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
+from samvad import limits
 from samvad.cli import flags
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import reading, settings_of, writing
@@ -237,33 +238,50 @@ def reindex(user: User = None, store: flags.Store = None, data_dir: flags.DataDi
     typer.echo(f"indexed {count:,} documents")
 
 
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.3f}"
+
+
 @app.command("eval", cls=PlainCommand)
 def evaluate(
     file: Annotated[
         str, typer.Argument(metavar="FILE.jsonl", help="Questions, a JSON object a line.", show_default=False)
     ],
+    min_confidence: Annotated[
+        float,
+        typer.Option("--min-confidence", metavar="SHARE", min=0, max=1, help="How sure an answer must be."),
+    ] = limits.ANSWER_CONFIDENCE_MIN,
     json: AsJson = False,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
-    """Ask questions whose answers are known, and say how many were found. A server may be running."""
+    """Ask questions whose answers are known, and say how many were found. A server may be running.
+
+    Each line has a "question", and the "document" that answers it (id, title or source) or the words of its "answer",
+    or "answerable": false.
+    """
     from samvad.knowledge.evaluation import evaluate, read_questions
 
     try:
         questions = read_questions(Path(file).read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError):
         raise SetupError(f"Cannot read {file}.") from None
-    found = reading(settings_of(store, data_dir), lambda samvad: evaluate(samvad.knowledge, questions))
+    except InvalidRequest as error:
+        raise SetupError(f"{file}: {error.message}") from None
+    found = reading(
+        settings_of(store, data_dir),
+        lambda samvad: evaluate(samvad.knowledge, questions, min_confidence=min_confidence),
+    )
     if json:
         typer.echo(msgspec.json.encode(found._asdict()))
         return
     rows = [
         ("questions", f"{found.questions:,}"),
-        ("MRR@10", f"{found.mrr:.3f}"),
-        ("recall at 1, 5, 10", f"{found.recall_1:.3f}, {found.recall_5:.3f}, {found.recall_10:.3f}"),
-        ("answered", f"{found.answered:.3f}"),
-        ("right, of those", f"{found.right:.3f}"),
-        ("answered wrongly, of those without an answer", f"{found.wrongly_answered:.3f}"),
+        ("MRR@10", _share(found.mrr)),
+        ("recall at 1, 5, 10", ", ".join(map(_share, (found.recall_1, found.recall_5, found.recall_10)))),
+        ("answered", _share(found.answered)),
+        ("right, of those", _share(found.right)),
+        ("answered wrongly, of those without an answer", _share(found.wrongly_answered)),
     ]
     typer.echo(table(rows))
     for question in found.unfound:

@@ -25,16 +25,19 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Outcome(NamedTuple):
-    """What became of the questions. Shares are 0 to 1; `mrr` is the mean reciprocal rank among the first ten."""
+    """What became of the questions. Shares are 0 to 1; `mrr` is the mean reciprocal rank among the first ten.
+
+    None where no question of that kind was asked.
+    """
 
     questions: int
-    mrr: float
-    recall_1: float
-    recall_5: float
-    recall_10: float
-    answered: float  # of the answerable
-    right: float  # of the answered ones whose answer is known
-    wrongly_answered: float  # of those that no document answers
+    mrr: float | None
+    recall_1: float | None
+    recall_5: float | None
+    recall_10: float | None
+    answered: float | None  # of the answerable
+    right: float | None  # of the answered ones whose answer is known
+    wrongly_answered: float | None  # of those that no document answers
     unfound: tuple[str, ...]
 
 
@@ -82,18 +85,22 @@ async def evaluate(
         if told.answered and question.answer is not None:
             known += 1
             right += _says(told, question.answer)
-    number = max(1, len(ranks))
+    number = len(ranks)
     return Outcome(
         questions=len(questions),
-        mrr=sum(1 / rank for rank in ranks if rank) / number,
-        recall_1=sum(rank == 1 for rank in ranks) / number,
-        recall_5=sum(0 < rank <= 5 for rank in ranks) / number,
-        recall_10=sum(0 < rank <= 10 for rank in ranks) / number,
-        answered=answered / number,
-        right=right / max(1, known),
-        wrongly_answered=wrongly / max(1, len(questions) - len(ranks)),
+        mrr=_share(sum(1 / rank for rank in ranks if rank), number),
+        recall_1=_share(sum(rank == 1 for rank in ranks), number),
+        recall_5=_share(sum(0 < rank <= 5 for rank in ranks), number),
+        recall_10=_share(sum(0 < rank <= 10 for rank in ranks), number),
+        answered=_share(answered, number),
+        right=_share(right, known),
+        wrongly_answered=_share(wrongly, len(questions) - number),
         unfound=tuple(unfound),
     )
+
+
+def _share(part: float, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def fits(question: Question, hit: Hit) -> bool:
