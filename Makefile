@@ -30,7 +30,7 @@ serve: $(SERVE_STAMP)  ## run the server (ARGS are its flags)
 
 test: $(DEV_STAMP)  ## run the tests (ARGS are pytest's)
 	@sh tools/debian.sh chromium:chromium chromedriver:chromium-driver || true
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(DEV_STAMP)  ## style, types, layers, and the built wheel in an environment of its own
 	$(BIN)/ruff check
