@@ -11,11 +11,21 @@ from typing import Any
 import msgspec
 
 from samvad.errors import MessageExists, SamvadError, StoreUnavailable
-from samvad.records import Committed, MessagesAdded, ReceiptKept, StoredMessage, UserKey, UserRecord
+from samvad.records import (
+    ANY_VERSION,
+    Committed,
+    MessagesAdded,
+    ReceiptKept,
+    StoredMessage,
+    UserKey,
+    UserRecord,
+    Version,
+)
 from samvad.sessions.operations import AppendMessages, Operation
 from samvad.sessions.user_log import Applied
 from samvad.stores.base import Store
 
+NEWER_THAN_ANY = Version(1 << 62, 0)
 _removals = itertools.count()
 _loads = itertools.count()
 
@@ -74,12 +84,12 @@ class Lane:
         "latest",
         "load",
         "opening",
-        "outdone",
         "pending",
         "published",
         "published_number",
         "removal",
         "size_bytes",
+        "told",
         "used_s",
         "waiters",
     )
@@ -90,7 +100,7 @@ class Lane:
         self.published_number = -1  # of the operation that was published last
         self.latest: UserRecord | None = None
         self.load = -1  # the number of the load that `latest` rests on
-        self.outdone = False  # whether somebody wrote since the load under way was begun
+        self.told = ANY_VERSION  # the newest that the store has told of since the load under way was begun
         self.pending: deque[Written] = deque()
         self.again: list[Written] = []
         self.opening: asyncio.Task[None] | None = None

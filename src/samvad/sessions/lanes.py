@@ -24,10 +24,11 @@ from samvad.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from samvad.records import Commit, Committed, UserKey, UserRecord, Version
+from samvad.records import ANY_VERSION, Commit, Committed, UserKey, UserRecord, Version
 from samvad.sessions import user_log
 from samvad.sessions.cache import RecordCache
 from samvad.sessions.lane import (
+    NEWER_THAN_ANY,
     AskAgain,
     Lane,
     Published,
@@ -114,7 +115,7 @@ class Lanes:
     def invalidate(self, key: UserKey) -> None:
         """The store has another record of this user than was published: load it again, at once."""
         if (lane := self.cache.get(key)) is not None:
-            lane.latest, lane.outdone = None, True
+            lane.latest, lane.told = None, NEWER_THAN_ANY
             self._reopen(lane)
 
     def doubt(self, key: UserKey) -> None:
@@ -130,7 +131,7 @@ class Lanes:
                 self._reopen(self._lane(key))
             return
         before = lane.published
-        lane.outdone = lane.outdone or before is None or before.version < version
+        lane.told = max(lane.told, version)
         if before is not None and before.version < version:
             if before.version.epoch < version.epoch:
                 lane.published = None  # erased: it is not to be read even if the store cannot be asked
@@ -267,9 +268,9 @@ class Lanes:
                 if any(w.acknowledged and (self.writes_fail or w.attempts > 1) for w in lane.again):
                     await asyncio.sleep(_AGAIN_AFTER_S)  # the store does not take it: no reason to spin
                 try:
-                    number, lane.outdone = new_load(), False
+                    number, lane.told = new_load(), ANY_VERSION
                     loaded = await self._load(lane.key)
-                    if lane.outdone and (reloads := reloads - 1):
+                    if lane.told > loaded.version and (reloads := reloads - 1):
                         continue  # it was written to meanwhile, perhaps too late to be in this
                     await ask_again(lane.again, self._store, number, self._clock.now_ms())
                 except Unavailable as error:
