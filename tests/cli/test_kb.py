@@ -47,6 +47,8 @@ def test_pages_files_and_damage_side_by_side(tmp_path: Path) -> None:
         "<title>Rates</title><p>The zebra rate is fixed.</p><script>x()</script>"
     )
     (docs / "cut.pdf").write_bytes(b"%PDF-1.7 cut")
+    (docs / ".git").mkdir()
+    (docs / ".git" / "hidden.txt").write_text("This is nobody's document.")
     done = run(["kb", "add", "docs", "http://127.0.0.1/rates"], tmp_path)
     assert (done.returncode, done.stdout) == (1, "documents: 2 added\n"), done.stderr
     assert "cut.pdf: This is not a PDF that can be read" in done.stderr

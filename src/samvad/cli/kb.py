@@ -98,12 +98,19 @@ def _sources(paths: Sequence[str]) -> Iterator[Path | str]:
         path = Path(name)
         if path.is_dir():
             yield from sorted(
-                each for each in path.rglob("*") if each.is_file() and each.suffix.lower() in _TAKEN
+                each
+                for each in path.rglob("*")
+                if each.suffix.lower() in _TAKEN and each.is_file() and not _is_hidden(each.relative_to(path))
             )
         elif path.is_file():
             yield path
         else:
             raise SetupError(f"There is no file {name}.")
+
+
+def _is_hidden(below: Path) -> bool:
+    """Whether a file below a folder is none that a reader would see: .git, .venv and the like."""
+    return any(part.startswith(".") for part in below.parts)
 
 
 async def _embed(knowledge: Any, user: str | None, refused: list[str]) -> None:

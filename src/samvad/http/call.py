@@ -85,7 +85,7 @@ class Call:
         self.auth = auth
         self.service: SessionPersistenceService = samvad.acting_as(identity.principal)
         self._receive = receive
-        self._body: bytes | None = None
+        self._body: bytes | bytearray | None = None
         self._fingerprint: bytes | None = None
 
     @property
@@ -154,17 +154,19 @@ class Call:
             raise InvalidRequest(f"{name} must be a whole number from {low} to {high}.")
         return int(value)
 
-    async def body(self, bytes_max: int = limits.BODY_BYTES_MAX) -> bytes:
+    async def body(self, bytes_max: int = limits.BODY_BYTES_MAX) -> bytes | bytearray:
         """The whole body; TooLarge past the bound."""
         if self._body is not None:
             return self._body
         message = await self._receive()
-        body: bytes = message.get("body", b"")
+        body: bytes | bytearray = message.get("body", b"")
         if message["type"] == "http.disconnect":
             raise Disconnected
         if len(body) > bytes_max:
             raise _too_large(bytes_max)
         if message.get("more_body"):
+            # A large body grows in place: joining its pieces in the end would hold up everybody else.
+            large = bytearray(body) if bytes_max > limits.BODY_BYTES_MAX else None
             chunks, size = [body], len(body)
             while message.get("more_body"):
                 message = await self._receive()
@@ -174,8 +176,11 @@ class Call:
                 size += len(chunk)
                 if size > bytes_max:
                     raise _too_large(bytes_max)
-                chunks.append(chunk)
-            body = b"".join(chunks)
+                if large is None:
+                    chunks.append(chunk)
+                else:
+                    large += chunk
+            body = b"".join(chunks) if large is None else large
         self._body = body
         return body
 
@@ -206,7 +211,7 @@ class Call:
         self.length(bytes_max)
         return self._decoded(await self.body(bytes_max), _members)
 
-    def _decoded(self, body: bytes, decoder: msgspec.json.Decoder[Any]) -> dict[str, Any]:
+    def _decoded(self, body: bytes | bytearray, decoder: msgspec.json.Decoder[Any]) -> dict[str, Any]:
         if not body:
             raise InvalidJson("The request needs a JSON object as its body.")
         try:

@@ -31,6 +31,7 @@ EXTRACTION_S_MAX: Final = 60.0
 EXTRACTION_MEMORY_BYTES_MAX: Final = 1536 * 1024 * 1024
 _INLINE_BYTES_MAX: Final = 64 * 1024  # markup up to this size is read at once: a few milliseconds
 _PROCESSES_MAX: Final = 2
+_PIECE_BYTES: Final = 256 * 1024
 _BASE64_BLOCK_BYTES: Final = 256 * 1024
 _DATA_HEAD_BYTES_MAX: Final = 1_024
 _NOT_BASE64: Final = "pdfContent is not valid base64 (RFC 4648); encode the file's bytes anew."
@@ -259,7 +260,7 @@ async def _in_process(data: bytes, kind: DocumentType, charset: str | None) -> E
         )
         try:
             async with asyncio.timeout(EXTRACTION_S_MAX):
-                out, _ = await process.communicate(head + b"\n" + data)
+                out = await _exchange(process, head + b"\n", data)
         except TimeoutError:
             raise UnreadableDocument(
                 f"Reading the document took longer than {EXTRACTION_S_MAX:.0f} s; split it."
@@ -281,6 +282,24 @@ async def _in_process(data: bytes, kind: DocumentType, charset: str | None) -> E
         if answer.code == kind_of_error.code:
             raise kind_of_error(answer.message)
     raise UnreadableDocument(answer.message or None)
+
+
+async def _exchange(process: asyncio.subprocess.Process, head: bytes, data: bytes) -> bytes:
+    """Hand a document over piece by piece (what waits in a buffer is copied at every turn), and take the answer."""
+    assert process.stdin is not None and process.stdout is not None
+    target = process.stdin
+
+    async def feed() -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: there will be no answer
+            target.write(head)
+            for at in range(0, len(data), _PIECE_BYTES):
+                target.write(data[at : at + _PIECE_BYTES])
+                await target.drain()
+        target.close()
+
+    _, out = await asyncio.gather(feed(), process.stdout.read())
+    await process.wait()
+    return out
 
 
 def type_of(kind: str) -> DocumentType:

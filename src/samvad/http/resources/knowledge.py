@@ -18,6 +18,7 @@ from samvad.knowledge.base import Added, KnowledgeBase
 from samvad.knowledge.extracting import decode_base64
 from samvad.knowledge.records import Document
 
+_BLOCK_BYTES = 1024 * 1024
 _COMMON = ("category", "tags", "language", "id", "source", "metadata", "owner")
 
 
@@ -60,7 +61,7 @@ async def add_pdf(call: Call) -> Reply:
         members = await call.members(limits.PDF_BODY_BYTES_MAX)
         content = members.pop("pdfContent", msgspec.Raw(b"null"))
         body = {name: msgspec.json.decode(value) for name, value in members.items()}
-        given = None if bytes(content) == b"null" else content
+        given = None if bytes(memoryview(content)[:5]) == b"null" else content
         taking.required(pdfContent=given, filename=body.get("filename"))
 
         async def add(base: KnowledgeBase, described: dict[str, Any]) -> Added:
@@ -72,9 +73,10 @@ async def add_pdf(call: Call) -> Reply:
 
 def _pdf_bytes(content: msgspec.Raw) -> bytes:
     """What stands in a JSON string in base64."""
-    if b"\\" in bytes(content):  # as some write '/'
-        return decode_base64(taking.text(msgspec.json.decode(content), "pdfContent"))
     view = memoryview(content)
+    if any(b"\\" in bytes(view[at : at + _BLOCK_BYTES]) for at in range(0, len(view), _BLOCK_BYTES)):
+        # As some write '/'.
+        return decode_base64(taking.text(msgspec.json.decode(content), "pdfContent"))
     if bytes(view[:1]) != b'"':
         raise InvalidRequest("pdfContent must be a text: the file's bytes as base64.")
     return decode_base64(view[1:-1])
