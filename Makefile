@@ -29,7 +29,7 @@ serve: $(SERVE_STAMP)  ## run the server (ARGS are its flags)
 	@exec $(BIN)/samvad serve $(ARGS)
 
 test: $(DEV_STAMP)  ## run the tests (ARGS are pytest's)
-	@sh tools/debian.sh chromium:chromium chromedriver:chromium-driver || true
+	@sh tools/debian.sh chromium:chromium chromedriver:chromium-driver redis-server:redis-server || true
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(DEV_STAMP)  ## style, types, layers, and the built wheel in an environment of its own

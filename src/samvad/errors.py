@@ -167,6 +167,11 @@ class TooManyRequests(SamvadError):
     title = "Too many requests"
     retryable = True
 
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds to wait."""
+        return int(self.details.get("retry_after_s", 1))
+
 
 class Unavailable(SamvadError):
     """The service cannot answer now; try again soon."""

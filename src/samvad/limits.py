@@ -124,6 +124,7 @@ KEYS_STALE_S_MAX: Final = (
 KEYS_MAX: Final = 1_000
 KEY_USED_S: Final = 600  # how exactly it is noted when a key was last used
 JWKS_STALE_S_MAX: Final = 24 * 3600
+LIMITED_KEYS_MAX: Final = 200_000  # windows in memory: of users, keys and addresses
 
 # Who answers in live conversations
 LIVE_PROVIDER_OPEN_S_MAX: Final = 30

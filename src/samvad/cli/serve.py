@@ -50,6 +50,7 @@ def run(settings: Settings) -> None:
     from samvad.http import server
     from samvad.http.app import create_app
     from samvad.http.auth_opening import authenticator, may_be_reached
+    from samvad.http.limit_opening import limiter_of
     from samvad.http.live_opening import live_maker
     from samvad.runtime import open_samvad
     from samvad.sessions.cost import FILE as COST_FILE
@@ -72,7 +73,10 @@ def run(settings: Settings) -> None:
     bound = server.bind(settings.host, settings.port, insecure=reachable)
     # Whoever may connect from elsewhere may use any name; from this machine, only its own.
     hosts = None if reachable else {"localhost", "127.0.0.1", "[::1]", settings.host}
-    application = create_app(samvad, hosts=hosts, live=live_maker(samvad, settings), auth=auth)
+    limiter = limiter_of(settings, samvad)
+    application = create_app(
+        samvad, hosts=hosts, live=live_maker(samvad, settings), auth=auth, limiter=limiter
+    )
     gc.freeze()
     gc.enable()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from samvad import limits
 from samvad.auth.authenticator import Authenticator, Identity
-from samvad.errors import Forbidden, Overloaded, SamvadError
+from samvad.errors import Forbidden, Overloaded, SamvadError, TooManyRequests, Unauthenticated
 from samvad.http.access import (
     LIVE,
     NOBODY,
@@ -32,6 +32,7 @@ from samvad.http.live_socket import PATH as LIVE_PATH
 from samvad.http.live_socket import refuse_socket, serve_socket
 from samvad.http.metrics import CONTENT_TYPE, Metrics
 from samvad.http.problems import problem_reply
+from samvad.http.rate_limits import Limiter, rate_headers, told_size
 from samvad.http.resources import (
     auth as auth_routes,
 )
@@ -47,6 +48,7 @@ from samvad.http.resources import (
     users,
 )
 from samvad.http.routing import Route, Router, own_path
+from samvad.http.windows import Left
 
 if TYPE_CHECKING:
     from samvad.live.service import LiveService
@@ -100,9 +102,11 @@ class SamvadApp:
         hosts: Iterable[str] | None = None,
         live: Callable[[], LiveService] | None = None,
         auth: Authenticator | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
         self.samvad = samvad
         self.auth = auth or Authenticator(samvad.core.clock)
+        self._limiter = limiter
         # Called with each answered request, for who keeps a log of who did what.
         self.on_access: list[Callable[[AccessRecord], None]] = []
         self._make_live = live
@@ -130,6 +134,7 @@ class SamvadApp:
         name = "none"
         identity: Identity | None = None
         params: list[str] = []
+        left: list[Left] = []
         try:
             path = own_path(scope)
             try:
@@ -141,7 +146,8 @@ class SamvadApp:
                 if name == "metrics":
                     scope["samvad.metrics"] = self.metrics
                 if not route.access.open:
-                    identity = await self._identify(scope, route.access, params)
+                    identity, left = await self._identify(scope, route.access, name, params)
+                    receive = self._counted(scope, receive, identity)
                 call = Call(scope, receive, path, params, self.samvad, identity or _NOBODY, self.auth)
                 if name == EVENTS and len(self._streams) >= limits.LIVE_SOCKETS_MAX:
                     raise Overloaded("Too many event streams; try again soon.")
@@ -156,6 +162,8 @@ class SamvadApp:
                     _log.warning(
                         "request failed", extra={"route": name, "code": error.code, "id": request_id}
                     )
+                if isinstance(error, TooManyRequests):
+                    left = error.details.get("left", left)
                 reply = problem_reply(error, request_id)
         except Disconnected:
             return
@@ -171,6 +179,7 @@ class SamvadApp:
             *_ALWAYS,
             (b"x-request-id", request_id.encode()),
             *reply.headers,
+            *rate_headers(left),
         ]
         if reply.status == 304:
             del headers[:2]
@@ -213,14 +222,17 @@ class SamvadApp:
             self._check_origin(scope)
             if not self.samvad.is_open:
                 await self.samvad.open()
-            identity, live = await self._identify(scope, LIVE), self.live
+            identity, _ = await self._identify(scope, LIVE, "live")
+            live = self.live
         except SamvadError as error:
             await receive()
             await refuse_socket(scope, send, error)
             return
         try:
             service = self.samvad.acting_as(identity.principal)
-            await serve_socket(scope, receive, send, live, service, (self.auth, identity))
+            await serve_socket(
+                scope, receive, send, live, service, (self.auth, identity), self._frames(scope, identity)
+            )
         except Exception:  # the top of the connection
             _log.exception("a live connection failed")
 
@@ -244,12 +256,43 @@ class SamvadApp:
         if not same_site and scope.get("method") not in ("GET", "HEAD"):
             raise Forbidden("Requests from web pages of other sites are not accepted.")
 
-    async def _identify(self, scope: Scope, access: Access, params: Sequence[str] = ()) -> Identity:
-        """Who is asking, if they may ask this; without credentials configured, the trusted local principal."""
+    async def _identify(
+        self, scope: Scope, access: Access, route: str, params: Sequence[str] = ()
+    ) -> tuple[Identity, list[Left]]:
+        """Who is asking, if they may ask this, and how much more; where nobody is asked, the local principal."""
         await self.auth.ready()
-        identity = await self.auth.identify(bearer(scope))
+        try:
+            identity = await self.auth.identify(bearer(scope))
+        except Unauthenticated:
+            if self._limiter is not None:
+                self._limiter.refused(scope)
+            raise
+        left: list[Left] = []
+        if self._limiter is not None:
+            left = await self._limiter.admit(scope, identity, route, told_size(scope) or 0)
         check_access(access, identity.principal, params)
-        return identity
+        return identity, left
+
+    def _counted(self, scope: Scope, receive: Receive, identity: Identity) -> Receive:
+        """What receives a body; of one whose size was not told, each piece is counted as it comes."""
+        limiter = self._limiter
+        if limiter is None or told_size(scope) is not None:
+            return receive
+
+        async def counted() -> dict[str, Any]:
+            message = await receive()
+            if size := len(message.get("body", b"")):
+                await limiter.frame(scope, identity, 0, size)
+            return message
+
+        return counted
+
+    def _frames(self, scope: Scope, identity: Identity) -> Callable[[int, int], Awaitable[None]] | None:
+        """What lets frames of a live conversation in: so many requests, so many bytes."""
+        limiter = self._limiter
+        if limiter is None:
+            return None
+        return lambda requests, size: limiter.frame(scope, identity, requests, size)
 
     def _tell(self, record: AccessRecord) -> None:
         for listener in self.on_access:
@@ -291,15 +334,16 @@ def create_app(
     hosts: Iterable[str] | None = None,
     live: Callable[[], LiveService] | None = None,
     auth: Authenticator | None = None,
+    limiter: Limiter | None = None,
 ) -> SamvadApp:
     """The ASGI application over a service, which its lifespan (or its first request) opens.
 
     `hosts` are the names under which it may be asked (`Host`), any with None. `live` makes the live conversations
     when they are first needed; left out, they are answered by the default provider, which has no documents then.
     `auth` says who is asking; left out, everybody is the trusted local principal, and who may reach the application
-    is the business of what it is mounted in.
+    is the business of what it is mounted in. `limiter` says how much each may ask; left out, any amount.
     """
-    return SamvadApp(samvad, hosts=hosts, live=live, auth=auth)
+    return SamvadApp(samvad, hosts=hosts, live=live, auth=auth, limiter=limiter)
 
 
 __all__ = ["SamvadApp", "create_app", "routes"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from samvad.errors import NotFound, SamvadError
+from samvad.errors import NotFound, SamvadError, TooManyRequests
 from samvad.http.problems import problem_reply
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 PATH: Final = b"/api/live"
 SUBPROTOCOL: Final = "samvad.v1"
 
+Limit = Callable[[int, int], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -23,7 +25,9 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 class _Socket:
     """The wire under a `Connection`."""
 
-    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send, limit: Limit | None) -> None:
+        self._limit = limit
+        self._told_s = float("-inf")
         self._receive = receive
         self._send = send
         self._abort: Callable[[], None] = scope.get("samvad.abort", lambda: None)
@@ -45,12 +49,32 @@ class _Socket:
         self._abort()
 
     async def receive(self) -> str | bytes | None:
-        """The next frame; None once the client is gone."""
-        message = await self._receive()
-        if message["type"] == "websocket.disconnect":
-            return None
-        text = message.get("text")
-        return text if text is not None else message.get("bytes") or b""
+        """The next frame that is let in; None once the client is gone."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                return None
+            text: str | None = message.get("text")
+            frame = text if text is not None else message.get("bytes") or b""
+            if self._limit is None:
+                return frame
+            try:
+                await self._limit(text is not None, len(frame))  # of audio, the bytes alone count
+            except TooManyRequests as error:
+                await self._tell(error)
+            else:
+                return frame
+
+    async def _tell(self, error: TooManyRequests) -> None:
+        """Say that frames are dropped; once a second, however many they are."""
+        from samvad.live import frames
+
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._told_s >= 1.0:
+            self._told_s = now_s
+            text = f"{error.message} Try again in {error.retry_after_s} s."
+            frame = frames.ErrorFrame(code=error.code, message=text, retryable=True)
+            await self.send_text(frames.encode(frame))
 
 
 async def serve_socket(
@@ -60,6 +84,7 @@ async def serve_socket(
     live: LiveService,
     service: SessionPersistenceService,
     access: tuple[Authenticator, Identity],
+    limit: Limit | None = None,
 ) -> None:
     """Talk with one client, for as long as its credential holds.
 
@@ -68,7 +93,7 @@ async def serve_socket(
     from samvad.live.connection import Connection
 
     await receive()  # websocket.connect
-    socket = _Socket(scope, receive, send)
+    socket = _Socket(scope, receive, send, limit)
     connection = Connection(live, service, socket, access)
     try:
         live.admit(connection)

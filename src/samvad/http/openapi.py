@@ -51,6 +51,7 @@ _ABOUT = """State for AI assistants: who the user is, what was said, on which de
   the local journal, `memory` is lost if the process dies.
 * Where credentials are configured, every request brings a bearer token; without a good one it is 401, and 403 where it
   does not allow the request. What is another user's is answered like what is not there.
+* How much each may ask is limited there: `RateLimit` tells what is left, 429 with `Retry-After` when that is nothing.
 * An `Idempotency-Key` on any POST makes repeating it safe: the first answer is given again for 24 hours.
 """
 _HEADERS: dict[str, dict[str, Any]] = {
@@ -71,7 +72,7 @@ _BEARER = {
     "description": "An API key (`samvad_k1_…`), a token that a back end has minted (`samvad_t1.…`), or a JWT of the "
     "issuer that the server knows. Not asked for where no credentials are configured.",
 }
-_ERROR_HEADERS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
+_ERROR_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _OTHER_ANSWERS = {
     "202": "Accepted: the store is down, and will do it when it is back. Nobody sees anything of it until then.",
     "304": "Not modified.",
@@ -175,7 +176,7 @@ def _responses(description: Description, examples: Mapping[str, Any], access: Ac
             answers[status]["content"] = {_JSON: {"schema": _schema(other)}}
     kinds: set[type[errors.SamvadError]] = {errors.Forbidden, *description.errors}
     if not access.open:
-        kinds |= {errors.Unauthenticated, errors.Unavailable}
+        kinds |= {errors.Unauthenticated, errors.TooManyRequests, errors.Unavailable}
     for error in sorted(kinds, key=lambda error: error.status):
         named = _ERROR_HEADERS.get(error.status, ())
         answers[str(error.status)] = {

@@ -27,10 +27,8 @@ def problem(error: SamvadError) -> dict[str, Any]:
 def problem_reply(error: SamvadError, request_id: str) -> Reply:
     """The answer that tells an error."""
     headers: list[tuple[bytes, bytes]] = []
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | TooManyRequests):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
-    elif isinstance(error, TooManyRequests):
-        headers.append((b"retry-after", str(error.details.get("retry_after_s", 1)).encode()))
     elif isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b'Bearer realm="samvad"'))
     elif isinstance(error, MethodNotAllowed):

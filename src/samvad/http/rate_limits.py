@@ -1,0 +1,203 @@
+"""How much each may ask: by user, by API key and by address, in requests and in bytes, with less of what costs more.
+
+An answer tells what is left in the fields `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers);
+a refusal is 429 with `Retry-After`. The windows are in memory, or in Redis where several replicas share them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from samvad import limits
+from samvad.auth.authenticator import Identity
+from samvad.clock import Clock
+from samvad.errors import TooManyRequests
+from samvad.http.windows import Left, Quota, Windows
+
+if TYPE_CHECKING:
+    from samvad.settings import Settings
+
+_log = logging.getLogger(__name__)
+_MIB: Final = 1024 * 1024
+_AGAIN_S: Final = 5.0  # after which a shared store of windows that failed is tried again
+
+Wanted = tuple[str, Quota, int]  # whose, of what, how much
+
+
+class Shared(Protocol):
+    """Windows that several replicas share."""
+
+    async def spend(self, wanted: Sequence[Wanted]) -> list[Left]:
+        """Take all of it, or where there is not room for all of it, nothing; OSError where it cannot be asked."""
+        ...
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        ...
+
+
+class Quotas(NamedTuple):
+    """The quotas of a server; an amount of 0 is none."""
+
+    user: Quota
+    user_bytes: Quota
+    key: Quota
+    key_bytes: Quota
+    address: Quota
+    address_bytes: Quota
+    refused: Quota
+    starts: Quota
+    erasures: Quota
+
+
+def quotas(settings: Settings) -> Quotas:
+    """The quotas that the settings want."""
+    return Quotas(
+        Quota("user", settings.limit_user_requests),
+        Quota("user-bytes", settings.limit_user_mib * _MIB, unit="content-bytes"),
+        Quota("key", settings.limit_key_requests),
+        Quota("key-bytes", settings.limit_key_mib * _MIB, unit="content-bytes"),
+        Quota("address", settings.limit_address_requests),
+        Quota("address-bytes", settings.limit_address_mib * _MIB, unit="content-bytes"),
+        Quota("refused", settings.limit_refused),
+        Quota("starts", settings.limit_starts),
+        Quota("erasures", settings.limit_erasures),
+    )
+
+
+class Limiter:
+    """Lets requests through, as far as the quotas allow. The trusted local principal is not limited."""
+
+    def __init__(
+        self, clock: Clock, quotas: Quotas, *, shared: Shared | None = None, proxies: int = 0
+    ) -> None:
+        self._clock = clock
+        self._quotas = quotas
+        self._shared = shared
+        self._down_s = float("-inf")
+        self._proxies = proxies
+        self.windows = Windows(limits.LIMITED_KEYS_MAX)
+        self.refusals = 0
+
+    def address(self, scope: dict[str, Any]) -> str:
+        """From where a request comes: what the outermost of our own proxies saw; of IPv6 the network (/64)."""
+        client = scope.get("client")
+        text = client[0] if client else ""
+        if self._proxies:
+            told = [v for name, v in scope["headers"] if name == b"x-forwarded-for"]
+            hops = [hop.strip() for hop in b",".join(told).decode("latin-1").split(",") if hop.strip()]
+            if len(hops) >= self._proxies:
+                text = hops[-self._proxies]
+        try:
+            found = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
+        except ValueError:
+            return "unknown"
+        if isinstance(found, ipaddress.IPv6Address):
+            if found.ipv4_mapped is not None:
+                return str(found.ipv4_mapped)
+            return str(ipaddress.ip_network((found, 64), strict=False))
+        return str(found)
+
+    async def admit(self, scope: dict[str, Any], identity: Identity, route: str, size: int) -> list[Left]:
+        """Let a request in that brings `size` bytes; what is left then. TooManyRequests where it is not allowed."""
+        if identity.credential == "local":
+            return []
+        who, wanted = self._who(identity), self._wanted(scope, identity, 1, size)
+        if route in _STARTS:
+            wanted.append((who, self._quotas.starts, 1))
+        elif route == "clearUserData":
+            wanted.append((who, self._quotas.erasures, 1))
+        return await self._spend(wanted)
+
+    async def frame(self, scope: dict[str, Any], identity: Identity, requests: int, size: int) -> None:
+        """A frame of a live conversation, or a piece of a body whose size nobody has told."""
+        if identity.credential != "local":
+            await self._spend(self._wanted(scope, identity, requests, size))
+
+    def refused(self, scope: dict[str, Any]) -> None:
+        """A credential was refused; TooManyRequests where too many came from that address.
+
+        Each replica counts for itself. Others at the same address, whose credentials are good, are let in.
+        """
+        quota, now_s = self._quotas.refused, self._clock.monotonic_s()
+        if quota.amount:
+            address = self.address(scope)
+            self._refuse([self.windows.look(address, quota, 1, now_s)])
+            self.windows.take(address, quota, 1, now_s)
+
+    async def close(self) -> None:
+        """Let go of what several replicas share."""
+        if self._shared is not None:
+            await self._shared.close()
+
+    @staticmethod
+    def _who(identity: Identity) -> str:
+        tenant, user, _, _ = identity.principal
+        return f"{tenant}/{user}" if user is not None else identity.credential
+
+    def _wanted(self, scope: dict[str, Any], identity: Identity, requests: int, size: int) -> list[Wanted]:
+        chosen, who = self._quotas, self._who(identity)
+        if identity.principal.user is None:  # a back end asks for many users, from one address
+            return [(who, chosen.key, requests), (who, chosen.key_bytes, size)]
+        address = self.address(scope)
+        return [
+            (who, chosen.user, requests),
+            (who, chosen.user_bytes, size),
+            (address, chosen.address, requests),
+            (address, chosen.address_bytes, size),
+        ]
+
+    async def _spend(self, wanted: list[Wanted]) -> list[Left]:
+        wanted = [each for each in wanted if each[1].amount and each[2]]
+        now_s = self._clock.monotonic_s()
+        if self._shared is not None and now_s - self._down_s >= _AGAIN_S:
+            try:
+                found = await self._shared.spend(wanted)
+            except OSError as error:
+                self._down_s = now_s
+                _log.warning("limits are this replica's own for now: %s", type(error).__name__)
+            else:
+                self._refuse(found)
+                return found
+        found = [self.windows.look(key, quota, cost, now_s) for key, quota, cost in wanted]
+        self._refuse(found)
+        for key, quota, cost in wanted:
+            self.windows.take(key, quota, cost, now_s)
+        return found
+
+    def _refuse(self, found: Sequence[Left]) -> None:
+        wait_s = max((left.wait_s for left in found), default=0)
+        if wait_s:
+            self.refusals += 1
+            raise TooManyRequests(retry_after_s=wait_s, left=list(found))
+
+
+_STARTS: Final = frozenset({"live", "liveEvents"})
+
+
+def rate_headers(found: Sequence[Left]) -> tuple[tuple[bytes, bytes], ...]:
+    """The fields that tell what is left."""
+    if not found:
+        return ()
+    policies, lefts = [], []
+    for quota, amount, reset_s, _ in found:
+        unit = "" if quota.unit == "request" else f';qu="{quota.unit}"'
+        policies.append(f'"{quota.name}";q={quota.amount};w={quota.window_s}{unit}')
+        lefts.append(f'"{quota.name}";r={amount};t={reset_s}')
+    return (
+        (b"ratelimit-policy", ", ".join(policies).encode()),
+        (b"ratelimit", ", ".join(lefts).encode()),
+    )
+
+
+def told_size(scope: dict[str, Any]) -> int | None:
+    """The bytes of a body as its head tells them: 0 where there is none; None where it does not say."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() and len(value) <= 15 else None
+        if name == b"transfer-encoding":
+            return None
+    return 0
