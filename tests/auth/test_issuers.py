@@ -320,6 +320,6 @@ async def test_a_token_seen_before_is_not_verified_again(server: IssuerServer) -
     clock.advance(331)
     await refused(auth, text)
     limit = limits.TOKENS_CACHED_MAX
-    auth._seen.update({bytes([n % 256, n // 256]): (first, auth.issuers[0], 0) for n in range(limit)})
+    auth._seen.update({bytes([n % 256, n // 256]): (first, None, 0, 0) for n in range(limit)})
     await auth.identify(token(server, clock))
     assert len(auth._seen) <= limit

@@ -200,8 +200,9 @@ def test_the_secret_can_be_changed() -> None:
 # --- the command line, and a server that runs ------------------------------------------------------------------
 
 
-def test_the_life_of_a_key(tmp_path: Path) -> None:
+def test_the_life_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made, used, rotated with an overlap, revoked, under a server that runs; no secret is shown or kept."""
+    monkeypatch.setenv("SAMVAD_LIMIT_REFUSED", "0")  # it is asked until the answer changes
     key = run(["keys", "create", "--name", "back end", "--expires", "90d"], tmp_path)
     text, key_id = key.stdout.strip(), re.findall(r"key (\w+)\.", key.stderr)[0]
     assert text.startswith(f"samvad_k1_{key_id}_")
@@ -256,8 +257,11 @@ def test_mistakes_are_one_line(arguments: list[str], words: str, tmp_path: Path)
     assert words in refusal(["keys", *arguments], tmp_path)
 
 
-def test_a_server_that_must_ask_may_listen_before_there_is_a_key(tmp_path: Path) -> None:
+def test_a_server_that_must_ask_may_listen_before_there_is_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """--auth required: nobody gets in, until a key is made."""
+    monkeypatch.setenv("SAMVAD_LIMIT_REFUSED", "0")  # it is asked until the answer changes
     with Server(tmp_path, "--host", "0.0.0.0", "--auth", "required") as server:
         assert server.request("GET", "/api/session/asha/profile")[0] == 401
         text = run(["keys", "create", "--name", "first"], tmp_path).stdout.strip()

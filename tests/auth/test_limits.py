@@ -69,9 +69,8 @@ def test_no_stretch_of_time_lets_more_through(pattern: str) -> None:
         first_s = now_s = next(came)
         while now_s < first_s + 200:
             cost = dice.choice([1, 1, 1, 7]) if seed % 2 else 1
-            left = windows.look("k", quota, cost, now_s)
+            (left,) = windows.spend([("k", quota, cost)], now_s)
             if not left.wait_s:
-                windows.take("k", quota, cost, now_s)
                 times.append(now_s)
                 costs.append(cost)
             now_s = next(came)
@@ -86,30 +85,29 @@ def test_what_is_told_is_so() -> None:
     quota, windows, now_s = Quota("q", 50, 60), Windows(10), 1_000.0
     for _ in range(500):
         now_s += dice.expovariate(2)
-        cost = dice.randrange(1, 9)
-        left = windows.look("k", quota, cost, now_s)
+        wanted = [("k", quota, dice.randrange(1, 9))]
+        (left,) = windows.spend(wanted, now_s)
         if not left.wait_s:
-            windows.take("k", quota, cost, now_s)
-            assert left.amount == windows.look("k", quota, 0, now_s).amount
+            (again,) = windows.spend([("k", quota, 0)], now_s)
+            assert left.amount == again.amount
         else:
             sooner, later = copy.deepcopy(windows), copy.deepcopy(windows)
-            assert later.look("k", quota, cost, now_s + left.wait_s).wait_s == 0
-            assert left.wait_s == 1 or sooner.look("k", quota, cost, now_s + left.wait_s - 1.001).wait_s != 0
-    reset_s = windows.look("k", quota, 0, now_s).reset_s
-    assert windows.look("k", quota, 0, now_s + reset_s).amount == 50
-    assert windows.look("k", quota, 51, now_s).wait_s == 60  # more than there ever is
+            assert later.spend(wanted, now_s + left.wait_s)[0].wait_s == 0
+            assert left.wait_s == 1 or sooner.spend(wanted, now_s + left.wait_s - 1.001)[0].wait_s != 0
+    (left,) = windows.spend([("k", quota, 0)], now_s)
+    assert windows.spend([("k", quota, 0)], now_s + left.reset_s)[0].amount == 50
+    assert windows.spend([("k", quota, 51)], now_s)[0].wait_s == 60  # more than there ever is
 
 
 def test_memory_is_bounded() -> None:
     """Those not seen for longest are forgotten; one that asks all the time is not."""
     windows, quota = Windows(100), Quota("q", 10, 60)
     for number in range(10_000):
-        windows.take(f"k{number}", quota, 1, 0.0)
-        windows.take("busy", quota, 0, 0.0)
+        windows.spend([(f"k{number}", quota, 1), ("busy", quota, 0)], 0.0)
     assert len(windows) == 100
     for second in range(1_000):
-        windows.take("busy", quota, 1, float(second))
-    assert len(windows._windows[quota.name, "busy"].slots) <= 1_000
+        windows.spend([("busy", Quota("q", 1_000, 60), 1)], float(second))
+    assert len(windows._windows[quota.name, "busy"].slots) <= SLOTS + 1
 
 
 # --- over HTTP -------------------------------------------------------------------------------------------------
@@ -328,9 +326,7 @@ async def test_the_same_in_memory_and_in_redis(redis_url: str) -> None:
         for _ in range(300):
             now[0] += dice.choice([0.0, 0.01, 0.3, 2.0])
             cost = dice.randrange(1, 6)
-            mine = windows.look("k", quota, cost, now[0])
-            if not mine.wait_s:
-                windows.take("k", quota, cost, now[0])
+            (mine,) = windows.spend([("k", quota, cost)], now[0])
             (theirs,) = await shared.spend([("k", quota, cost)])
             assert (theirs.amount, theirs.wait_s) == (mine.amount, mine.wait_s)
     finally:

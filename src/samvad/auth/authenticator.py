@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from samvad import limits
 from samvad.auth import api_keys, user_tokens
 from samvad.auth.issuers import Issuer
+from samvad.auth.jwks import KeySet
 from samvad.auth.jwt_form import Refused, looks_like_jwt, taken_apart
 from samvad.auth.keyring import Keyring, NoKeys
 from samvad.auth.user_tokens import TokenClaims, UserTokens
@@ -59,7 +60,8 @@ class Authenticator:
         self.tokens = tokens or UserTokens(lambda: [os.urandom(32)], clock)
         self.issuers = tuple(issuers)
         self._required = required or bool(issuers)
-        self._seen: OrderedDict[bytes, tuple[Identity, Issuer, int]] = OrderedDict()
+        # Credentials seen before, by a hash of them, and the generations of keys by which they were good.
+        self._seen: OrderedDict[bytes, tuple[Identity, KeySet | None, int, int]] = OrderedDict()
         self._first: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
         # Called whenever keys were read anew: who let somebody in for longer looks whether that still holds.
@@ -75,6 +77,11 @@ class Authenticator:
         return self._required or self.keyring.any
 
     # --- life ------------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the keys were read for the first time, or could not be."""
+        return self._first is not None and self._first.done()
 
     async def ready(self) -> None:
         """Until the keys were read for the first time, or could not be."""
@@ -132,13 +139,35 @@ class Authenticator:
             if self.required:
                 raise Unauthenticated
             return LOCAL_IDENTITY
+        digest = hashlib.sha256(token[: limits.TOKEN_BYTES_MAX + 1].encode(errors="replace")).digest()
+        seen = self._seen.get(digest)
+        if seen is not None:
+            identity, keys, ring_generation, generation = seen
+            ring = self.keyring
+            if (
+                (identity.expires_ms is None or identity.expires_ms > self._clock.now_ms())
+                and ring_generation == ring.generation
+                and (keys is None or (keys.fresh and keys.generation == generation))
+                and (identity.key_id is None or ring.uses(identity.key_id))
+            ):
+                return identity
+            del self._seen[digest]
         try:
-            return await self._identify(token)
+            identity, keys = await self._identify(token)
         except Refused as refused:
             _log.info("a credential was refused: %s", refused.reason)
             raise Unauthenticated from None
+        self._seen[digest] = (
+            identity,
+            keys,
+            self.keyring.generation,
+            0 if keys is None else keys.generation,
+        )
+        if len(self._seen) > limits.TOKENS_CACHED_MAX:
+            self._seen.popitem(last=False)
+        return identity
 
-    async def _identify(self, token: str) -> Identity:
+    async def _identify(self, token: str) -> tuple[Identity, KeySet | None]:
         if len(token) > limits.TOKEN_BYTES_MAX:
             raise Refused("size")
         if token.startswith(api_keys.PREFIX):
@@ -147,38 +176,27 @@ class Authenticator:
                 if not self.keyring.fresh:
                     raise Unavailable("The keys cannot be read now; try again soon.")
                 raise Refused("key")
-            return Identity(key.principal, f"key:{key.id}", key.expires_ms, key.id)
+            return Identity(key.principal, f"key:{key.id}", key.expires_ms, key.id), None
         if token.startswith(user_tokens.PREFIX):
             claims = self.tokens.check(token)
             if claims is None:
                 raise Refused("token")
             if claims.minted_by is not None and not self.keyring.holds(claims.minted_by):
                 raise Refused("the key that minted it")
-            return Identity(claims.principal, f"token:{claims.id}", claims.expires_ms, claims.minted_by)
+            credential = f"token:{claims.id}"
+            return Identity(claims.principal, credential, claims.expires_ms, claims.minted_by), None
         if not self.issuers or not looks_like_jwt(token):
             raise Refused("form")
         return await self._jwt(token)
 
-    async def _jwt(self, token: str) -> Identity:
-        digest = hashlib.sha256(token.encode(errors="replace")).digest()
-        seen = self._seen.get(digest)
-        if seen is not None:
-            identity, issuer, generation = seen
-            keys = issuer.keys
-            if keys.fresh and keys.generation == generation and not self._is_over(identity):
-                self._seen.move_to_end(digest)
-                return identity
-            del self._seen[digest]
+    async def _jwt(self, token: str) -> tuple[Identity, KeySet]:
         parts = taken_apart(token)
-        issuer_found = next((each for each in self.issuers if each.may_be_of(parts)), None)
-        if issuer_found is None:
+        issuer = next((each for each in self.issuers if each.may_be_of(parts)), None)
+        if issuer is None:
             raise Refused("issuer")
-        verified = await issuer_found.verify(parts)
-        identity = Identity(verified.principal, f"jwt:{issuer_found.rules.issuer}", verified.expires_ms)
-        self._seen[digest] = (identity, issuer_found, issuer_found.keys.generation)
-        if len(self._seen) > limits.TOKENS_CACHED_MAX:
-            self._seen.popitem(last=False)
-        return identity
+        verified = await issuer.verify(parts)
+        credential = f"jwt:{issuer.rules.issuer}"
+        return Identity(verified.principal, credential, verified.expires_ms), issuer.keys
 
     def holds(self, identity: Identity) -> bool:
         """Whether a credential that was good is good still."""

@@ -134,6 +134,7 @@ class Keyring:
         self._unsaved: set[str] = set()
         self._saved_s = clock.monotonic_s()
         self.read_s: float | None = None
+        self.generation = 0  # grows when keys change
         self.any = False  # whether there ever were keys; never false again
 
     async def refresh(self) -> bool:
@@ -164,6 +165,7 @@ class Keyring:
     def _take(self, raw: bytes | None) -> None:
         self._keys = {key.id: key for key in decoded(raw, self._source.place)}
         self._raw = raw
+        self.generation += 1
         self.any = self.any or bool(self._keys)
 
     @property
@@ -184,11 +186,16 @@ class Keyring:
         same = hmac.compare_digest(digest_of(text), _NOBODY if key is None else key.digest)
         if key is None or not same or not self.holds(key.id):
             return None
-        now_ms = self._clock.now_ms()
-        if now_ms - self._used.get(key.id, 0) > limits.KEY_USED_S * 1000:
-            self._used[key.id] = now_ms
-            self._unsaved.add(key.id)
+        self.uses(key.id)
         return key
+
+    def uses(self, key_id: str) -> bool:
+        """Take note that a key was used; whether keys are known lately enough to be used at all."""
+        now_ms = self._clock.now_ms()
+        if now_ms - self._used.get(key_id, 0) > limits.KEY_USED_S * 1000:
+            self._used[key_id] = now_ms
+            self._unsaved.add(key_id)
+        return self.fresh
 
     def holds(self, key_id: str) -> bool:
         """Whether a key is there and neither revoked nor expired."""

@@ -66,7 +66,9 @@ def bearer(scope: dict[str, Any]) -> str | None:
     Never in the address, where logs and histories would keep it.
     """
     values = [value for name, value in scope["headers"] if name == b"authorization"]
-    offered = [name for name in scope.get("subprotocols") or () if name.startswith(_SUBPROTOCOL)]
+    offered = []
+    if scope["type"] == "websocket":
+        offered = [name for name in scope.get("subprotocols") or () if name.startswith(_SUBPROTOCOL)]
     if len(values) + len(offered) > 1:
         raise Unauthenticated
     if offered:

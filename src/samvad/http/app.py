@@ -171,7 +171,8 @@ class SamvadApp:
             _log.exception("a handler failed", extra={"route": name, "id": request_id})
             reply = problem_reply(SamvadError("Something went wrong; the log has the rest."), request_id)
         self.metrics.observe(name, reply.status, time.perf_counter() - started_s)
-        self._tell(AccessRecord(request_id, name, reply.status, identity, _address(scope), tuple(params)))
+        if self.on_access:
+            self._tell(AccessRecord(request_id, name, reply.status, identity, _address(scope), tuple(params)))
         body = reply.body
         headers = [
             (b"content-type", reply.media_type),
@@ -260,7 +261,8 @@ class SamvadApp:
         self, scope: Scope, access: Access, route: str, params: Sequence[str] = ()
     ) -> tuple[Identity, list[Left]]:
         """Who is asking, if they may ask this, and how much more; where nobody is asked, the local principal."""
-        await self.auth.ready()
+        if not self.auth.is_ready:
+            await self.auth.ready()
         try:
             identity = await self.auth.identify(bearer(scope))
         except Unauthenticated:

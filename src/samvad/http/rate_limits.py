@@ -9,13 +9,14 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from samvad import limits
 from samvad.auth.authenticator import Identity
 from samvad.clock import Clock
 from samvad.errors import TooManyRequests
-from samvad.http.windows import Left, Quota, Windows
+from samvad.http.windows import Left, Quota, Wanted, Windows
 
 if TYPE_CHECKING:
     from samvad.settings import Settings
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MIB: Final = 1024 * 1024
 _AGAIN_S: Final = 5.0  # after which a shared store of windows that failed is tried again
-
-Wanted = tuple[str, Quota, int]  # whose, of what, how much
 
 
 class Shared(Protocol):
@@ -91,15 +90,7 @@ class Limiter:
             hops = [hop.strip() for hop in b",".join(told).decode("latin-1").split(",") if hop.strip()]
             if len(hops) >= self._proxies:
                 text = hops[-self._proxies]
-        try:
-            found = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
-        except ValueError:
-            return "unknown"
-        if isinstance(found, ipaddress.IPv6Address):
-            if found.ipv4_mapped is not None:
-                return str(found.ipv4_mapped)
-            return str(ipaddress.ip_network((found, 64), strict=False))
-        return str(found)
+        return _network(text)
 
     async def admit(self, scope: dict[str, Any], identity: Identity, route: str, size: int) -> list[Left]:
         """Let a request in that brings `size` bytes; what is left then. TooManyRequests where it is not allowed."""
@@ -124,9 +115,7 @@ class Limiter:
         """
         quota, now_s = self._quotas.refused, self._clock.monotonic_s()
         if quota.amount:
-            address = self.address(scope)
-            self._refuse([self.windows.look(address, quota, 1, now_s)])
-            self.windows.take(address, quota, 1, now_s)
+            self._refuse(self.windows.spend([(self.address(scope), quota, 1)], now_s))
 
     async def close(self) -> None:
         """Let go of what several replicas share."""
@@ -162,17 +151,31 @@ class Limiter:
             else:
                 self._refuse(found)
                 return found
-        found = [self.windows.look(key, quota, cost, now_s) for key, quota, cost in wanted]
+        found = self.windows.spend(wanted, now_s)
         self._refuse(found)
-        for key, quota, cost in wanted:
-            self.windows.take(key, quota, cost, now_s)
         return found
 
     def _refuse(self, found: Sequence[Left]) -> None:
-        wait_s = max((left.wait_s for left in found), default=0)
+        wait_s = 0
+        for left in found:
+            wait_s = max(wait_s, left.wait_s)
         if wait_s:
             self.refusals += 1
             raise TooManyRequests(retry_after_s=wait_s, left=list(found))
+
+
+@lru_cache(maxsize=10_000)
+def _network(text: str) -> str:
+    """An address in its one form; of IPv6 the network."""
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
+    except ValueError:
+        return "unknown"
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(found)
 
 
 _STARTS: Final = frozenset({"live", "liveEvents"})
@@ -182,15 +185,17 @@ def rate_headers(found: Sequence[Left]) -> tuple[tuple[bytes, bytes], ...]:
     """The fields that tell what is left."""
     if not found:
         return ()
-    policies, lefts = [], []
-    for quota, amount, reset_s, _ in found:
-        unit = "" if quota.unit == "request" else f';qu="{quota.unit}"'
-        policies.append(f'"{quota.name}";q={quota.amount};w={quota.window_s}{unit}')
-        lefts.append(f'"{quota.name}";r={amount};t={reset_s}')
+    told = ", ".join([f'"{left[0][0]}";r={left[1]};t={left[2]}' for left in found])
     return (
-        (b"ratelimit-policy", ", ".join(policies).encode()),
-        (b"ratelimit", ", ".join(lefts).encode()),
+        (b"ratelimit-policy", _policies(tuple([left[0] for left in found]))),
+        (b"ratelimit", told.encode()),
     )
+
+
+@lru_cache(maxsize=100)
+def _policies(quotas: tuple[Quota, ...]) -> bytes:
+    units = {quota: "" if quota.unit == "request" else f';qu="{quota.unit}"' for quota in quotas}
+    return ", ".join(f'"{q.name}";q={q.amount};w={q.window_s}{units[q]}' for q in quotas).encode()
 
 
 def told_size(scope: dict[str, Any]) -> int | None:

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from samvad.errors import SetupError
-from samvad.http.rate_limits import Wanted
-from samvad.http.windows import SLOTS, Left
+from samvad.http.windows import SLOTS, Left, Wanted
 
 _TIMEOUT_S: Final = 0.25  # a request waits no longer than this for Redis
 # All keys share a hash tag, so that a cluster keeps them together and the script may touch them all.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 SLOTS: Final = 60
@@ -32,6 +33,9 @@ class Left(NamedTuple):
     wait_s: int = 0
 
 
+Wanted = tuple[str, Quota, int]  # whose, of what, how much
+
+
 class _Window:
     __slots__ = ("slots", "total")
 
@@ -50,46 +54,54 @@ class Windows:
     def __len__(self) -> int:
         return len(self._windows)
 
-    def look(self, key: str, quota: Quota, cost: int, now_s: float) -> Left:
-        """What would be left after `cost`; `wait_s` is 0 where there is room for it. Nothing is taken."""
-        window = self._windows.get((quota.name, key))
-        if window is None:
-            return Left(quota, max(quota.amount - cost, 0), 0, 0 if cost <= quota.amount else quota.window_s)
-        slot_s = quota.window_s / SLOTS
-        self._expire(window, math.floor(now_s / slot_s))
-        if not window.slots:
-            return Left(quota, max(quota.amount - cost, 0), 0, 0 if cost <= quota.amount else quota.window_s)
-        reset_s = math.ceil((window.slots[-1][0] + SLOTS + 1) * slot_s - now_s)
-        left = quota.amount - window.total
-        if cost <= left:
-            return Left(quota, left - cost, reset_s)
-        wait_s = float(quota.window_s)
-        for slot, amount in window.slots:
-            left += amount
+    def spend(self, wanted: Sequence[Wanted], now_s: float, *, take: bool = True) -> list[Left]:
+        """Take all of it, or where there is not room for all of it, nothing; what is left, and how long to wait.
+
+        With `take` false nothing is taken in any case: `amount` is then what would be left.
+        """
+        found: list[Left] = []
+        places: list[tuple[_Window | None, int]] = []
+        room = True
+        for key, quota, cost in wanted:
+            window = self._windows.get((quota.name, key))
+            slot_s = quota.window_s / SLOTS
+            slot = int(now_s // slot_s)
+            reset_s, left = 0, quota.amount
+            if window is not None:
+                slots = window.slots
+                while slots and slots[0][0] < slot - SLOTS:
+                    window.total -= slots.popleft()[1]
+                left -= window.total
+                if slots:
+                    reset_s = math.ceil((slots[-1][0] + SLOTS + 1) * slot_s - now_s)
+            places.append((window, slot))
             if cost <= left:
-                wait_s = (slot + SLOTS + 1) * slot_s - now_s
-                break
-        return Left(quota, max(quota.amount - window.total, 0), reset_s, max(math.ceil(wait_s), 1))
+                found.append(Left(quota, left - cost, reset_s))
+            else:
+                room = False
+                found.append(Left(quota, max(left, 0), reset_s, _wait_s(window, quota, cost - left, now_s)))
+        if room and take:
+            for (key, quota, cost), (window, slot) in zip(wanted, places, strict=True):
+                if window is None:
+                    window = self._windows[quota.name, key] = _Window()
+                    if len(self._windows) > self._keys_max:
+                        self._windows.popitem(last=False)
+                else:
+                    self._windows.move_to_end((quota.name, key))
+                slots = window.slots
+                if slots and slots[-1][0] == slot:
+                    slots[-1][1] += cost
+                else:
+                    slots.append([slot, cost])
+                window.total += cost
+        return found
 
-    def take(self, key: str, quota: Quota, cost: int, now_s: float) -> None:
-        """Take `cost` from a quota, whether there is room for it or not."""
-        place = (quota.name, key)
-        window = self._windows.get(place)
-        if window is None:
-            window = self._windows[place] = _Window()
-            if len(self._windows) > self._keys_max:
-                self._windows.popitem(last=False)
-        else:
-            self._windows.move_to_end(place)
-        slot = math.floor(now_s / (quota.window_s / SLOTS))
-        if window.slots and window.slots[-1][0] == slot:
-            window.slots[-1][1] += cost
-        else:
-            window.slots.append([slot, cost])
-        window.total += cost
 
-    @staticmethod
-    def _expire(window: _Window, slot: int) -> None:
-        slots = window.slots
-        while slots and slots[0][0] < slot - SLOTS:
-            window.total -= slots.popleft()[1]
+def _wait_s(window: _Window | None, quota: Quota, missing: int, now_s: float) -> int:
+    """How long until so much more has come back."""
+    slot_s = quota.window_s / SLOTS
+    for slot, amount in window.slots if window is not None else ():
+        missing -= amount
+        if missing <= 0:
+            return max(math.ceil((slot + SLOTS + 1) * slot_s - now_s), 1)
+    return quota.window_s
