@@ -99,7 +99,9 @@ class Prepared:
         self._body = body
         self._places = places
         self._heard = sounds
-        self._keys = [_sounds(raw_words(text[start:end])) for start, end in places] if sounds else []
+        self._keys: list[list[str]] = []  # of each sentence; text in ASCII has none
+        if sounds and not text.isascii():
+            self._keys = [_sounds(raw_words(text[start:end])) for start, end in places]
         for keys in self._keys:
             found += keys
         self.counts = Counter(found)  # how often each term stands in the text
