@@ -17,7 +17,7 @@ from samvad.sessions import parked as parked_operations
 from tests.firestore.support import emulator, make_store
 from tests.http.support import Api
 from tests.journaled.faulty import FaultyStore
-from tests.journaled.support import contents, opened, service, store_of
+from tests.journaled.support import contents, opened, store_of
 from tests.support import wait_until_async
 
 ASHA = "आशा@example.com"
@@ -138,37 +138,37 @@ def test_any_operation_can_be_dropped_by_its_number(place: Place) -> None:
     assert (found["waiting"], found["parked"][0]["number"]) == (2, parked["number"])
 
 
-def test_a_journal_that_a_server_holds_can_be_looked_at_only(place: Place) -> None:
-    """Listing goes on; retrying and dropping say which process to stop, and change nothing."""
+def test_a_running_server_is_asked(place: Place) -> None:
+    """It tries again what is parked, and gives up what it is told to; anything else only when it is stopped."""
 
     async def held() -> None:
         store = make_store(place.project)
         await store.open()
-        samvad = service(FaultyStore(store), place.data_dir / "journal")
-        async with samvad:
+        async with opened(FaultyStore(store), place.data_dir / "journal") as samvad:
 
             async def listed() -> bool:
                 return len((await asyncio.to_thread(place.listed))["parked"]) == 1
 
             await wait_until_async(listed, "the server has parked it again")
-            for verb in (["retry"], ["drop", ASHA, "--yes"]):
-                done = await asyncio.to_thread(
-                    CliRunner().invoke,
-                    app,
-                    [
-                        "parked",
-                        *verb,
-                        "--store",
-                        f"firestore://{place.project}",
-                        "--data-dir",
-                        str(place.data_dir),
-                    ],
-                )
-                assert "stop that server (kill " in str(done.exception)
-            assert len((await asyncio.to_thread(place.listed))["parked"]) == 1
+            told = await asyncio.to_thread(place.call, "retry", code=1)
+            assert f"still refused: {ASHA}, RecordInterruption" in told
+            assert "1 parked" in told
+            waiting = parked_operations.waiting(place.data_dir / "journal")
+            behind = ["drop", ASHA, "--yes", "--number", str(waiting[1].number)]
+            store_flags = ["--store", f"firestore://{place.project}", "--data-dir", str(place.data_dir)]
+            done = await asyncio.to_thread(CliRunner().invoke, app, ["parked", *behind, *store_flags])
+            assert "stop that server (kill " in str(done.exception)
+            await asyncio.to_thread(place.call, "drop", ASHA, "--yes", "--keep", "dropped.json")
+            await wait_until_async(lambda: empty(samvad), "what waited behind it is in the store")
+            assert not store_of(samvad).flusher.parked()
+            told = await asyncio.to_thread(place.call, "retry")
+            assert "0 operations are left, 0 parked" in told
         await store.close()
 
     asyncio.run(held())
+    assert SECRET in Path("dropped.json").read_text()
+    assert not (place.data_dir / "journal" / "parked-request.json").exists()
+    asyncio.run(check(place, ["hello", SECRET, "noted"]))
 
 
 def test_the_doctor_tells_of_parked_operations(place: Place) -> None:

@@ -61,6 +61,12 @@ async def test_what_was_done_is_counted_exactly(url: str) -> None:
         assert 121 <= done.writes <= 125  # each by itself, without a journal; now and then a segment
         await samvad.clear_user_data("asha")
         assert samvad.cost.process.deletes > done.deletes
+        exposed = (await Api(samvad, create_app(samvad)).get("/metrics")).body.decode()
+        total = samvad.cost.total
+        for operation in ("reads", "writes", "deletes"):
+            value = float(getattr(total, operation))
+            assert f'samvad_billed_total{{operation="{operation}"}} {value}' in exposed
+        assert f"samvad_billed_messages_total {float(total.messages)}" in exposed
 
 
 def test_a_server_tells_and_keeps_its_cost(url: str, tmp_path: Path) -> None:

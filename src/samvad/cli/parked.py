@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,6 +21,7 @@ from samvad.settings import Settings
 
 if TYPE_CHECKING:
     from samvad.sessions.parked import Parked, Waiting
+    from samvad.sessions.parked_requests import Request
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)]
 _TRY_S_MAX: Final = 30.0
@@ -141,16 +143,24 @@ def _without_content(value: Any, name: str = "") -> Any:
 
 @app.command(cls=PlainCommand)
 def retry(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
-    """Bring all that waits in a stopped server's journal to the store, and say what it still refuses.
+    """Try what is parked again, and say what the store still refuses. Exits with 1 if something is left.
 
-    Whatever made the store refuse must be mended first. A running server need only be started again: it tries
-    parked operations again by itself. Exits with 1 if something is left.
+    Whatever made the store refuse must be mended first. A running server does it when asked by this, within a
+    second or two; for one that is stopped, all that waits in its journal is brought to the store.
     """
+    from samvad.sessions import parked_requests
+    from samvad.sessions.parked import waiting
+
     settings = settings_of(store, data_dir)
     directory = journal_of(settings)
     if not directory.is_dir():
         raise SetupError(f"There is no journal at {directory}; name the server's --data-dir.")
-    left, parked = _stopped(directory, _retry(settings, directory))
+    try:
+        left, parked = _stopped(directory, _retry(settings, directory))
+    except StoreLocked as refusal:
+        if _found(directory):  # else the server brings everything by itself
+            _by_server(directory, parked_requests.Request(), refusal)
+        left, parked = len(waiting(directory)), _found(directory)
     for each in parked:
         typer.echo(f"still refused: {printable(each.user_id)}, {each.kind}: {printable(each.reason, 300)}")
     typer.echo(f"{left:,} operations are left, {len(parked):,} parked")
@@ -188,10 +198,12 @@ def drop(
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
-    """Give up one operation of a stopped server's journal for good; those behind it go on at the next start.
+    """Give up one operation for good; those behind it go on. Of a running server, only one that is parked.
 
     It was acknowledged to whoever asked for it: keep it with --keep, and tell them.
     """
+    from samvad.sessions import parked_requests
+
     directory = journal_of(settings_of(store, data_dir))
     wanted = _wanted(directory, user, number)
     if not yes:
@@ -201,7 +213,13 @@ def drop(
     if keep is not None:
         with private_output(keep) as out:
             out.write(msgspec.json.format(msgspec.json.encode(_plain(_fields(wanted))), indent=2) + b"\n")
-    _stopped(directory, _drop(directory, wanted))
+    try:
+        _stopped(directory, _drop(directory, wanted))
+    except StoreLocked as refusal:
+        if (wanted.replica, wanted.number) not in {(each.replica, each.number) for each in _found(directory)}:
+            raise
+        request = parked_requests.Request(*wanted.user, wanted.replica, wanted.number)
+        _by_server(directory, request, refusal)
     typer.echo(f"dropped operation {wanted.number} of {printable(user)}")
 
 
@@ -236,6 +254,19 @@ async def _drop(directory: Path, wanted: Waiting) -> None:
     save(directory, _found(directory))
 
 
+def _by_server(directory: Path, request: Request, refusal: StoreLocked) -> None:
+    """Have the server that holds the journal do it; what it refuses the journal with, where it does not answer."""
+    from samvad.sessions import parked_requests
+
+    parked_requests.ask(directory, request)
+    ends_s = time.monotonic() + _TRY_S_MAX
+    while not parked_requests.is_answered(directory):
+        if time.monotonic() > ends_s:
+            parked_requests.take_back(directory)
+            raise refusal
+        time.sleep(0.1)
+
+
 def _stopped(directory: Path, work: Any) -> Any:
     """Run what needs the journal to itself; where a server holds it, say what to do."""
     try:
@@ -244,5 +275,5 @@ def _stopped(directory: Path, work: Any) -> Any:
         holder = error.message.partition("in use by process ")[2].split(";")[0]
         raise StoreLocked(
             f"The journal {directory} is in use by process {holder}: stop that server (kill {holder}) and run this "
-            "again. Started anew, it tries parked operations again by itself."
+            "again."
         ) from None

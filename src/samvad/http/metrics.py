@@ -94,6 +94,18 @@ class Metrics(Collector):
 
         if isinstance(store, JournaledStore):
             yield from self._journal(store)
+        if samvad.cost.bills:
+            billed = CounterMetricFamily(
+                "samvad_billed",
+                "Documents read, written and deleted as Firestore bills them, since the data directory was first used.",
+                labels=("operation",),
+            )
+            for operation in ("reads", "writes", "deletes"):
+                billed.add_metric((operation,), getattr(samvad.cost.total, operation))
+            yield billed
+            yield _counter(
+                "samvad_billed_messages", "Messages that these brought there.", samvad.cost.total.messages
+            )
         if samvad.watcher is not None:
             watcher = samvad.watcher
             yield _gauge("samvad_listener_up", "1 where changes by other replicas are heard.", watcher.up)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
 from samvad.clock import Clock
-from samvad.errors import SamvadError, StoreUnavailable, Unavailable
+from samvad.errors import SamvadError, SetupError, StoreUnavailable, Unavailable
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -63,7 +63,9 @@ class Breaker:
         self._closed.set()
         self._news = asyncio.Event()
         self._prober: asyncio.Task[None] | None = None
+        self._looker: asyncio.Task[None] | None = None
         self.opened_ms: int | None = None
+        self.reason = ""  # what keeps it down that the operator must mend, where that is known
         self.times_opened = 0
         self.probes = 0
         self.failures = 0
@@ -139,6 +141,7 @@ class Breaker:
     def _close(self) -> None:
         if self.is_open:
             self.opened_ms = None
+            self.reason = ""
             self._closed.set()
             _log.warning("the store is back")
         self._tell()
@@ -165,15 +168,29 @@ class Breaker:
         try:
             async with asyncio.timeout(self._patience.call_s):
                 return await self._probe()
+        except SetupError as error:  # waiting does not mend it: say what does, once
+            if self.reason != error.message:
+                self.reason = error.message
+                _log.error("the store cannot be used: %s", error.message)
+            return False
         except (TimeoutError, SamvadError):
             return False
         except Exception:  # the top of a task: whatever ails the store, probing goes on
             _log.exception("the store could not be probed")
             return False
 
+    def look(self) -> None:
+        """Probe once, soon: a store that refuses whoever asks is taken to be down before anybody needs it."""
+        self._looker = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        if not await self._answers() and self.reason:
+            self.open()
+
     async def stop(self) -> None:
         """End the probing."""
         self._stopped = True
-        if self._prober is not None:
-            self._prober.cancel()
-            await asyncio.gather(self._prober, return_exceptions=True)
+        for task in (self._prober, self._looker):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)

@@ -145,6 +145,7 @@ class JournaledStore(OverlaidReads):
                 self.breaker.open()  # it is opened when it can be
             else:
                 self._inner_opened = True
+                self.breaker.look()
         except BaseException:
             await self.journal.close()
             raise
@@ -181,7 +182,10 @@ class JournaledStore(OverlaidReads):
         if not self._inner_opened:
             await self.inner.open()
             self._inner_opened = True
-        return (await self.inner.check()).up
+        report = await self.inner.check()
+        if report.refused:
+            raise SetupError(report.fault or "The store refuses this project or its credentials.")
+        return report.up
 
     def _rebased(self, user: UserKey) -> None:
         self.on_rebased(user)
@@ -407,7 +411,7 @@ class JournaledStore(OverlaidReads):
             except SamvadError as error:
                 return HealthReport(False, error.message, self.breaker.opened_ms, not self.degraded)
         if self.degraded:
-            fault = "the store is down; writes go on in the journal"
+            fault = self.breaker.reason or "the store is down; writes go on in the journal"
             return HealthReport(True, fault, self.breaker.opened_ms, store_up=False)
         return HealthReport(True)
 

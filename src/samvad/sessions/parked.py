@@ -19,8 +19,9 @@ import msgspec
 
 from samvad import limits
 from samvad.clock import Clock
-from samvad.errors import SetupError
+from samvad.errors import SamvadError, SetupError
 from samvad.records import UserKey
+from samvad.sessions import parked_requests
 from samvad.sessions.flush_lane import FlushLane
 from samvad.sessions.journal_disk import LocalDisk
 from samvad.sessions.journal_recovery import Entry, read_directory
@@ -161,13 +162,17 @@ def taken_apart(entry: Entry) -> Waiting | None:
 
 
 class ParkedNotes:
-    """Keeps the list beside a running journal; called where a lane was parked, or is not any more."""
+    """Keeps the list beside a running journal; called where a lane was parked, or is not any more.
+
+    While something is parked it looks for what the operator asks about it (see parked_requests).
+    """
 
     def __init__(self, store: JournaledStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._latest: list[Parked] | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     def __call__(self) -> None:
         """Write the list as it is now, soon: the disk may be slow, and nobody waits."""
@@ -175,6 +180,20 @@ class ParkedNotes:
         self._latest = parked_lanes(flusher.parked(), self._clock.now_ms())
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
+        if self._latest and self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        try:
+            while self._store.flusher.parked():
+                await asyncio.sleep(parked_requests.LOOK_S)
+                if await parked_requests.carry_out(self._store):
+                    await self._written()
+                    await asyncio.to_thread(parked_requests.take_back, self._store.journal.directory)
+        except (OSError, SamvadError) as error:
+            _log.warning("what is asked about parked operations cannot be done (%s)", type(error).__name__)
+        finally:
+            self._watching = None
 
     async def _write(self) -> None:
         try:
@@ -187,7 +206,13 @@ class ParkedNotes:
             self._writing = None
 
     async def settle(self) -> None:
-        """Wait until it is written."""
+        """Wait until it is written, and look for requests no longer."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self._written()
+
+    async def _written(self) -> None:
         while self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
 

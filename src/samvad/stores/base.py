@@ -42,12 +42,14 @@ class HealthReport(NamedTuple):
     """The state of a store as an operator wants it: is it up, and if not, why and since when (ms since 1970).
 
     Behind a journal, `up` says that the journal takes writes, and `store_up` whether the store itself is there.
+    `refused`: the store is there and refuses who asks (the project, the credentials); waiting does not mend that.
     """
 
     up: bool
     fault: str | None = None
     since_ms: int | None = None
     store_up: bool = True
+    refused: bool = False
 
 
 class UserChanged(NamedTuple):

@@ -302,8 +302,10 @@ class FirestoreStore:
             probe = documents.delete_write(self._names.probe())
             try:
                 await client.commit_surely([probe], client.deadline(client.attempt_timeout_s))
-            except (SamvadError, CommitRefused):
+            except (SamvadError, CommitRefused) as error:
                 self._fault_ms = self._fault_ms or self._clock.now_ms()
+                if client.misconfigured and isinstance(error, SamvadError):
+                    return HealthReport(False, error.message, self._fault_ms, refused=True)
                 return HealthReport(False, client.fault or "refused", self._fault_ms)
         self._fault_ms = None
         return HealthReport(True)
