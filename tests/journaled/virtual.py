@@ -19,6 +19,7 @@ import msgspec
 from samvad.runtime import Options, Samvad
 from samvad.sessions.breaker import Patience
 from samvad.sessions.journal import Journal
+from samvad.sessions.journal_disk import LocalDisk
 from samvad.sessions.journaled import JournaledStore
 from samvad.sessions.user_log import Rules
 from samvad.stores.base import Capabilities, Notice
@@ -30,11 +31,21 @@ CANARY: Final = re.compile(rb"canary-(\d+)-")
 _LIFE: contextvars.ContextVar[object] = contextvars.ContextVar("life", default=None)
 
 
+class KernelsDisk(LocalDisk):
+    """Files that outlive the process and not the power, which is what a kill needs: nothing waits for the disk."""
+
+    def sync(self, descriptor: int) -> None:
+        """See Disk."""
+
+    def sync_directory(self, path: Path) -> None:
+        """See Disk."""
+
+
 class WatchedJournal(Journal):
     """A journal whose thread a virtual loop waits for."""
 
     def __init__(self, directory: Path, loop: VirtualLoop, **more: Any) -> None:
-        super().__init__(directory, **more)
+        super().__init__(directory, disk=KernelsDisk(), **more)
         loop.busy.append(self._at_work)
 
     def _at_work(self) -> bool:

@@ -155,16 +155,18 @@ def retry(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
     directory = journal_of(settings)
     if not directory.is_dir():
         raise SetupError(f"There is no journal at {directory}; name the server's --data-dir.")
+    running = False
     try:
         left, parked = _stopped(directory, _retry(settings, directory))
     except StoreLocked as refusal:
+        running = True  # what waits there beside is on its way
         if _found(directory):  # else the server brings everything by itself
             _by_server(directory, parked_requests.Request(), refusal)
         left, parked = len(waiting(directory)), _found(directory)
     for each in parked:
         typer.echo(f"still refused: {printable(each.user_id)}, {each.kind}: {printable(each.reason, 300)}")
     typer.echo(f"{left:,} operations are left, {len(parked):,} parked")
-    raise typer.Exit(1 if left else 0)
+    raise typer.Exit(1 if parked or (left and not running) else 0)
 
 
 async def _retry(settings: Settings, directory: Path) -> tuple[int, list[Parked]]:
