@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from samvad.clock import Clock
 from samvad.errors import SamvadError, SetupError, StoreUnavailable, Unavailable
+from samvad.stores.base import HealthReport
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -30,6 +31,13 @@ class Patience(NamedTuple):
     probe_s_min: float = 0.1
     probe_s_max: float = 10.0
     clock_skew_s: float = 0.1  # by how much the clocks of two replicas may differ (see reapply.is_over)
+
+
+def is_up(report: HealthReport) -> bool:
+    """Whether a store is there; SetupError where it is and refuses whoever asks."""
+    if report.refused:
+        raise SetupError(report.fault or "The store refuses this project or its credentials.")
+    return report.up
 
 
 class Breaker:

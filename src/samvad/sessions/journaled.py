@@ -33,7 +33,7 @@ from samvad.records import (
     only_receipts,
 )
 from samvad.sessions import user_log
-from samvad.sessions.breaker import Breaker, Patience
+from samvad.sessions.breaker import Breaker, Patience, is_up
 from samvad.sessions.coalesce import removes
 from samvad.sessions.flush_lane import Done, Entry, FlushLane
 from samvad.sessions.flusher import BLIND, Flusher
@@ -182,10 +182,7 @@ class JournaledStore(OverlaidReads):
         if not self._inner_opened:
             await self.inner.open()
             self._inner_opened = True
-        report = await self.inner.check()
-        if report.refused:
-            raise SetupError(report.fault or "The store refuses this project or its credentials.")
-        return report.up
+        return is_up(await self.inner.check())
 
     def _rebased(self, user: UserKey) -> None:
         self.on_rebased(user)
