@@ -188,12 +188,16 @@ class Breaker:
             return False
 
     def look(self) -> None:
-        """Probe once, soon: a store that refuses whoever asks is taken to be down before anybody needs it."""
+        """Probe until it answers: a store that refuses whoever asks is taken to be down before anybody needs it."""
         self._looker = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
-        if not await self._answers() and self.reason:
-            self.open()
+        while not self.is_open and not await self._answers():
+            if self.reason:
+                self.open()
+            else:
+                self.failed()
+                await asyncio.sleep(random.uniform(0, self._patience.retry_s_max))
 
     async def stop(self) -> None:
         """End the probing."""
