@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from samvad import open_samvad
+from samvad.knowledge.engine import Engine
+from samvad.knowledge.records import Filter, Scope
 from tests.firestore.support import emulator
+from tests.knowledge.lists import stored
 
 pytestmark = pytest.mark.anyio
 TEXTS = {
@@ -62,3 +67,31 @@ async def test_an_index_that_was_lost_is_made_anew(database_path: Path) -> None:
     async with open_samvad(url) as samvad:
         hits = await samvad.knowledge.search(QUERIES[0], max_results=10)
         assert [(hit.doc.id, hit.score, hit.passage.start, hit.passage.text) for hit in hits] == first[0]
+
+
+@pytest.mark.parametrize("state", ["missing", "older", "behind"])
+def test_reading_alone_finds_what_no_index_holds(tmp_path: Path, state: str) -> None:
+    """A command that may only read finds everything, though the index is missing, of another layout, or late."""
+    scope, condition = Scope("default"), Filter()
+    first, second = (
+        stored(f"doc-{n}", "Hours", f"The branch {n} is open from 10 to 4.", "en") for n in (1, 2)
+    )
+    if state != "missing":
+        writer = Engine(tmp_path)
+        writer.put([first])
+        writer.close()
+    if state == "older":
+        with contextlib.closing(apsw.Connection(str(next(tmp_path.glob("*.db"))))) as connection:
+            connection.pragma("user_version", 1)
+            connection.execute("DROP TABLE passages")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.db")}
+    reader = Engine(tmp_path, readonly=True)
+    there = reader.revisions(scope)
+    assert list(there) == (["doc-1"] if state == "behind" else [])
+    reader.put([each for each in (first, second) if each.document.id not in there])
+    found = reader.search("branch hours", [scope], condition, 5)
+    assert sorted(hit.doc.id for hit in found) == ["doc-1", "doc-2"]
+    reader.remove(scope, ["doc-1"])
+    assert [hit.doc.id for hit in reader.search("branch hours", [scope], condition, 5)] == ["doc-2"]
+    reader.close()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.db")} == before

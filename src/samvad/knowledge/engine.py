@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from samvad.knowledge.index import Row, ScopeIndex, remove_files
+from samvad.knowledge.index import Row, ScopeIndex, is_current, remove_files
 from samvad.knowledge.queries import Query, parse
 from samvad.knowledge.ranking import Prepared, first_score, query_pieces, rank
 from samvad.knowledge.records import Document, Filter, Hit, PassageFound, Scope, StoredDocument
@@ -87,6 +87,8 @@ class Engine:
         path = self.path(scope)
         if not make and (path is None or not path.exists()):
             return None
+        if self._readonly and path is not None and not is_current(path):
+            return None
         index = ScopeIndex(path, readonly=self._readonly)
         self._open[scope] = index
         if path is not None and len(self._open) > _OPEN_MAX:
@@ -101,16 +103,25 @@ class Engine:
         for stored in documents:
             by_scope.setdefault(stored.scope, []).append(stored)
         for scope, group in by_scope.items():
-            index = self._index(scope, make=True)
-            assert index is not None
-            index.put(group)
+            self._to_change(scope).put(group)
         self._prepared.clear()
+
+    def _to_change(self, scope: Scope) -> ScopeIndex:
+        """The index of a scope; where files may only be read, a copy of it in memory, which goes with the process."""
+        index = self._index(scope, make=not self._readonly)
+        if index is None or (self._readonly and index.path is not None):
+            copy = ScopeIndex(None)
+            if index is not None:
+                copy.copy_from(index)
+                index.close()
+            index = self._open[scope] = copy
+        return index
 
     def remove(self, scope: Scope, ids: Sequence[str]) -> None:
         """Forget documents of a scope."""
         index = self._index(scope, make=False)
         if index is not None:
-            index.remove(ids)
+            self._to_change(scope).remove(ids)
         self._prepared.clear()
 
     def drop(self, scope: Scope) -> None:

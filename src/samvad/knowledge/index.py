@@ -113,6 +113,12 @@ class ScopeIndex:
                 connection.pragma("user_version", LAYOUT)
         return connection
 
+    def copy_from(self, other: ScopeIndex) -> None:
+        """Become what another index is."""
+        with self._connection.backup("main", other._connection, "main") as backup:
+            backup.step()
+        self._changed()
+
     def close(self) -> None:
         """Let the file go."""
         with contextlib.suppress(apsw.Error):
@@ -304,6 +310,18 @@ def _where(condition: Filter) -> tuple[str, tuple[str, ...]]:
     document = "(SELECT document FROM passages INDEXED BY passages_no WHERE passages.no = words.rowid)"
     inner = f"SELECT 1 FROM documents INDEXED BY documents_filter WHERE documents.no = {document} AND {where}"  # noqa: S608
     return f"AND EXISTS ({inner})", values
+
+
+def is_current(path: Path) -> bool:
+    """Whether a file is an index of this layout, and can be read."""
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            return bool(connection.pragma("user_version") == LAYOUT)
+        finally:
+            connection.close()
+    except apsw.Error:
+        return False
 
 
 def remove_files(path: Path | None) -> None:
