@@ -80,6 +80,10 @@ COMMIT_BYTES_QUEUED_MAX: Final = 64 * 1024 * 1024
 COMMITS_PER_GROUP_MAX: Final = 1_000
 COMMIT_RETRIES_MAX: Final = 16
 
+# The audit log
+AUDIT_FILE_BYTES_MAX: Final = 64 * 1024 * 1024  # then the next file is begun
+AUDIT_ENTRIES_QUEUED_MAX: Final = 10_000  # while it cannot be written
+
 # The journal
 JOURNAL_BYTES_MAX: Final = 1024 * 1024 * 1024
 PENDING_MEMORY_BYTES_MAX: Final = 1024 * 1024 * 1024  # what waits for the store is held in memory as well

@@ -63,7 +63,15 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProtectionSettings(AuthSettings, frozen=True, kw_only=True):
-    """What protects what is kept."""
+    """What protects what is kept, and what is noted of its use."""
+
+    audit: Annotated[
+        Literal["off", "sensitive", "writes", "all"],
+        Meta(
+            description="What the audit log in the data directory holds. sensitive: erasing, deleting, minting tokens, "
+            "and whatever was refused; writes: all changes too; all: all requests."
+        ),
+    ] = "sensitive"
 
     master_key: Annotated[
         str | None,

@@ -30,6 +30,7 @@ VERBS: Final = {
     "chat": ("samvad.cli.chat", "Talk to an assistant in the terminal."),
     "doctor": ("samvad.cli.doctor", "Look for what could go wrong, and say what to do."),
     "encryption": ("samvad.cli.encryption", "Look at the keys of an encrypted store, or rotate them."),
+    "audit": ("samvad.cli.audit", "Check who did what to whom, and that nothing of it was changed."),
     "parked": ("samvad.cli.parked", "Decide about operations that the store refuses for ever."),
     "cost": ("samvad.cli.cost", "Tell what Firestore bills for what the server did."),
     "kb": ("samvad.cli.kb", "Look after the knowledge base."),

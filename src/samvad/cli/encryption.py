@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from samvad.auth.audit import noted_by_command
 from samvad.cli import flags
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import database_path, settings_of
@@ -89,3 +90,4 @@ def rotate(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
                 typer.echo(f"{name}: {done.moved:,} keys wrapped anew, {done.there:,} were already")
 
     asyncio.run(run())
+    noted_by_command(settings.data_path(), SystemClock(), "encryption rotate")

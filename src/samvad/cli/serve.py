@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import typer
 
@@ -77,6 +78,7 @@ def run(settings: Settings) -> None:
     application = create_app(
         samvad, hosts=hosts, live=live_maker(samvad, settings), auth=auth, limiter=limiter
     )
+    _audit(settings, samvad, application)
     gc.freeze()
     gc.enable()
 
@@ -85,6 +87,20 @@ def run(settings: Settings) -> None:
         _tell_who_can_reach(settings, auth is not None and auth.required)
 
     server.run(samvad, application, bound, drain_s=settings.drain_s, on_ready=on_ready)
+
+
+def _audit(settings: Settings, samvad: Any, application: Any) -> None:
+    """Keep the audit log, where there is a place for it."""
+    if settings.audit == "off" or settings.store_url().startswith("memory:"):
+        return
+    from samvad.auth.audit import AuditLog
+    from samvad.http.auditing import Auditing
+
+    log = AuditLog(settings.data_path(), samvad.core.clock)
+    auditing = Auditing(log, settings.audit, application.router.routes)
+    auditing.begin(samvad)
+    application.before.append(auditing.check)
+    application.on_access.append(auditing.note)
 
 
 def _tell_who_can_reach(settings: Settings, asks: bool) -> None:

@@ -8,6 +8,7 @@ from typing import IO, Annotated, Any
 import msgspec
 import typer
 
+from samvad.auth.audit import noted_by_command
 from samvad.cli import flags, portable
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import reading, settings_of, writing
@@ -152,6 +153,7 @@ def erase(
             raise SetupError("Erasing cannot be undone; say --yes to do it without being asked.")
         typer.confirm(f"Remove everything of {printable(user)} for good?", abort=True)
     writing(settings, lambda samvad: _erase(samvad, user), instead=instead)
+    noted_by_command(settings.data_path(), SystemClock(), "user erase", [("user", "default", user)])
 
 
 async def _erase(samvad: Any, user_id: str) -> None:

@@ -82,7 +82,7 @@ def bearer(scope: dict[str, Any]) -> str | None:
 class AccessRecord(NamedTuple):
     """One answered request, for who keeps a log of them. `identity` is None where nobody was asked who they are.
 
-    `params` are those of the path: ids, and no content.
+    `params` are those of the path, and `users` whose data it wrote: ids, and no content.
     """
 
     request_id: str
@@ -91,3 +91,4 @@ class AccessRecord(NamedTuple):
     identity: Identity | None
     address: str | None
     params: tuple[str, ...]
+    users: tuple[str, ...] = ()

@@ -109,6 +109,8 @@ class SamvadApp:
         self._limiter = limiter
         # Called with each answered request, for who keeps a log of who did what.
         self.on_access: list[Callable[[AccessRecord], None]] = []
+        # Called with the name of the route before a request is carried out; raises where it must not be.
+        self.before: list[Callable[[str], None]] = []
         self._make_live = live
         self._live: LiveService | None = None
         self._streams: set[EventStream] = set()
@@ -135,6 +137,7 @@ class SamvadApp:
         identity: Identity | None = None
         params: list[str] = []
         left: list[Left] = []
+        call: Call | None = None
         try:
             path = own_path(scope)
             try:
@@ -148,6 +151,8 @@ class SamvadApp:
                 if not route.access.open:
                     identity, left = await self._identify(scope, route.access, name, params)
                     receive = self._counted(scope, receive, identity)
+                for check in self.before:
+                    check(name)
                 call = Call(scope, receive, path, params, self.samvad, identity or _NOBODY, self.auth)
                 if name == EVENTS and len(self._streams) >= limits.LIVE_SOCKETS_MAX:
                     raise Overloaded("Too many event streams; try again soon.")
@@ -172,7 +177,10 @@ class SamvadApp:
             reply = problem_reply(SamvadError("Something went wrong; the log has the rest."), request_id)
         self.metrics.observe(name, reply.status, time.perf_counter() - started_s)
         if self.on_access:
-            self._tell(AccessRecord(request_id, name, reply.status, identity, _address(scope), tuple(params)))
+            users = () if call is None else tuple(call.users)
+            self._tell(
+                AccessRecord(request_id, name, reply.status, identity, _address(scope), tuple(params), users)
+            )
         body = reply.body
         headers = [
             (b"content-type", reply.media_type),

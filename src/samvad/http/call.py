@@ -65,6 +65,7 @@ class Call:
         "path",
         "scope",
         "service",
+        "users",
     )
 
     def __init__(
@@ -87,6 +88,7 @@ class Call:
         self._receive = receive
         self._body: bytes | bytearray | None = None
         self._fingerprint: bytes | None = None
+        self.users: set[str] = set()  # whose data it writes, for the audit log
 
     @property
     def tenant(self) -> str:
@@ -238,6 +240,8 @@ class Call:
         `act` keeps its answer in the write that it makes; with `keep` it makes none that could, and its
         answer is kept afterwards.
         """
+        if isinstance(user_id, str):
+            self.users.add(user_id)
         key = self.header(b"idempotency-key")
         if key is None:
             return await act(None)

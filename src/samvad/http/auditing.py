@@ -1,0 +1,81 @@
+"""What of the requests goes into the audit log, as the settings want it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from samvad.auth.audit import AuditLog
+from samvad.http.access import AccessRecord
+from samvad.http.routing import Route
+
+if TYPE_CHECKING:
+    from samvad.runtime import Samvad
+
+Level = Literal["off", "sensitive", "writes", "all"]
+
+SENSITIVE: Final = frozenset({"clearUserData", "mintToken"})  # and whatever deletes
+REFUSED: Final = frozenset({401, 403})
+_KINDS: Final = {"userId": "user", "sessionId": "session", "documentId": "document"}
+
+
+class Auditing:
+    """Notes requests. `check` is asked before a request is carried out, `note` told of each that was answered."""
+
+    def __init__(self, log: AuditLog, level: Level, routes: tuple[Route, ...]) -> None:
+        self.log = log
+        self._wanted = {route.name for route in routes if self._wants(route, level)}
+        self._kinds = {
+            route.name: next((kind for name, kind in _KINDS.items() if f"{{{name}}}" in route.path), None)
+            for route in routes
+        }
+
+    @staticmethod
+    def _wants(route: Route, level: Level) -> bool:
+        if route.name in SENSITIVE or route.method == "DELETE":
+            return True
+        if level == "all":
+            return not route.access.open
+        return level == "writes" and route.method != "GET" and not route.access.open
+
+    def check(self, route: str) -> None:
+        """Unavailable where this request would have to be noted and cannot be."""
+        if route in self._wanted:
+            self.log.check()
+
+    def note(self, record: AccessRecord) -> None:
+        """Take in an answered request."""
+        if record.route not in self._wanted and record.status not in REFUSED:
+            return
+        identity = record.identity
+        tenant = identity.principal.tenant if identity is not None else "-"
+        kind = self._kinds.get(record.route)
+        concerned = [self.log.hashed("user", tenant, each) for each in record.users]
+        if kind is not None and record.params:
+            concerned.append(self.log.hashed(kind, tenant, record.params[0]))
+        who = "nobody"
+        if identity is not None:
+            who = identity.credential
+            user = identity.principal.user
+            if user is not None:
+                who += " " + self.log.hashed("user", tenant, user)
+        self.log.note(
+            who,
+            tenant,
+            record.route,
+            record.status,
+            sorted(set(concerned)),
+            address=record.address,
+            request=record.request_id,
+        )
+
+    def begin(self, samvad: Samvad) -> None:
+        """Write as long as the service is open."""
+
+        async def start() -> None:
+            self.log.start()
+
+        async def stop() -> None:
+            self.log.stop()
+
+        samvad.after_open.append(start)
+        samvad.before_close.append(stop)
