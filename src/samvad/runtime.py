@@ -41,6 +41,7 @@ from samvad.stores.urls import store_from_url
 from samvad.types import LOCAL, Durability
 
 if TYPE_CHECKING:
+    from samvad.auth.erasure_receipts import ErasureSigner
     from samvad.knowledge.addresses import Network
     from samvad.knowledge.base import KnowledgeBase
     from samvad.knowledge.embedding import Embedder
@@ -163,6 +164,9 @@ class Samvad(SessionPersistenceService):
         prices = Prices(chosen.price_reads_usd, chosen.price_writes_usd, chosen.price_deletes_usd)
         self.cost = CostMeter(store, clock, prices, path=cost_file, url=url)
         self._parked_notes: ParkedNotes | None = None
+        self.erasure_signer: ErasureSigner | None = (
+            None  # who signs receipts of erasings, where somebody asks for one
+        )
         self.feed = Feed(lanes)
         # Awaited when the service closes, while it still writes: who has something to keep keeps it now.
         self.before_close: list[Callable[[], Awaitable[None]]] = []

@@ -169,6 +169,11 @@ async def test_while_it_cannot_be_written_nothing_is_done_unseen_for_long(tmp_pa
 
 async def requested(app: SamvadApp, method: str, path: str, body: Any = None) -> int:
     """The status of a request."""
+    return (await requested_body(app, method, path, body))[0]
+
+
+async def requested_body(app: SamvadApp, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """The status of a request, and the answer."""
     sent: list[dict[str, Any]] = []
     raw = b"" if body is None else msgspec.json.encode(body)
     scope = {
@@ -189,7 +194,7 @@ async def requested(app: SamvadApp, method: str, path: str, body: Any = None) ->
         sent.append(message)
 
     await app(scope, receive, send)
-    return int(sent[0]["status"])
+    return int(sent[0]["status"]), msgspec.json.decode(sent[1]["body"])
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ class AuditLog:
         self, data_dir: Path, clock: Clock, *, file_bytes_max: int = limits.AUDIT_FILE_BYTES_MAX
     ) -> None:
         self.directory = data_dir / DIRECTORY
-        self.key = load_key(data_dir / KEY_FILE, "the key of the audit log")
+        self._key_path = data_dir / KEY_FILE
+        self._key: bytes | None = None
         self._clock = clock
         self._file_bytes_max = file_bytes_max
         self._queue: queue.SimpleQueue[AuditEntry | None] = queue.SimpleQueue()
@@ -146,10 +147,20 @@ class AuditLog:
         self._stopping = threading.Event()
         self.fault: str | None = None
         self.written = 0
-        try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise SetupError(f"Cannot keep the audit log in {self.directory}: {error.strerror}.") from error
+
+    @property
+    def key(self) -> bytes:
+        """The key of the chain, made with the directory when it is first needed; SetupError where that cannot be."""
+        if self._key is None:
+            key = load_key(self._key_path, "the key of the audit log")
+            try:
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise SetupError(
+                    f"Cannot keep the audit log in {self.directory}: {error.strerror}."
+                ) from error
+            self._key = key
+        return self._key
 
     # --- noting ----------------------------------------------------------------------------------------
 
@@ -158,7 +169,16 @@ class AuditLog:
         return whom(self.key, kind, tenant, name)
 
     def check(self) -> None:
-        """Unavailable where so much waits to be written that nothing more may be done unseen."""
+        """Unavailable where so much waits to be written that nothing more may be done unseen, or there is no place."""
+        try:
+            self.key  # noqa: B018 (it is made now)
+        except SetupError as error:
+            if self.fault is None:
+                _log.error("the audit log cannot be kept: %s", error.message)
+            self.fault = error.message
+            raise Unavailable(
+                "The audit log cannot be kept; what it must hold is not done until it can be."
+            ) from error
         if self._queue.qsize() >= limits.AUDIT_ENTRIES_QUEUED_MAX:
             raise Unavailable(
                 "The audit log cannot be written; what it must hold is not done until it can be."

@@ -48,6 +48,7 @@ def serve(
 def run(settings: Settings) -> None:
     """Serve with these settings until a signal; SetupError where that cannot be."""
     gc.disable()  # what is imported stays: looking through it for garbage only takes time
+    from samvad.auth.erasure_receipts import ErasureSigner
     from samvad.http import server
     from samvad.http.app import create_app
     from samvad.http.auth_opening import authenticator, may_be_reached
@@ -79,6 +80,7 @@ def run(settings: Settings) -> None:
         samvad, hosts=hosts, live=live_maker(samvad, settings), auth=auth, limiter=limiter
     )
     _audit(settings, samvad, application)
+    samvad.erasure_signer = ErasureSigner(None if url.startswith("memory:") else settings.data_path())
     gc.freeze()
     gc.enable()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import IO, Annotated, Any
 
 import msgspec
@@ -138,6 +139,10 @@ async def _write(store: Any, key: UserKey, head: Any, out: IO[bytes]) -> int:
 def erase(
     user: User,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    receipt: Annotated[
+        str | None,
+        typer.Option("--receipt", metavar="FILE", help="Write a signed receipt there, for `verify-erasure`."),
+    ] = None,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -152,11 +157,15 @@ def erase(
         if not sys.stdin.isatty():
             raise SetupError("Erasing cannot be undone; say --yes to do it without being asked.")
         typer.confirm(f"Remove everything of {printable(user)} for good?", abort=True)
-    writing(settings, lambda samvad: _erase(samvad, user), instead=instead)
+    signed = writing(settings, lambda samvad: _erase(samvad, user, settings.data_path()), instead=instead)
+    if receipt is not None:
+        with private_output(receipt) as out:
+            out.write(msgspec.json.format(msgspec.json.encode(signed), indent=2) + b"\n")
     noted_by_command(settings.data_path(), SystemClock(), "user erase", [("user", "default", user)])
 
 
-async def _erase(samvad: Any, user_id: str) -> None:
+async def _erase(samvad: Any, user_id: str, data_dir: Path) -> dict[str, Any]:
+    """Erase, say what was removed, and return the signed receipt of it."""
     if (await samvad.read_user(user_id)).version.revision == 0:
         raise _missing(user_id)
     removed = await samvad.clear_user_data(user_id)
@@ -169,3 +178,50 @@ async def _erase(samvad: Any, user_id: str) -> None:
         f"{removed.interruptions:,} interruptions",
     )
     typer.echo(f"removed of {printable(user_id)}: {', '.join([*kept, *counts])}")
+    from samvad.auth.erasure_receipts import ErasureSigner, places_of
+    from samvad.knowledge.opening import has_documents
+
+    places = places_of(samvad.store, has_documents=has_documents(samvad.store))
+    key = UserKey(samvad.principal.tenant, user_id)
+    return ErasureSigner(data_dir).sign(key, removed, places, SystemClock().now_ms())
+
+
+@app.command("verify-erasure", cls=PlainCommand)
+def verify_erasure(
+    receipt: Annotated[str, typer.Argument(metavar="FILE", help="The receipt.", show_default=False)],
+    public_key: Annotated[
+        str | None,
+        typer.Option(
+            "--public-key", metavar="KEY", help="Who must have signed it; else the key of the data directory."
+        ),
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="USER", help="Whom it must be about.")] = None,
+    tenant: Annotated[
+        str, typer.Option("--tenant", metavar="TENANT", help="Whose user that is.")
+    ] = "default",
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Check a receipt of an erasing: that it is as it was signed, by whom, and about whom. If not, exits with 1."""
+    from samvad.auth.erasure_receipts import KEY_FILE, ErasureSigner, check_receipt
+
+    if public_key is None:
+        place = settings_of(None, data_dir).data_path()
+        if not (place / KEY_FILE).exists():
+            raise SetupError(
+                f"There is no {KEY_FILE} in {place}: name the server's --data-dir, or its --public-key."
+            )
+        public_key = ErasureSigner(place).public_key
+    try:
+        data = Path(receipt).read_bytes()
+    except OSError as error:
+        raise SetupError(f"Cannot read {receipt}: {error.strerror}.") from error
+    found = check_receipt(data, public_key, None if user is None else UserKey(tenant, user))
+    removed = found["removed"]
+    counts = ", ".join(f"{removed[name]:,} {name}" for name in ("messages", "sessions", "interruptions"))
+    typer.echo(
+        f"erased at {found['erasedAt']}{', not everywhere yet: the store was down' if found['pending'] else ''}"
+    )
+    typer.echo(f"removed: {counts}")
+    for place_name, what in found["places"].items():
+        typer.echo(f"{place_name}: {what}")
+    typer.echo(f"signed by {public_key}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from samvad.auth.audit import AuditLog
+from samvad.errors import Unavailable
 from samvad.http.access import AccessRecord
 from samvad.http.routing import Route
 
@@ -45,6 +46,10 @@ class Auditing:
     def note(self, record: AccessRecord) -> None:
         """Take in an answered request."""
         if record.route not in self._wanted and record.status not in REFUSED:
+            return
+        try:
+            self.log.check()
+        except Unavailable:  # it was said in the server's log; what must be noted was not carried out
             return
         identity = record.identity
         tenant = identity.principal.tenant if identity is not None else "-"

@@ -16,6 +16,7 @@ from samvad.records import UserKey
 from samvad.sessions.operations import ReceiptKey
 from samvad.sessions.service import SessionPersistenceService
 from samvad.sessions.validation import check_id
+from samvad.types import Cleared
 
 if TYPE_CHECKING:
     from samvad.auth.authenticator import Authenticator, Identity
@@ -114,6 +115,19 @@ class Call:
     def feed(self) -> Feed:
         """The logs of users, as they grow; whose it is, the service is asked first. Say the tenant."""
         return self._samvad.feed
+
+    def erasure_receipt(self, user: UserKey, cleared: Cleared) -> dict[str, Any]:
+        """The signed receipt of an erasing; InvalidRequest where this server signs none."""
+        from samvad.auth.erasure_receipts import places_of
+        from samvad.knowledge.opening import has_documents
+
+        samvad = self._samvad
+        if samvad.erasure_signer is None:
+            raise InvalidRequest("This server signs no receipts: it keeps no key for that.")
+        places = places_of(
+            samvad.store, has_documents=samvad.knowledge_is_open or has_documents(samvad.store)
+        )
+        return samvad.erasure_signer.sign(user, cleared, places, samvad.core.clock.now_ms())
 
     @property
     def cost(self) -> CostMeter:

@@ -162,9 +162,10 @@ class SessionGiven(Wire):
 
 
 class RefreshGiven(Wire):
-    """Whose data is to be erased."""
+    """Whose data is to be erased, and whether a signed receipt is wanted."""
 
     user_id: Id
+    receipt: bool | UnsetType = UNSET
 
 
 class TokenGiven(Wire, forbid_unknown_fields=True):

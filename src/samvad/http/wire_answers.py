@@ -165,6 +165,7 @@ class UserClearedAnswer(Saved):
     user_id: str
     cleared: UserClearedSeen
     pending: Yes | UnsetType = UNSET
+    receipt: dict[str, Any] | UnsetType = UNSET
 
 
 class SessionSavedAnswer(Saved):

@@ -11,7 +11,7 @@ from samvad.errors import InvalidRequest, MissingFields, NotFound
 from samvad.http.access import USERS
 from samvad.http.call import Call, Reply, encode
 from samvad.http.routing import Route
-from samvad.records import UserRecord
+from samvad.records import UserKey, UserRecord
 from samvad.sessions.user_log import etag
 from samvad.types import Appended, Cleared, StateSaved
 
@@ -242,10 +242,13 @@ async def refresh(call: Call) -> Reply:
     user_id = body.get("userId")
     if user_id is None:
         raise MissingFields("userId")
+    wants_receipt = body.get("receipt", False)
+    if not isinstance(wants_receipt, bool):
+        raise InvalidRequest("receipt must be true or false.")
     cleared = await call.once(
         user_id, Cleared, lambda receipt: call.service.clear_user_data(user_id, receipt=receipt)
     )
-    answer = {
+    answer: dict[str, Any] = {
         "success": True,
         "message": "User data cleared successfully",
         "userId": user_id,
@@ -258,6 +261,8 @@ async def refresh(call: Call) -> Reply:
             "messages": cleared.messages,
         },
     }
+    if wants_receipt:
+        answer["receipt"] = call.erasure_receipt(UserKey(call.tenant, user_id), cleared)
     if cleared.pending:  # the store is down: nobody reads anything of the user from now on, purging follows
         return Reply(encode({**answer, "pending": True}), 202)
     return Reply(encode(answer))
