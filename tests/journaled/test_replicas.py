@@ -122,6 +122,27 @@ async def test_a_moved_message_is_known_by_the_id_that_was_told(inner: FaultySto
         assert len(await stored(inner.store, "asha")) == 123
 
 
+async def test_a_repetition_that_is_found_late(inner: FaultyStore, tmp_path: Path) -> None:
+    """By an id further back than the window: it is taken out, what follows takes its place, and followers are told."""
+    slow = QUICK._replace(write_interval_s=60.0)
+    async with opened(inner, tmp_path / "0", patience=slow) as a:
+        await a.append_to_user_history("asha", "user", "first", id="first")
+        await a.append_many("asha", [{"role": "user", "content": "x"}] * 100)
+        assert await store_of(a).drain(20.0) == 0
+        told: list[tuple[int, str]] = []
+        a.core.lanes.is_followed = lambda key: True
+        a.core.lanes.on_published.append(lambda key, record, new: told.extend((m.seq, m.id) for m in new))
+        assert (await a.append_to_user_history("asha", "user", "first", id="first")).seq == 102
+        last = await a.append_to_user_history("asha", "user", "last")
+        assert last.seq == 103
+        assert await store_of(a).drain(20.0) == 0
+        history = await stored(inner.store, "asha")
+        assert [(m.seq, m.id) for m in history[-1:]] == [(102, last.message_id)]
+        profile = await a.get_user_profile("asha")
+        assert profile.conversation_history[-1].seq == 102
+        assert told[-1] == (102, last.message_id)
+
+
 async def test_erased_on_another_replica(inner: FaultyStore, tmp_path: Path) -> None:
     """What was acknowledged here before another replica erased the user does not come back with the next flush."""
     async with (
