@@ -13,7 +13,7 @@ from samvad.live.providers.instructions import announcement
 from samvad.live.providers.openai_realtime import OpenAIRealtime
 from samvad.testing.gemini import FakeGeminiLive
 from samvad.testing.openai_realtime import FakeRealtime
-from samvad.testing.scripted import ALL, Hears, Say, ScriptedProvider, Speak, Wait
+from samvad.testing.scripted import ALL, ANNOUNCED, Hears, Say, ScriptedProvider, Speak, Wait
 from tests.live.gemini import MODES, QUICK, Talk
 from tests.live.gemini import talking as with_gemini
 from tests.live.support import Client, talking
@@ -50,6 +50,15 @@ async def test_silence_after_speech_is_warned_of_aloud() -> None:
         assert (await client.next("session_ended"))["reason"] == "inactive"
         assert provider.session.told == [("announce", warning["message"])]
         assert (await samvad.get_user_profile("user_456")).history_length == 0
+        await client.leave()
+
+
+async def test_a_warning_that_is_never_over_keeps_nobody() -> None:
+    """A provider that begins to say it and stops there does not hold the conversation open."""
+    async with spoken({ANNOUNCED: [Speak("Are you", 40), Wait()]}) as (client, _, _):
+        await client.next("warning")
+        assert (await client.next("session_ended"))["reason"] == "inactive"
+        assert [frame["type"] for frame in client.seen].count("warning") == 1
         await client.leave()
 
 

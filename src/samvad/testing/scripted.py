@@ -59,6 +59,7 @@ class Call(NamedTuple):
 Step = Say | Speak | Hears | Emit | Wait | Call
 Script = Mapping[str, Sequence[Step]]
 
+ANNOUNCED = "(announced)"
 ALL = base.Capabilities(audio_in=True, audio_out=True, server_activity=True, tools=True, announces=True)
 
 
@@ -199,9 +200,9 @@ class ScriptedSession:
             waiting.set_result(error if error is not None else result)
 
     async def announce(self, text: str) -> bool:
-        """Say it."""
+        """Say it, or play what stands under `ANNOUNCED`."""
         self.told.append(("announce", text))
-        self._play([Speak(text, 40)])
+        self._play(self._provider.script.get(ANNOUNCED, [Speak(text, 40)]))
         return True
 
     async def set_note(self, note: str) -> None:
