@@ -103,6 +103,16 @@ def test_every_operation_unfolds(visit: Visit) -> None:
     assert visit.page.locator("#appendToUserHistory").get_by_text("toolCallId").count() >= 1
 
 
+def test_trying_a_stream(visit: Visit) -> None:
+    """It has no end: what comes at first is shown."""
+    form = visit.open("liveEvents")
+    form.get_by_label("userId query").fill("somebody")
+    form.get_by_role("button", name="Send").click()
+    body = form.locator("pre.body")
+    body.wait_for()
+    assert "event: ready" in body.inner_text()
+
+
 def test_trying_it(visit: Visit) -> None:
     """A POST of history is sent and its answer shown, with status, headers, body and the curl line."""
     form = visit.open("appendToUserHistory")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from samvad.interruptions.phrases import languages
 from samvad.live.language import language_of, tag_for_providers
 from samvad.live.phrases import phrases
+from samvad.live.providers.extractive import language_to_answer_in
 
 SCRIPTS = {
     "en": "LATIN",
@@ -25,6 +26,15 @@ SCRIPTS = {
     "ml": "MALAYALAM",
     "pa": "GURMUKHI",
 }
+
+
+def test_a_chosen_language_stays_where_somebody_types_in_english() -> None:
+    """Another Indian language is answered in itself; English words are not, where Hindi was asked for."""
+    assert language_to_answer_in("what about gold?", "hi") == "hi"
+    assert language_to_answer_in("what about gold?", None) == "en"
+    assert language_to_answer_in("धन्यवाद", "en") == "hi"
+    assert language_to_answer_in("நன்றி", "hi") == "ta"
+    assert language_to_answer_in("HDFC", "mr") == "mr"
 
 
 @pytest.mark.parametrize(

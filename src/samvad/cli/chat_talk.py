@@ -189,6 +189,8 @@ class Talk:
         elif command == "/history":
             await self._show_history()
         else:
+            if command not in ("/help", "/language"):
+                self._terminal.note(f"There is no {command}; there is:")
             self._terminal.note(_HELP)
 
     async def _ask(self, asked: dict[str, str]) -> None:

@@ -34,8 +34,8 @@ _TAGS = {
     "Profile and history": "What was said, and how the user likes it.",
     "Sessions": "One conversation on one device.",
     "Interruptions": "Where the assistant was cut off: the last three of each session, in memory.",
-    "Live conversations": "What is said, as it is said. The WebSocket `/api/live` (subprotocol `samvad.v1`) is not a "
-    "matter of OpenAPI; `docs/reference/live.md` has its frames.",
+    "Live conversations": "What is said, as it is said. The WebSocket /api/live is beyond OpenAPI; its frames are in "
+    "docs/reference/live.md.",
     "Knowledge base": "Documents, searches and extractive answers. What is found is untrusted text.",
     "All at once": "Many operations in one request, erasing, counting.",
     "Access": "Tokens for browsers.",

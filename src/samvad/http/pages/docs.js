@@ -3,6 +3,7 @@
 // Reads openapi.json beside this page and shows it: operations by tag, schemas, examples, a form to try each.
 const here = new URL(".", location.href);
 const METHODS = ["get", "post", "put", "patch", "delete"];
+const STREAM_MS = 2000;
 const EXAMPLE_IDS = { userId: "user_456", sessionId: "session_123" };
 
 function h(tag, attributes, ...children) {
@@ -233,7 +234,8 @@ async function sent({ url, headers }, method, textarea, result) {
   let answer, text;
   try {
     answer = await fetch(url, { method: method.toUpperCase(), headers, body: textarea ? textarea.value : undefined });
-    text = await answer.text();
+    text = (answer.headers.get("content-type") || "").startsWith("text/event-stream")
+      ? await beginning(answer) : await answer.text();
   } catch (error) {
     result.replaceChildren(h("p", { class: "bad", role: "alert" }, `The request did not get through: ${error.message}`));
     return;
@@ -251,6 +253,20 @@ async function sent({ url, headers }, method, textarea, result) {
     h("h4", {}, "Body"),
     h("pre", { class: "body" }, text || "(empty)"),
   );
+}
+
+/** The beginning of a stream that has no end of its own: what comes within STREAM_MS. */
+async function beginning(answer) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const over = new Promise((resolve) => setTimeout(resolve, STREAM_MS, { done: true }));
+  let text = "";
+  for (;;) {
+    const { done, value } = await Promise.race([reader.read(), over]);
+    if (done) break;
+    text += value;
+  }
+  reader.cancel();
+  return text;
 }
 
 // --- the page ---------------------------------------------------------------------------------------------

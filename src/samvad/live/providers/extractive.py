@@ -90,6 +90,14 @@ class ExtractiveProvider:
         pass
 
 
+def language_to_answer_in(text: str, chosen: str | None) -> str | None:
+    """That of the text, where it tells; but who has chosen an Indian language and types in English wants the chosen."""
+    found = language_of(text, chosen)
+    if found is None or (found == "en" and chosen is not None):
+        return chosen or found
+    return found
+
+
 class _Session:
     def __init__(self, answers: Answers, context: Context, word_s: float) -> None:
         self._answers = answers
@@ -110,7 +118,7 @@ class _Session:
         self._answering = asyncio.create_task(self._answer(text))
 
     async def _answer(self, text: str) -> None:
-        language = language_of(text, self._language) or self._language
+        language = language_to_answer_in(text, self._language)
         try:
             answer, metadata = await self._reply(text, language)
         except (
