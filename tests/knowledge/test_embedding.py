@@ -17,7 +17,7 @@ from samvad.errors import SetupError
 from samvad.knowledge.embedders import EmbedderOptions, make_embedder
 from samvad.knowledge.embedders.gemini import GeminiEmbedder
 from samvad.knowledge.embedders.openai import OpenAIEmbedder
-from samvad.knowledge.embedding import Embedder
+from samvad.knowledge.embedding import Embedder, packed
 from samvad.knowledge.records import Scope
 from samvad.testing.embeddings import FakeEmbeddings
 from samvad.testing.gemini.credentials import TokenEndpoint
@@ -187,6 +187,26 @@ async def test_another_model_is_another_space(fake: FakeEmbeddings, database_pat
         assert len(fake.texts) == asked + len(TEXTS)
         await settled(samvad.knowledge)
         assert (await found(samvad.knowledge, "wages"))[0] == "income"
+
+
+def test_vectors_of_another_space_are_not_compared() -> None:
+    """Though they are of one length: the names of the spaces decide."""
+    from samvad.knowledge.engine import Engine
+    from samvad.knowledge.meaning import Meaning
+    from samvad.knowledge.records import Document, Filter, QueryVector, StoredDocument, Vectors
+
+    scope, data = Scope("default"), packed([1.0, 0.0])
+    times = {"added_at": "2025-01-10T17:00:00.000Z", "updated_at": "2025-01-10T17:00:00.000Z"}
+    document = Document(id="d", title="T", type="text", content_length=5, checksum="c", **times)
+    engine, meaning = Engine(None), Meaning()
+    engine.put([StoredDocument(scope=scope, document=document, text="Text.")])
+    meaning.put(scope, [Vectors("d", "one", "c", "T", 2, ((0, 5),), data)])
+    indexes = engine._indexes([scope])
+    assert [each.document_id for each in meaning.nearest(QueryVector("one", data), indexes, Filter(), 5)] == [
+        "d"
+    ]
+    assert meaning.nearest(QueryVector("other", data), indexes, Filter(), 5) == []
+    engine.close()
 
 
 async def test_vectors_of_another_length_are_not_compared(fake: FakeEmbeddings) -> None:

@@ -194,8 +194,7 @@ class Statistics:
                     there = await self._shelf.store.revisions(scope) if new.documents else {}
                     await self._shelf.store.change_statistics(scope, self._adding(new, there))
                 except SamvadError as error:
-                    # A user's question is not kept in memory: they may be erased before the store is back.
-                    new.unfound = {} if scope.user is not None else new.unfound
+                    # What a user asked does not wait: they may be erased, elsewhere, before the store is back.
                     if scope.user is None and scope not in self._new:
                         self._new[scope] = new
                     _log.warning("what is asked could not be counted: %s", error.code)
