@@ -29,8 +29,8 @@ from samvad.settings_limits import LimitSettings
 
 DATABASE_NAME: Final = "samvad.db"
 
-# Variables that begin like settings and are none: the tests' own.
-_NOT_SETTINGS = frozenset({"SAMVAD_SOAK"})
+# Variables that begin like settings and are none: the tests' own, and the token of `samvad chat`.
+_NOT_SETTINGS = frozenset({"SAMVAD_SOAK", "SAMVAD_TOKEN"})
 _FOREIGN_NAMES = {"project_id": "PROJECT_ID", "location": "LOCATION"}
 _YEAR_S = 366 * 24 * 3600
 # https://kubernetes.io/docs/concepts/containers/container-environment/#cluster-information

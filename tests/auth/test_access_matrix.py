@@ -346,6 +346,18 @@ async def test_a_kept_answer_is_given_to_nobody_else(here: World) -> None:
     assert again == first
 
 
+async def test_a_kept_answer_of_a_batch_is_given_to_nobody_who_may_not(here: World) -> None:
+    """Each operation asks for its scope before its kept answer is looked for."""
+    whole, sessions = here.key("users", "sessions"), here.key("sessions")
+    await here.auth.refresh()
+    named = {"idempotency-key": "key-2"}
+    body = bodies(OF_ASHA)["batch"]
+    first = await here.api.ok("POST", "/api/session/batch", body, headers=bearing(whole) | named)
+    assert first["failed"] == 0
+    other = await here.api.ok("POST", "/api/session/batch", body, headers=bearing(sessions) | named)
+    assert [result.get("status") for result in other["results"][:4]] == [403] * 4
+
+
 # --- the socket ----------------------------------------------------------------------------------------------
 
 

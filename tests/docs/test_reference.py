@@ -244,7 +244,7 @@ def test_files_of_the_data_directory(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"samvad.db", "samvad.db.lock"} | knowledge
 
 
-@pytest.mark.parametrize("name", [f"{number:04}" for number in range(1, 11)])
+@pytest.mark.parametrize("name", [f"{number:04}" for number in range(1, 15)])
 def test_decisions_have_a_form(name: str) -> None:
     """A decision says its context, what was decided and what follows."""
     (path,) = (REPOSITORY / "docs" / "decisions").glob(f"{name}-*.md")

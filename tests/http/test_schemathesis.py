@@ -27,22 +27,25 @@ REJECTED = ["400", "404", "405", "409", "412", "413", "415", "422"]
 NOT_ASKED = {"enabled": False}
 
 
-def config(max_examples: int, seed: int) -> SchemathesisConfig:
-    """All phases and checks but those about authentication, which there is none of yet.
+def config(max_examples: int, seed: int, auth: dict[str, Any] | None = None) -> SchemathesisConfig:
+    """All phases and checks; those about authentication where `auth` says who asks.
 
     Seed 0 is the same run each time; with a later one than 1 the phases that do not depend on it are left out.
     """
+    asked = NOT_ASKED if auth is None else {"enabled": True}
+    denied = [] if auth is None else ["401", "403"]
     return SchemathesisConfig.from_dict(
         {
+            **({} if auth is None else {"auth": auth}),
             "seed": seed,
             "phases": {phase: {"enabled": seed <= 1} for phase in ("examples", "coverage")},
             "continue-on-failure": True,
             "generation": {"max-examples": max_examples, "deterministic": seed == 0, "database": "none"},
             "checks": {
-                "ignored_auth": NOT_ASKED,
-                "object_level_authorization": NOT_ASKED,
-                "positive_data_acceptance": {"expected-statuses": ACCEPTED},
-                "negative_data_rejection": {"expected-statuses": REJECTED},
+                "ignored_auth": asked,
+                "object_level_authorization": asked,
+                "positive_data_acceptance": {"expected-statuses": ACCEPTED + denied},
+                "negative_data_rejection": {"expected-statuses": REJECTED + denied},
             },
             "operations": [
                 # A malformed operation fails by itself, in the result that stands in its place.
@@ -136,10 +139,10 @@ class Run:
                     )
 
 
-def run(port: int, max_examples: int, seed: int = 0) -> Run:
+def run(port: int, max_examples: int, seed: int = 0, auth: dict[str, Any] | None = None) -> Run:
     """One run over a server; fails with every failure found."""
     schema = schemathesis.openapi.from_url(
-        f"http://127.0.0.1:{port}/openapi.json", config=config(max_examples, seed)
+        f"http://127.0.0.1:{port}/openapi.json", config=config(max_examples, seed, auth)
     )
     schema = schema.exclude(
         operation_id=STREAM

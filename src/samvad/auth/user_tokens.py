@@ -22,6 +22,7 @@ from samvad.clock import Clock, random_hex
 from samvad.types import Principal
 
 PREFIX: Final = "samvad_t1."
+PURPOSE: Final = "user tokens"  # of the key that is derived from a secret
 _VERSION: Final = PREFIX.rstrip(".")
 _FORM: Final = re.compile(r"samvad_t1\.([A-Za-z0-9_-]{1,2048})\.([A-Za-z0-9_-]{43})", re.ASCII)
 

@@ -42,6 +42,8 @@ def chat(
 ) -> None:
     """Talk to an assistant in the terminal. Ctrl-C interrupts it, /help lists what else there is.
 
+    Where the server at URL asks for credentials, the token stands in the variable SAMVAD_TOKEN.
+
     Lines from a pipe are asked one after the other, and nothing but the answers is printed.
     """
     from samvad.cli.chat_server import EmbeddedServer
@@ -57,6 +59,7 @@ def chat(
     start = {"sessionId": session, "language": language, "provider": provider}
     terminal = Terminal(interactive=sys.stdin.isatty() and sys.stdout.isatty())
     with EmbeddedServer(url, store=store, data_dir=data_dir) as server:
-        talk = Talk(server.url, who, terminal, {key: each for key, each in start.items() if each is not None})
+        first = {key: each for key, each in start.items() if each is not None}
+        talk = Talk(server.url, who, terminal, first, token=lambda: server.token(who))
         code = asyncio.run(talk.run())
     raise typer.Exit(code)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import subprocess
 import sys
 from types import TracebackType
@@ -27,13 +29,29 @@ class EmbeddedServer:
             *(["--data-dir", data_dir] if data_dir is not None else []),
         ]
         self._process: subprocess.Popen[str] | None = None
+        # Nobody else on this machine gets at what is kept through the server's port.
+        self._secret = secrets.token_urlsafe(32)
+
+    def token(self, user_id: str) -> str | None:
+        """A token with which this user may talk: one of the server's own, or for another server SAMVAD_TOKEN."""
+        if self._process is None:
+            return os.environ.get("SAMVAD_TOKEN") or None
+        from samvad import limits
+        from samvad.auth.secret_file import derived
+        from samvad.auth.user_tokens import PURPOSE, UserTokens
+        from samvad.clock import SystemClock
+        from samvad.types import DEFAULT_TENANT
+
+        tokens = UserTokens(lambda: [derived(self._secret, PURPOSE)], SystemClock())
+        return tokens.sign(tokens.claims(DEFAULT_TENANT, user_id, None, None, limits.USER_TOKEN_TTL_S_MAX))
 
     def __enter__(self) -> Self:
         if self.url:
             return self
         command = [sys.executable, "-m", "samvad.cli", "serve", "--host", "127.0.0.1", "--port", "0"]
         self._process = subprocess.Popen(
-            [*command, "--log-level", "error", *self._arguments],
+            [*command, "--log-level", "error", "--auth", "required", *self._arguments],
+            env={**os.environ, "SAMVAD_AUTH_TOKEN_SECRET": self._secret},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

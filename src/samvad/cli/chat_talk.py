@@ -13,6 +13,8 @@ from urllib.parse import quote
 from samvad.clock import SystemClock, uuid7
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from websockets.asyncio.client import ClientConnection
 
     from samvad.cli.chat_terminal import Terminal
@@ -36,14 +38,31 @@ _FINAL: Final = {
     4004: "All that was kept of this user has been erased.",
     4005: "The session has been deleted.",
     4006: "The server has given up on this client.",
+    4009: "The key behind the token was revoked.",
+    4401: "The server asks who you are: put a token for this user into the variable SAMVAD_TOKEN.",
+    4403: "The token in SAMVAD_TOKEN does not allow this.",
 }
+# Statuses of a refused handshake, as the close codes that they are like.
+_REFUSED: Final = {401: 4401, 403: 4403}
 _QUIET_ENDS: Final = frozenset({1000, 4000, 4001})
 
 
 class Talk:
-    """One conversation with the server at `url` (`http://…`); `start` are fields of the first frame."""
+    """One conversation with the server at `url` (`http://…`); `start` are fields of the first frame.
 
-    def __init__(self, url: str, user_id: str, terminal: Terminal, start: dict[str, str]) -> None:
+    `token` gives the bearer token of a new connection, None where there is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        user_id: str,
+        terminal: Terminal,
+        start: dict[str, str],
+        *,
+        token: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._token = token
         self._url = url
         self._user_id = user_id
         self._terminal = terminal
@@ -89,7 +108,7 @@ class Talk:
 
     async def _stay_connected(self) -> None:
         from websockets.asyncio.client import connect
-        from websockets.exceptions import ConnectionClosed, InvalidHandshake
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
         from websockets.typing import Subprotocol
 
         tries = 0
@@ -99,6 +118,7 @@ class Talk:
                 async with connect(
                     address,
                     subprotocols=[Subprotocol("samvad.v1")],
+                    additional_headers=self._headers(),
                     open_timeout=_OPEN_S,
                     max_size=None,
                 ) as socket:
@@ -112,6 +132,8 @@ class Talk:
                 code = socket.close_code or 1006
             except ConnectionClosed as closed:
                 code = closed.rcvd.code if closed.rcvd is not None else 1006
+            except InvalidStatus as refused:
+                code = _REFUSED.get(refused.response.status_code, 1006)
             except (OSError, TimeoutError, InvalidHandshake) as error:
                 code = 1006
                 if self._session is None and tries == 0 and not isinstance(error, TimeoutError):
@@ -133,6 +155,10 @@ class Talk:
             if self._session is not None and tries == 1:
                 self._terminal.note("(the connection was lost; trying again …)")
             await asyncio.sleep(min(_RETRY_S_MIN * 2**tries, _RETRY_S_MAX) * random.uniform(0.5, 1))
+
+    def _headers(self) -> dict[str, str]:
+        token = self._token()
+        return {} if token is None else {"Authorization": f"Bearer {token}"}
 
     def _first_frame(self) -> dict[str, Any]:
         first: dict[str, Any] = {"type": "start_session", "userId": self._user_id, **self._start}
@@ -237,7 +263,7 @@ class Talk:
         from urllib.request import Request, urlopen
 
         path = f"/api/session/{quote(self._user_id, safe='')}/history?limit={_HISTORY_MESSAGES}"
-        request = Request(self._url + path, headers={"accept": "application/json"})  # noqa: S310  the URL is http(s)
+        request = Request(self._url + path, headers={"accept": "application/json", **self._headers()})  # noqa: S310  the URL is http(s)
         with urlopen(request, timeout=_OPEN_S) as answer:  # noqa: S310
             messages: list[dict[str, Any]] = json.loads(answer.read())["messages"]
             return messages

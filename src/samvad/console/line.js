@@ -10,6 +10,8 @@ const FINAL = {
   4004: ["Everything that was kept of you has been erased.", "Begin anew"],
   4005: ["This conversation has been deleted.", "Begin anew"],
   4006: ["The server has given up on this page.", "Try again"],
+  4008: ["The token of this page has expired: open it with a newer one.", "Try again"],
+  4009: ["The token of this page is not good any more.", "Try again"],
 };
 
 export class Line {
@@ -17,6 +19,7 @@ export class Line {
   constructor(first, on) {
     this.first = first;
     this.on = on;
+    this.token = null;  // who is talking, where the server asks
     this.known = null;  // session, token, epoch and last place, for going on in this page
     this.ready = false;
     this.tries = 0;
@@ -30,7 +33,9 @@ export class Line {
     this.timer = null;
     const address = new URL("api/live", location.href);
     address.protocol = address.protocol.replace("http", "ws");
-    const socket = new WebSocket(address, "samvad.v1");
+    const protocols = ["samvad.v1"];
+    if (this.token) protocols.push(`samvad.bearer.${this.token}`);
+    const socket = new WebSocket(address, protocols);
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     this.on.state(this.known ? "reconnecting" : "connecting");

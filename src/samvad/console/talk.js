@@ -39,6 +39,11 @@ const speaker = new Speaker(onProgress);
 const microphone = new Microphone({ begin: onVoiceBegins, piece: onVoice, end: onVoiceEnds, level: () => {} });
 const line = new Line(first, { frame: onFrame, audio: onAudio, state: onState, over: onOver });
 
+// A token comes behind the #, which no browser sends to a server, and is kept for as long as the window.
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+line.token = kept(sessionStorage, "samvad.token", given ?? undefined);
+if (given) history.replaceState(null, "", location.pathname + location.search);
+
 function first() {
   const language = kept(localStorage, "samvad.language");
   const sessionId = kept(sessionStorage, "samvad.session");

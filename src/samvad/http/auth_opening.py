@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from samvad.auth import secret_file
 from samvad.auth.authenticator import Authenticator
 from samvad.auth.keyring import COPY_FILE, FileKeys, Keyring, KeySource, decoded
-from samvad.auth.user_tokens import UserTokens
+from samvad.auth.user_tokens import PURPOSE, UserTokens
 from samvad.errors import SetupError
 from samvad.sessions.journaled import JournaledStore
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _KEY_FILE: Final = "tokens.key"
 _SECRET_CHARS_MIN: Final = 32
-_PURPOSE: Final = "user tokens"
 
 
 def key_source(settings: Settings, samvad: Samvad) -> KeySource:
@@ -73,7 +72,7 @@ def _token_keys(settings: Settings) -> Callable[[], Sequence[bytes]]:
     secrets = [secret.strip() for secret in settings.auth_token_secret.split(",")]
     if any(len(secret) < _SECRET_CHARS_MIN for secret in secrets):
         raise SetupError(f"SAMVAD_AUTH_TOKEN_SECRET: each secret needs {_SECRET_CHARS_MIN} characters.")
-    keys = [secret_file.derived(secret, _PURPOSE) for secret in secrets]
+    keys = [secret_file.derived(secret, PURPOSE) for secret in secrets]
     return lambda: keys
 
 
