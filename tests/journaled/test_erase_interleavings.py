@@ -101,6 +101,9 @@ class Race:
     async def on(self, number: int, work: Coroutine[Any, Any, Any]) -> Any:
         """What a caller of a replica does: an answer, an error, or None where the replica was killed meanwhile."""
         replica = self.replicas[number]
+        if not replica.alive:  # nobody answers: what was asked of a dead process would wait for ever
+            work.close()
+            return None
         life, task = replica.kills, replica.spawn(work)
         try:
             answer = await task

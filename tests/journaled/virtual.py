@@ -10,7 +10,7 @@ import random
 import re
 import types
 import weakref
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,13 +81,20 @@ class DistantStore(FaultyStore):
         if self.cut_off:
             await asyncio.get_running_loop().create_future()
 
-    async def commit(self, commit: Any) -> Any:
-        """See Store."""
+    async def _at_a_distance(self, asked: Callable[[], Awaitable[Any]]) -> Any:
         await self._travel()
         try:
-            return await super().commit(commit)
-        finally:
+            answer = await asked()
+        except Exception:
             await self._travel()
+            raise
+        await self._travel()
+        return answer
+
+    async def commit(self, commit: Any) -> Any:
+        """See Store."""
+        asked = super().commit
+        return await self._at_a_distance(lambda: asked(commit))
 
     async def changes(self) -> Any:
         """See TellsChanges."""
@@ -103,11 +110,7 @@ class DistantStore(FaultyStore):
             return method
 
         async def asked(*args: Any, **kwargs: Any) -> Any:
-            await self._travel()
-            try:
-                return await method(*args, **kwargs)
-            finally:
-                await self._travel()
+            return await self._at_a_distance(lambda: method(*args, **kwargs))
 
         return asked
 
@@ -147,6 +150,7 @@ class Replica:
         self.cut = 0.0
         self.down = False
         self.kills = 0
+        self.alive = False  # whether anybody can be reached there
         self.line: DistantStore
         self.samvad: Samvad
         self._life: object = None
@@ -162,6 +166,7 @@ class Replica:
             await self.samvad.open()
         finally:
             _LIFE.reset(token)
+        self.alive = True
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Something that this life does."""
@@ -185,7 +190,7 @@ class Replica:
     async def kill(self, all_lives: weakref.WeakKeyDictionary[asyncio.Task[Any], object]) -> None:
         """End this life as SIGKILL does: the journal's files stay as they are at this moment."""
         kept = {path: path.read_bytes() for path in self.directory.rglob("*") if path.is_file()}
-        self.line.cut_off = True
+        self.line.cut_off, self.alive = True, False
         self.kills += 1
         dying = [
             task

@@ -20,6 +20,7 @@ from samvad.types import Cleared
 
 if TYPE_CHECKING:
     from samvad.auth.authenticator import Authenticator, Identity
+    from samvad.auth.erasure_receipts import ErasureSigner
     from samvad.interruptions.manager import InterruptionContextManager
     from samvad.knowledge.base import KnowledgeBase
     from samvad.runtime import Samvad
@@ -116,18 +117,26 @@ class Call:
         """The logs of users, as they grow; whose it is, the service is asked first. Say the tenant."""
         return self._samvad.feed
 
+    def erasure_signer(self) -> ErasureSigner:
+        """Who signs receipts of erasings, its key at hand. SetupError where that key cannot be read."""
+        from samvad.auth.erasure_receipts import ErasureSigner
+
+        samvad = self._samvad
+        if samvad.erasure_signer is None:  # no place to keep a key: one for as long as the process lives
+            samvad.erasure_signer = ErasureSigner(None)
+        _ = samvad.erasure_signer.public_key
+        return samvad.erasure_signer
+
     def erasure_receipt(self, user: UserKey, cleared: Cleared) -> dict[str, Any]:
-        """The signed receipt of an erasing; InvalidRequest where this server signs none."""
+        """The signed receipt of an erasing."""
         from samvad.auth.erasure_receipts import places_of
         from samvad.knowledge.opening import has_documents
 
         samvad = self._samvad
-        if samvad.erasure_signer is None:
-            raise InvalidRequest("This server signs no receipts: it keeps no key for that.")
         places = places_of(
             samvad.store, has_documents=samvad.knowledge_is_open or has_documents(samvad.store)
         )
-        return samvad.erasure_signer.sign(user, cleared, places, samvad.core.clock.now_ms())
+        return self.erasure_signer().sign(user, cleared, places, samvad.core.clock.now_ms())
 
     @property
     def cost(self) -> CostMeter:

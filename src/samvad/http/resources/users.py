@@ -245,6 +245,8 @@ async def refresh(call: Call) -> Reply:
     wants_receipt = body.get("receipt", False)
     if not isinstance(wants_receipt, bool):
         raise InvalidRequest("receipt must be true or false.")
+    if wants_receipt:
+        call.erasure_signer()  # what cannot be proven is not begun
     cleared = await call.once(
         user_id, Cleared, lambda receipt: call.service.clear_user_data(user_id, receipt=receipt)
     )
