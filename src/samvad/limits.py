@@ -99,6 +99,7 @@ LIVE_CONVERSATIONS_MAX: Final = 4_000  # with those that wait for their client t
 LIVE_OUTBOX_BYTES_MAX: Final = 2 * 1024 * 1024
 LIVE_TEXT_FRAME_BYTES_MAX: Final = 128 * 1024
 LIVE_AUDIO_FRAME_BYTES_MAX: Final = 64 * 1024
+LIVE_SILENCE_SAMPLE_MAX: Final = 327  # 1 % of full scale: what is never louder is silence
 LIVE_INSTRUCTION_BYTES_MAX: Final = 16 * 1024
 LIVE_START_S_MAX: Final = 15
 LIVE_ERRORS_MAX: Final = 100  # malformed frames on one connection

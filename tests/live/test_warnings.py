@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from samvad.live.listening import is_audible
 from samvad.live.providers import base
 from samvad.live.providers.instructions import announcement
 from samvad.live.providers.openai_realtime import OpenAIRealtime
@@ -51,6 +54,30 @@ async def test_silence_after_speech_is_warned_of_aloud() -> None:
         assert provider.session.told == [("announce", warning["message"])]
         assert (await samvad.get_user_profile("user_456")).history_length == 0
         await client.leave()
+
+
+async def test_a_microphone_left_open_is_no_sign_of_life() -> None:
+    """Who streams silence is as silent as who sends nothing."""
+    async with spoken({}) as (client, _, _):
+
+        async def stream() -> None:
+            while True:
+                client.send(SPEECH)
+                await asyncio.sleep(0.02)
+
+        streaming = asyncio.create_task(stream())
+        await client.next("warning")
+        assert (await client.next("session_ended"))["reason"] == "inactive"
+        streaming.cancel()
+        await client.leave()
+
+
+@pytest.mark.parametrize(
+    ("samples", "audible"), [([0, 0], False), ([327, -327], False), ([0, 328], True), ([-32768, 0], True)]
+)
+def test_silence(samples: list[int], audible: bool) -> None:
+    """What is never louder than one part in a hundred of the full scale."""
+    assert is_audible(struct.pack("<2h", *samples)) == audible
 
 
 async def test_a_warning_that_is_never_over_keeps_nobody() -> None:

@@ -13,6 +13,7 @@ from samvad.live import frames
 from samvad.live.interrupting import Interrupting
 from samvad.live.language import AUTO, language_of
 from samvad.live.line import Line
+from samvad.live.listening import is_audible
 from samvad.live.turn import Turn
 from samvad.sessions.validation import check_id
 
@@ -173,13 +174,15 @@ class Conversation(Interrupting):
             raise InvalidRequest("Audio is PCM16: an even number of bytes.")
         if self.keeper.full:
             raise Overloaded("What was said before could not be kept yet; try again soon.")
-        self.touched_s = self.now_s()
+        if self._speaking or is_audible(data):  # a microphone left open is no sign of life
+            self.touched_s = self.now_s()
         self.by_voice = True
         if await self.ready() and self.provider_session is not None:
             await self.provider_session.send_audio(data)
 
     async def activity(self, speaking: bool, played_ms: float | None = None) -> None:
         """The user begins or ends to speak, as the client has noticed."""
+        self._speaking = speaking
         self.touched_s = self.now_s()
         if speaking:
             turn = self.turn

@@ -58,6 +58,7 @@ class Keeping:
         self.closed = False
         self.last_said = ""
         self.by_voice = False  # the user spoke last, and did not write
+        self._speaking = False  # as the client has noticed
         self.keeper = Keeper(service, key.user_id)
         self.keeper.on_failing = self._warn_not_kept
         self._state = known.state

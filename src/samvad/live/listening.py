@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
+import sys
 from typing import NamedTuple
 
+from samvad import limits
 from samvad.interruptions.classifier import classify
 from samvad.interruptions.rules import NOT_INTERRUPTING
 from samvad.types import InterruptionType
@@ -24,3 +27,11 @@ def judge(utterance: str, *, language: str | None, after_question: bool, resumab
     if meant == "RESUME":
         return Verdict("BACKCHANNEL", interrupts=False, resumes=True)
     return Verdict(meant, interrupts=meant not in NOT_INTERRUPTING, stops=meant == "CUT_OFF")
+
+
+def is_audible(data: bytes) -> bool:
+    """Whether a piece of speech (PCM16 LE) is ever louder than silence."""
+    samples = array.array("h", data)
+    if sys.byteorder == "big":
+        samples.byteswap()
+    return max(samples) > limits.LIVE_SILENCE_SAMPLE_MAX or min(samples) < -limits.LIVE_SILENCE_SAMPLE_MAX
