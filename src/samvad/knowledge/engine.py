@@ -16,6 +16,7 @@ from samvad.knowledge.index import Row, ScopeIndex, is_current, remove_files
 from samvad.knowledge.queries import Query, parse
 from samvad.knowledge.ranking import Prepared, first_score, query_pieces, rank
 from samvad.knowledge.records import Document, Filter, Hit, PassageFound, Scope, StoredDocument
+from samvad.knowledge.standing_aside import stand_aside
 
 CANDIDATES: Final = 24  # of each scope, by FTS5's own order
 RANKED: Final = 16  # of them all together
@@ -169,6 +170,7 @@ class Engine:
         for scope, index in indexes:
             numbers = index.candidates(plan, max(CANDIDATES, limit), CANDIDATE_ROWS_MAX, condition)
             for row in index.fetch(numbers):
+                stand_aside()
                 document = index.document(row.document)
                 prepared = self._prepare(scope, index, row, document, query.sounds)
                 gathered.append(

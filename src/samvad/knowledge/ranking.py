@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from samvad.knowledge.romanised import sound_key
+from samvad.knowledge.standing_aside import stand_aside
 from samvad.knowledge.words import KEPT_WORDS, plain_words, raw_words, term_of, terms
 
 K1: Final = 1.1
@@ -198,6 +199,7 @@ def rank(
     weights = Weights(query)
     found = []
     for passage, in_pieces in zip(passages, pieces, strict=True):
+        stand_aside()
         bm25, covered = first_score(query, passage, average)
         one = two = 0.0
         before: frozenset[str] = frozenset()
@@ -233,7 +235,10 @@ def query_pieces(text: str, *, sounds: bool) -> list[str]:
 
 def piece_scores(wanted: Sequence[str], passages: Sequence[Prepared]) -> list[float]:
     """BM25 over pieces of words, among these passages alone, in shares of the query's rarity."""
-    counts = [[passage.plain.count(piece) for piece in wanted] for passage in passages]
+    counts = []
+    for passage in passages:
+        stand_aside()
+        counts.append([passage.plain.count(piece) for piece in wanted])
     number = len(passages)
     idf = []
     for at in range(len(wanted)):
