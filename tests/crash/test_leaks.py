@@ -135,7 +135,7 @@ async def test_what_cannot_be_opened(database_path: Path) -> None:
             samvad = Samvad(store, options=Options())
             with pytest.raises(StoreLocked):
                 await samvad.open()
-            named = [thread.name for thread in threading.enumerate() if "read" in thread.name]
+            named = [thread.name for thread in threading.enumerate() if "sqlite-read" in thread.name]
             assert len(named) <= 2, named
 
         before = descriptors(), threads()

@@ -59,16 +59,12 @@ async def test_silence_after_speech_is_warned_of_aloud() -> None:
 async def test_a_microphone_left_open_is_no_sign_of_life() -> None:
     """Who streams silence is as silent as who sends nothing."""
     async with spoken({}) as (client, _, _):
-
-        async def stream() -> None:
-            while True:
-                client.send(SPEECH)
-                await asyncio.sleep(0.02)
-
-        streaming = asyncio.create_task(stream())
-        await client.next("warning")
-        assert (await client.next("session_ended"))["reason"] == "inactive"
-        streaming.cancel()
+        ended = asyncio.create_task(client.next("session_ended"))
+        while not ended.done():
+            client.send(SPEECH)
+            await asyncio.wait([ended], timeout=0.02)
+        assert ended.result()["reason"] == "inactive"
+        assert "warning" in [frame["type"] for frame in client.seen]
         await client.leave()
 
 
