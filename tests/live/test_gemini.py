@@ -31,7 +31,7 @@ from samvad.testing.gemini import (
 from samvad.testing.gemini.wire import field
 from samvad.testing.speech import chunks, silence, speech, words_in
 from tests.live.gemini import MODES, Talk, make_service, said, talking
-from tests.support import SOAK, wait_until_async
+from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +44,7 @@ def each_mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=MODES if SOAK else MODES[:1])
+@pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
     """One mode, where what matters is the session's own."""
     return str(request.param)

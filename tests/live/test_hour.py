@@ -14,7 +14,7 @@ import websockets
 from samvad.testing.gemini import FakeGeminiLive, Say, Step, UserTurn
 from tests.cli.processes import Server
 from tests.live.gemini import MODES, said, talking
-from tests.support import SOAK, wait_until_async
+from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ async def test_an_hour_with_the_provider(mode: str) -> None:
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("mode", MODES if SOAK else MODES[:1])
+@pytest.mark.parametrize("mode", MODES)
 async def test_an_hour_through_the_server(mode: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through `samvad serve` and its WebSocket, with a kill -9: each turn is stored once, in order, as it was heard."""
     async with FakeGeminiLive(answer=answer) as fake:
