@@ -66,11 +66,13 @@ class Running:
 
 
 @contextmanager
-def server(name: str, data_dir: Path, core: int) -> Iterator[Running]:
-    """Run one of the servers on one core."""
+def server(
+    name: str, data_dir: Path, core: int, *arguments: str, module: str = "benchmarks.http_servers"
+) -> Iterator[Running]:
+    """Run one of the servers of a module on one core."""
     data_dir.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.http_servers", name, str(data_dir)],
+        [sys.executable, "-m", module, name, str(data_dir), *arguments],
         stdout=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,

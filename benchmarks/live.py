@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import statistics
-import subprocess
-import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmarks import http
 from benchmarks.http import Running, cpu_s
 from benchmarks.live_load import Clockwork, crowd, firsts
-from benchmarks.measure import REPOSITORY, Options, Spread, Unavailable, progress
+from benchmarks.measure import Options, Spread, Unavailable, progress
 from benchmarks.report import Bound, Section, Table, spread
 
 T = TypeVar("T")
@@ -40,26 +38,9 @@ INTRODUCTION = (
 )
 
 
-@contextmanager
-def server(name: str, data_dir: Path, base_url: str, core: int) -> Iterator[Running]:
+def server(name: str, data_dir: Path, base_url: str, core: int) -> AbstractContextManager[Running]:
     """Run one of the servers on one core."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.live_servers", name, str(data_dir), base_url],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        if found is None:
-            raise Unavailable(f"the {name} server did not start: {line!r}")
-        yield Running(found[0], process)
-    finally:
-        process.terminate()
-        process.wait()
+    return http.server(name, data_dir, core, base_url, module="benchmarks.live_servers")
 
 
 def run(options: Options) -> Section:
