@@ -21,6 +21,7 @@ from samvad import limits
 from samvad.auth.api_keys import ApiKey, digest_of, id_of
 from samvad.clock import Clock
 from samvad.errors import SamvadError, SetupError, StoreUnavailable
+from samvad.private_files import replace_private
 
 _log = logging.getLogger(__name__)
 KEYS_FILE: Final = "keys.json"
@@ -84,7 +85,7 @@ class FileKeys:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _locked(self._directory / f"{KEYS_FILE}.lock"):
-                _write(Path(self.place), make(self.read()))
+                replace_private(Path(self.place), make(self.read()), sync=True)
         except OSError as error:
             raise SetupError(f"Cannot write the keys to {self.place}: {error.strerror}.") from error
 
@@ -97,7 +98,9 @@ class FileKeys:
         try:
             with _locked(self._directory / f"{KEYS_FILE}.lock"):
                 known = await self.load_used()
-                _write(self._directory / USED_FILE, msgspec.json.encode({**known, **used}))
+                replace_private(
+                    self._directory / USED_FILE, msgspec.json.encode({**known, **used}), sync=True
+                )
         except OSError as error:
             raise StoreUnavailable(f"Cannot write {USED_FILE}: {error.strerror}.") from error
 
@@ -147,7 +150,7 @@ class Keyring:
         if self._copy is not None and raw is not None:
             try:
                 self._copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _write(self._copy, raw)
+                replace_private(self._copy, raw, sync=True)
             except OSError as error:
                 _log.warning("the copy of the keys cannot be written: %s", error.strerror)
         return True
@@ -240,18 +243,3 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace a file, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

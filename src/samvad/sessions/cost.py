@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from samvad.clock import Clock
+from samvad.private_files import replace_private
 
 PER: Final = 100_000  # operations that a price is for
 FILE: Final = "cost.json"
@@ -125,10 +125,7 @@ class CostMeter:
 
 def _write(path: Path, kept: Kept) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".part")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        out.write(msgspec.json.encode(kept))
-    fresh.replace(path)
+    replace_private(path, msgspec.json.encode(kept), sync=False)
 
 
 class Compared(NamedTuple):

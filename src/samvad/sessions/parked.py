@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ import msgspec
 from samvad import limits
 from samvad.clock import Clock
 from samvad.errors import SamvadError, SetupError
+from samvad.private_files import replace_private
 from samvad.records import UserKey
 from samvad.sessions import parked_requests
 from samvad.sessions.flush_lane import FlushLane
@@ -114,10 +114,7 @@ def save(directory: Path, found: list[Parked]) -> None:
         msgspec.structs.replace(each, since_ms=since.get((each.replica, each.number), each.since_ms))
         for each in found
     ]
-    fresh = path.with_name(FILE + ".part")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        out.write(msgspec.json.encode(told))
-    fresh.replace(path)
+    replace_private(path, msgspec.json.encode(told), sync=False)
 
 
 def load(directory: Path) -> list[Parked]:
