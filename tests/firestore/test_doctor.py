@@ -26,7 +26,8 @@ try:
 
     from samvad.stores.firestore_examination import Seen, Trouble
     from samvad.stores.firestore_indexes import COMPOSITES
-    from tests.firestore.google import Google, Refusal
+    from tests.firestore.google import Google
+    from tests.google_server import Refusal
 except ImportError as missing:
     loudly_skip(f"google-cloud-firestore is not installed ({missing})")
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from samvad.http.app import create_app
-from tests.firestore.google import Google, Refusal
+from tests.firestore.google import Google
 from tests.firestore.support import make_store
+from tests.google_server import Refusal
 from tests.http.support import Api
 from tests.journaled.support import opened
 from tests.support import wait_until_async

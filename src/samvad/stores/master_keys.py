@@ -62,7 +62,11 @@ class LocalMasterKey:
 
 
 class KmsMasterKey:
-    """A key of Google Cloud KMS, through Google's client. `client` stands in for it in tests."""
+    """A key of Google Cloud KMS, through Google's client. `client` is one that was made already.
+
+    Both ways carry the CRC32C of what is sent and of what comes back, as Google's guide to data integrity asks: a byte
+    that was turned over on the way would make a key that opens nothing, found out when it is too late.
+    """
 
     def __init__(self, name: str, client: Any = None) -> None:
         self._name = name
@@ -70,7 +74,7 @@ class KmsMasterKey:
         self.id = "gcpkms:" + hashlib.sha256(name.encode()).hexdigest()[:16]
 
     def _ask(self, call: str, **fields: Any) -> Any:
-        from google.api_core.exceptions import GoogleAPIError
+        from google.api_core import exceptions
         from google.auth.exceptions import GoogleAuthError
 
         try:
@@ -78,19 +82,64 @@ class KmsMasterKey:
                 from google.cloud import kms
 
                 self._client = kms.KeyManagementServiceClient()
+            # The client tries again by itself, within this time, where KMS is away.
             return getattr(self._client, call)(request={"name": self._name} | fields, timeout=_KMS_TIMEOUT_S)
-        except (GoogleAPIError, GoogleAuthError) as error:
+        except (exceptions.PermissionDenied, exceptions.NotFound, exceptions.FailedPrecondition) as error:
+            raise SetupError(
+                f"Cloud KMS refuses {call} with {self._name}: {error.message} The service account needs the role "
+                "roles/cloudkms.cryptoKeyEncrypterDecrypter on a key that is there and enabled."
+            ) from error
+        except exceptions.InvalidArgument as error:
+            raise SetupError(
+                f"Cloud KMS cannot {call} with {self._name}: {error.message} Is this the key that wrapped it?"
+            ) from error
+        except GoogleAuthError as error:
+            raise SetupError(
+                f"Cloud KMS cannot be asked without credentials of Google: {error} Set "
+                "GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`."
+            ) from error
+        except exceptions.GoogleAPIError as error:
             raise StoreUnavailable(f"Cloud KMS does not answer for {self._name}: {error}.") from error
 
+    def _damaged(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"What Cloud KMS was sent, or answered, for {self._name} was damaged on the way."
+        )
+
     def wrap(self, key: bytes, context: bytes) -> bytes:
-        """See MasterKey; StoreUnavailable where KMS cannot be asked."""
-        answer = self._ask("encrypt", plaintext=key, additional_authenticated_data=context)
-        return bytes(answer.ciphertext)
+        """See MasterKey; SetupError where KMS refuses, StoreUnavailable where it cannot be asked."""
+        answer = self._ask(
+            "encrypt",
+            plaintext=key,
+            plaintext_crc32c=_crc32c(key),
+            additional_authenticated_data=context,
+            additional_authenticated_data_crc32c=_crc32c(context),
+        )
+        ciphertext = bytes(answer.ciphertext)
+        arrived = answer.verified_plaintext_crc32c and answer.verified_additional_authenticated_data_crc32c
+        if not arrived or _crc32c(ciphertext) != answer.ciphertext_crc32c:
+            raise self._damaged()
+        return ciphertext
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """See MasterKey; StoreUnavailable where KMS cannot be asked, or refuses."""
-        answer = self._ask("decrypt", ciphertext=wrapped, additional_authenticated_data=context)
-        return bytes(answer.plaintext)
+        """See MasterKey; StoreUnavailable where KMS cannot be asked."""
+        answer = self._ask(
+            "decrypt",
+            ciphertext=wrapped,
+            ciphertext_crc32c=_crc32c(wrapped),
+            additional_authenticated_data=context,
+            additional_authenticated_data_crc32c=_crc32c(context),
+        )
+        key = bytes(answer.plaintext)
+        if _crc32c(key) != answer.plaintext_crc32c:
+            raise self._damaged()
+        return key
+
+
+def _crc32c(data: bytes) -> int:
+    import google_crc32c
+
+    return int(google_crc32c.value(data))
 
 
 def aead_of(key: bytes) -> Any:
@@ -132,7 +181,8 @@ def _master_key(text: str, number: int) -> MasterKey:
         if not _KMS_NAME.fullmatch(name):
             raise SetupError(f"{which} is not the name of a key of KMS; write {_FORMS}.")
         try:
-            import google.cloud.kms  # noqa: F401 (only whether it is there)
+            import google.cloud.kms  # noqa: F401 (only whether they are there)
+            import google_crc32c  # noqa: F401
         except ModuleNotFoundError:
             raise SetupError(
                 "Cloud KMS needs one more package: pip install 'samvad-sessions[kms]'."
