@@ -122,3 +122,14 @@ async def test_lists_are_paged_and_filtered(kb: Api) -> None:
     await kb.refused(404, "not_found", "GET", BASE + "/list", query="cursor=nonsense")
     assert (await kb.ok("DELETE", BASE))["cleared"] == {"documents": 7}
     assert (await kb.ok("GET", BASE + "/list"))["count"] == 0
+
+
+@pytest.mark.parametrize("user", ["", "userId=asha&"])
+@pytest.mark.parametrize("owner", ["", "Q", "user"])
+async def test_a_wrong_owner_removes_nothing(kb: Api, user: str, owner: str) -> None:
+    """Not even a user's documents, of whom the owner says nothing more."""
+    await add(kb, "Mine", "My rate is fixed.", userId="asha")
+    await kb.refused(400, "invalid_request", "DELETE", BASE, query=f"{user}owner={owner}")
+    assert (await kb.ok("GET", BASE + "/list", query="userId=asha"))["count"] == 1
+    cleared = await kb.ok("DELETE", BASE, query="userId=asha&owner=tenant")
+    assert cleared["cleared"] == {"documents": 1}

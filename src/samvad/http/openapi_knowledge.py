@@ -69,7 +69,7 @@ DESCRIPTIONS: dict[str, Description] = {
         wire.DocumentsClearedAnswer,
         errors=(_Bad, _Down),
         parameters=("userId", "owner"),
-        text="Other owners' documents stay. Where `userId` is given, `owner` is not looked at.",
+        text="Other owners' documents stay. Where `userId` is given, it alone says whose go.",
     ),
     "knowledgeStats": Description(
         _TAG,

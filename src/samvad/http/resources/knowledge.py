@@ -184,7 +184,11 @@ async def clear_stats(call: Call) -> Reply:
 async def clear_documents(call: Call) -> Reply:
     """Remove all documents of the tenant, or of one other owner."""
     found = call.query("userId", "owner")
-    owner: Any = None if "userId" in found else found.get("owner")
+    owner: Any = found.get("owner")
+    if owner not in (None, "everyone", "tenant"):  # also where it would not be looked at
+        raise InvalidRequest("owner must be everyone or tenant.")
+    if "userId" in found:
+        owner = None
     count = await knowledge_of(call).clear(user_id=found.get("userId"), owner=owner)
     return Reply(
         encode(
