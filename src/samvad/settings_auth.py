@@ -60,6 +60,13 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"secret": True},
         ),
     ] = None
+    cors_origins: Annotated[
+        str,
+        Meta(
+            description="Origins whose web pages may ask as well (CORS), with commas between, such as "
+            "https://app.example. Left out, only pages of this server's own address."
+        ),
+    ] = ""
 
 
 class ProtectionSettings(AuthSettings, frozen=True, kw_only=True):
@@ -69,7 +76,7 @@ class ProtectionSettings(AuthSettings, frozen=True, kw_only=True):
         Literal["off", "sensitive", "writes", "all"],
         Meta(
             description="What the audit log in the data directory holds. sensitive: erasing, deleting, minting tokens, "
-            "and whatever was refused; writes: all changes too; all: all requests."
+            "programs that talk for a user, and whatever was refused; writes: all changes too; all: all requests."
         ),
     ] = "sensitive"
 

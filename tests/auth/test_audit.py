@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from samvad.clock import SystemClock
 from samvad.errors import Unavailable
 from samvad.http.app import SamvadApp
 from samvad.http.auditing import Auditing
+from tests.auth.world import BALA, Socket, World, world
+from tests.cli.processes import run
 from tests.support import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -232,3 +236,155 @@ async def test_requests_are_noted_without_content(tmp_path: Path, level: Any, wa
     )
     text = the_file(tmp_path).read_text()
     assert CANARY not in text and "asha-id" not in text and "the-session" not in text
+
+
+# --- live conversations ------------------------------------------------------------------------------------
+
+
+CARL = "user_carl"
+
+
+def audited(here: World, tmp_path: Path, level: Any) -> AuditLog:
+    """A log of what is done to this world."""
+    log = AuditLog(tmp_path, SystemClock())
+    auditing = Auditing(log, level, here.api.app.router.routes)
+    here.api.app.before.append(auditing.check)
+    here.api.app.on_access.append(auditing.note)
+    return log
+
+
+async def talked(here: World, token: str | None, user: str, session: str) -> None:
+    """A short conversation: begun, something said, ended."""
+    socket = Socket(here, token)
+    socket.send({"type": "start_session", "userId": user, "sessionId": session})
+    await socket.until("session_ready")
+    socket.send({"type": "user_text", "text": CANARY})
+    await socket.until("turn_complete")
+    socket.send({"type": "end_session"})
+    await socket.until("websocket.close")
+    await socket.task
+
+
+def told(log: AuditLog) -> list[tuple[str, str, int, list[str]]]:
+    """What a log holds, once it is written: the credential, what was done, how it was answered, and to whom."""
+    log.stop()
+    assert not audit.verify(log.directory, log.key).broken
+    text = "".join(path.read_text() for path in log.directory.glob("*.jsonl"))
+    assert CANARY not in text and CARL not in text and "session_" not in text and "samvad_k1_" not in text
+    found = []
+    for each in audit.entries(log.directory):
+        who = re.sub("^token:tok_[0-9a-f]{20}", "token", each.who)
+        found.append((who, each.did, each.status, each.whom))
+    return found
+
+
+@pytest.mark.parametrize("level", ["sensitive", "writes", "all"])
+async def test_live_conversations_are_noted(tmp_path: Path, level: Any) -> None:
+    """A program that talks for a user always; users for themselves, and the end, where changes are noted."""
+    async with world() as here:
+        key = here.key("users", "sessions")
+        await here.auth.refresh()
+        log = audited(here, tmp_path, level)
+        await talked(here, key, CARL, "session_one")
+        await talked(here, here.token(CARL), CARL, "session_two")
+        asha = log.hashed("user", "default", CARL)
+        one, two = (log.hashed("session", "default", name) for name in ("session_one", "session_two"))
+        found = told(log)
+    by_key, by_token = f"key:{here.keys.keys[0].id}", f"token {asha}"
+    wanted = [(by_key, "startLiveForUser", 200, sorted([asha, one]))]
+    if level != "sensitive":
+        wanted += [
+            (by_key, "endLiveForUser", 200, sorted([asha, one])),
+            (by_token, "startLive", 200, sorted([asha, two])),
+            (by_token, "endLive", 200, sorted([asha, two])),
+        ]
+    assert found == wanted
+
+
+async def test_what_is_refused_on_a_socket_is_noted(tmp_path: Path) -> None:
+    """A handshake, a start for somebody else, and another's token to go on with."""
+    async with world() as here:
+        log = audited(here, tmp_path, "sensitive")
+        handshake = Socket(here, "x")
+        assert (await handshake.next())["status"] == 401
+        thief = Socket(here, here.token(BALA))
+        thief.send({"type": "start_session", "userId": CARL})
+        await thief.until("error")
+        thief.send({"type": "start_session", "userId": BALA})
+        await thief.until("session_ready")
+        thief.send({"type": "renew_token", "token": here.token(CARL)})
+        await thief.until("error")
+        thief.send({"type": "renew_token", "token": "x"})
+        await thief.until("error")
+        await thief.close()
+        asha, bala = (log.hashed("user", "default", name) for name in (CARL, BALA))
+        found = told(log)
+    assert [(who, did, status) for who, did, status, _ in found] == [
+        ("nobody", "live", 401),
+        (f"token {bala}", "startLive", 403),
+        (f"token {bala}", "renewLive", 403),
+        (f"token {bala}", "renewLive", 401),
+    ]
+    assert found[1][3] == [asha] and bala in found[2][3]
+
+
+async def test_where_nothing_can_be_noted_no_program_talks_for_a_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handshake is refused with 503; users, of whom nothing is noted at this level, talk on."""
+    async with world() as here:
+        key = here.key("users")
+        await here.auth.refresh()
+        log = audited(here, tmp_path, "sensitive")
+        monkeypatch.setattr(limits, "AUDIT_ENTRIES_QUEUED_MAX", 0)
+        refused = Socket(here, key)
+        assert (await refused.next())["status"] == 503
+        user = Socket(here, here.token(CARL))
+        user.send({"type": "start_session", "userId": CARL})
+        await user.until("session_ready")
+        await user.close()
+        assert told(log) == []
+
+
+async def test_erasing_during_a_conversation_is_noted_once(tmp_path: Path) -> None:
+    """By who asked for it; the socket that is closed by it did nothing."""
+    async with world() as here:
+        key = here.key("users")
+        await here.auth.refresh()
+        log = audited(here, tmp_path, "sensitive")
+        socket = Socket(here, here.token(CARL))
+        socket.send({"type": "start_session", "userId": CARL})
+        await socket.until("session_ready")
+        headers = {"authorization": f"Bearer {key}"}
+        await here.api.ok("POST", "/api/session/refresh", {"userId": CARL}, headers=headers)
+        assert (await socket.until("websocket.close"))["code"] == 4004
+        await socket.task
+        found = told(log)
+    assert [(who, did) for who, did, _, _ in found] == [(f"key:{here.keys.keys[0].id}", "clearUserData")]
+
+
+# --- keys ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_done_to_keys_is_noted(tmp_path: Path) -> None:
+    """By the number of the system's user, with the key's id and tenant and never the key; the first key too."""
+    arguments = ["keys", "create", "--name", CANARY, "--tenant", "acme"]
+    key = run(arguments, tmp_path).stdout.strip()
+    key_id = key.split("_")[2]
+    assert run(["keys", "revoke", "nothing"], tmp_path).returncode == 2  # nothing was done
+    new_id = run(["keys", "rotate", key_id], tmp_path).stdout.split("_")[2]
+    assert run(["keys", "revoke", key_id], tmp_path).returncode == 0
+    shown = run(["audit", "show"], tmp_path).stdout.splitlines()
+    assert [line.split(" ", 2)[2] for line in shown] == [
+        f"acme command:uid={os.getuid()} keys {verb} 200 key:{each}"
+        for verb, each in (("create", key_id), ("rotate", key_id), ("rotate", new_id), ("revoke", key_id))
+    ]
+    assert "4 entries, each as it was written" in run(["audit", "verify"], tmp_path).stdout
+    text = the_file(tmp_path / "data").read_text()
+    assert CANARY not in text and key not in text and key.split("_")[3] not in text
+
+
+def test_keys_are_made_without_a_log_where_none_is_wanted(tmp_path: Path) -> None:
+    """`SAMVAD_AUDIT=off` leaves no directory."""
+    assert run(["keys", "create", "--name", "n"], tmp_path, {"SAMVAD_AUDIT": "off"}).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["keys.json", "keys.json.lock"]

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from samvad.testing.gemini import FakeGeminiLive, Heard, Say
-from tests.cli.processes import Server
+from tests.cli.processes import Server, run
 from tests.support import loudly_skip, wait_until
 
 pytestmark = pytest.mark.browser
@@ -71,8 +71,15 @@ def launch() -> Iterator[Launch]:
 class Tab:
     """One tab on /talk, with all that it asked for and complained of."""
 
-    def __init__(self, context: Any, url: str) -> None:
+    def __init__(self, context: Any, url: str, fragment: str = "") -> None:
         self.page = context.new_page()
+        self.handshakes: list[dict[str, str]] = []
+        self.network = context.new_cdp_session(self.page)
+        self.network.send("Network.enable")
+        self.network.on(
+            "Network.webSocketWillSendHandshakeRequest",
+            lambda event: self.handshakes.append(event["request"]["headers"]),
+        )
         self.asked: list[str] = []
         self.complaints: list[str] = []
         self.sent: list[dict[str, Any]] = []  # frames, as objects
@@ -83,7 +90,7 @@ class Tab:
             "console", lambda said: self.complaints.append(said.text) if said.type != "log" else None
         )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.answer = self.page.goto(f"{url}/talk?user=asha")
+        self.answer = self.page.goto(f"{url}/talk?user=asha{fragment}")
         self.host = urlsplit(url).netloc
         self.ready()
 
@@ -246,6 +253,67 @@ def test_it_reconnects_and_a_reload_loses_nothing(
         tab.page.reload()
         tab.ready()
         assert tab.bubbles() == shown
+        context.close()
+
+
+class Asked:
+    """A server that asks for tokens, and what mints them."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.key = run(["keys", "create", "--name", "back end"], tmp_path).stdout.strip()
+        self.arguments = ("--auth", "required")
+
+    def token(self, server: Server, ttl_s: int) -> str:
+        """A token of asha's."""
+        body, headers = {"userId": "asha", "ttlSeconds": ttl_s}, {"authorization": f"Bearer {self.key}"}
+        status, answer = server.request("POST", "/api/auth/tokens", body, headers)
+        assert status == 200
+        return str(answer["token"])
+
+
+def test_a_token_behind_the_hash(tmp_path: Path, launch: Launch, documents: list[str]) -> None:
+    """It reaches the socket as a subprotocol, leaves the address, stands in no URL, and another one renews it."""
+    asked = Asked(tmp_path)
+    with Server(tmp_path, *documents, *asked.arguments) as server:
+        context = launch(None).new_context()
+        first, second = asked.token(server, 50), asked.token(server, 600)
+        tab = Tab(context, server.url, f"#token={first}")
+        address = f"{server.url}/talk?user=asha"
+        assert tab.page.url == tab.page.evaluate("location.href") == address
+        assert f"samvad.bearer.{first}" in tab.handshakes[0]["Sec-WebSocket-Protocol"].split(", ")
+        tab.page.get_by_text("The token of this page ends in").wait_for()  # the warning of the last minute
+        tab.page.evaluate("token => { location.hash = 'token=' + token; }", second)
+        tab.page.locator("#notice").wait_for(state="hidden")
+        assert {"type": "renew_token", "token": second} in tab.sent
+        assert tab.page.evaluate("location.href") == address and len(tab.handshakes) == 1
+        tab.write(QUESTION)
+        tab.shows("identity card")
+        tab.page.reload()  # the window remembers it
+        tab.ready()
+        assert f"samvad.bearer.{second}" in tab.handshakes[1]["Sec-WebSocket-Protocol"].split(", ")
+        headers = [json.dumps(each) for each in tab.handshakes]
+        assert not [url for url in tab.asked if "samvad_t1" in url or first in url or second in url]
+        assert not [each for each in headers if "samvad_t1" in each.replace("samvad.bearer.samvad_t1", "")]
+        assert tab.page.evaluate("document.cookie + JSON.stringify(localStorage)").count("samvad_t1") == 0
+        tab.blameless()
+        context.close()
+
+
+def test_a_token_that_has_ended(tmp_path: Path, launch: Launch, documents: list[str]) -> None:
+    """The page says so, and goes on in the same session with another one that is put behind the hash."""
+    asked = Asked(tmp_path)
+    with Server(tmp_path, *documents, *asked.arguments) as server:
+        context = launch(None).new_context()
+        tab = Tab(context, server.url, f"#token={asked.token(server, 3)}")
+        tab.page.wait_for_selector("#state[data-state=over]")
+        tab.page.get_by_text("The token of this page has expired").wait_for()
+        session = tab.page.evaluate("sessionStorage['samvad.session']")
+        tab.page.evaluate("token => { location.hash = 'token=' + token; }", asked.token(server, 600))
+        tab.ready()
+        starts = [each.get("sessionId") for each in tab.sent if each["type"] == "start_session"]
+        assert session and starts == [None, session]
+        assert "token" not in tab.page.evaluate("location.href")
+        tab.blameless()
         context.close()
 
 

@@ -138,6 +138,7 @@ def test_a_head_that_is_too_large_is_told(tmp_path: Path) -> None:
         connection.close()
         assert answer.startswith(b"HTTP/1.1 431")
         assert b"application/problem+json" in answer
+        assert b"\r\nx-content-type-options: nosniff\r\ncache-control: no-store\r\n" in answer
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:

@@ -254,12 +254,13 @@ async def opened(url: str = "memory://", **settings: Any) -> AsyncIterator[Api]:
 
 
 @contextlib.contextmanager
-def serving(root_path: str = "", app: Any = None) -> Iterator[int]:
-    """A server on a free port, in a thread of its own."""
+def serving(root_path: str = "", app: Any = None, **settings: Any) -> Iterator[int]:
+    """A server on a free port, in a thread of its own; `settings` are more of uvicorn's."""
     bound = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only on such
     bound.bind(("127.0.0.1", 0))
     app = app or create_app(open_samvad("memory://"))
-    config = uvicorn.Config(app, log_config=None, lifespan="on", root_path=root_path, access_log=False)
+    settings |= {"log_config": None, "lifespan": "on", "root_path": root_path, "access_log": False}
+    config = uvicorn.Config(app, **settings)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([bound])))
     thread.start()

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class AuditEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that was done. `whom` are keyed hashes, `status` what HTTP would answer, `prev` and `mac` the chain."""
+    """One thing that was done. `whom` are keyed hashes (of API keys the ids), `status` what HTTP would answer."""
 
     n: int
     at: str
@@ -311,13 +311,26 @@ def _sync_directory(directory: Path) -> None:
 
 
 def noted_by_command(
-    data_dir: Path, clock: Clock, did: str, subjects: Sequence[tuple[str, str, str]] = ()
+    data_dir: Path,
+    clock: Clock,
+    did: str,
+    subjects: Sequence[tuple[str, str, str]] = (),
+    *,
+    key: str | None = None,
+    tenant: str = "default",
+    begin: bool = False,
 ) -> None:
-    """What somebody did on the command line of this machine, where a log is kept: written when this returns."""
-    if not (data_dir / DIRECTORY).is_dir():
+    """What somebody did on the command line of this machine, where a log is kept: written when this returns.
+
+    `subjects` are told by a keyed hash each (kind, tenant, name), an API `key` by its id. With `begin` the log begins
+    here where there is none yet.
+    """
+    if not begin and not (data_dir / DIRECTORY).is_dir():
         return
     log = AuditLog(data_dir, clock)
-    log.note(f"command:uid={os.getuid()}", "default", did, 200, [log.hashed(*each) for each in subjects])
+    _ = log.key  # made with the directory
+    whom = [log.hashed(*each) for each in subjects] + ([] if key is None else [f"key:{key}"])
+    log.note(f"command:uid={os.getuid()}", tenant, did, 200, whom)
     log.stop()
     if log.fault is not None:
         raise SetupError(f"It was done, but the audit log cannot be written: {log.fault}.")

@@ -15,6 +15,7 @@ from samvad.cli import flags, output
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import settings_of
 from samvad.errors import InvalidId, SetupError
+from samvad.settings import load
 from samvad.types import DEFAULT_TENANT, SCOPES
 
 app = verbs(
@@ -77,6 +78,7 @@ def create(
     )
     _change(store, data_dir, lambda keys: [*keys, key])
     _hand_out(text, key_id)
+    _note(store, data_dir, "keys create", key)
 
 
 @app.command("list", cls=PlainCommand)
@@ -132,6 +134,7 @@ def rotate(
     now_ms = _now_ms()
     ends_ms = now_ms + _seconds(overlap, "--overlap") * 1000
     text, new_id, digest = make_key()
+    changed: list[ApiKey] = []
 
     def rotated(keys: list[ApiKey]) -> list[ApiKey]:
         old = _found(keys, key_id)
@@ -145,10 +148,13 @@ def rotate(
         )
         until_ms = ends_ms if old.expires_ms is None else min(old.expires_ms, ends_ms)
         left = msgspec.structs.replace(old, expires_ms=until_ms, replaced_by=new_id)
+        changed[:] = [left, new]
         return [left if key.id == key_id else key for key in keys] + [new]
 
     _change(store, data_dir, rotated)
     _hand_out(text, new_id)
+    for each in changed:
+        _note(store, data_dir, "keys rotate", each)
 
 
 @app.command(cls=PlainCommand)
@@ -157,13 +163,16 @@ def revoke(key_id: _Id, store: flags.Store = None, data_dir: flags.DataDir = Non
     from samvad.auth.api_keys import ApiKey
 
     now_ms = _now_ms()
+    changed: list[ApiKey] = []
 
     def revoked(keys: list[ApiKey]) -> list[ApiKey]:
         old = _found(keys, key_id)
         gone = old if old.revoked_ms is not None else msgspec.structs.replace(old, revoked_ms=now_ms)
+        changed[:] = [gone]
         return [gone if key.id == key_id else key for key in keys]
 
     _change(store, data_dir, revoked)
+    _note(store, data_dir, "keys revoke", changed[0])
     typer.echo(f"revoked {key_id}; running servers refuse it within {limits.KEYS_REFRESH_S} s")
 
 
@@ -175,6 +184,18 @@ def _found(keys: list[Any], key_id: str) -> Any:
         if key.id == key_id:
             return key
     raise SetupError(f"There is no key {key_id!r}; `samvad keys list` shows those that there are.")
+
+
+def _note(store: str | None, data_dir: str | None, did: str, key: Any) -> None:
+    """Have the audit log say so. Beside a local store it begins here; a shared one may be asked from anywhere."""
+    from samvad.auth.audit import noted_by_command
+    from samvad.clock import SystemClock
+
+    settings = load({"store": store, "data_dir": data_dir})
+    if settings.audit != "off":
+        begin = settings.store_url().startswith("sqlite:")
+        path, clock = settings.data_path(), SystemClock()
+        noted_by_command(path, clock, did, key=key.id, tenant=key.tenant, begin=begin)
 
 
 def _hand_out(text: str, key_id: str) -> None:

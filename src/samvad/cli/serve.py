@@ -77,7 +77,12 @@ def run(settings: Settings) -> None:
     hosts = None if reachable else {"localhost", "127.0.0.1", "[::1]", settings.host}
     limiter = limiter_of(settings, samvad)
     application = create_app(
-        samvad, hosts=hosts, live=live_maker(samvad, settings), auth=auth, limiter=limiter
+        samvad,
+        hosts=hosts,
+        live=live_maker(samvad, settings),
+        auth=auth,
+        limiter=limiter,
+        origins=settings.cors_origins.split(","),
     )
     _audit(settings, samvad, application)
     samvad.erasure_signer = ErasureSigner(None if url.startswith("memory:") else settings.data_path())

@@ -39,10 +39,25 @@ const speaker = new Speaker(onProgress);
 const microphone = new Microphone({ begin: onVoiceBegins, piece: onVoice, end: onVoiceEnds, level: () => {} });
 const line = new Line(first, { frame: onFrame, audio: onAudio, state: onState, over: onOver });
 
-// A token comes behind the #, which no browser sends to a server, and is kept for as long as the window.
-const given = new URLSearchParams(location.hash.slice(1)).get("token");
-line.token = kept(sessionStorage, "samvad.token", given ?? undefined);
-if (given) history.replaceState(null, "", location.pathname + location.search);
+// A token comes behind the #, which no browser sends to a server, and is kept for as long as the window. Another one
+// that comes there later renews it.
+function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  line.token = kept(sessionStorage, "samvad.token", given ?? undefined) ?? given ?? line.token;
+  if (given) history.replaceState(null, "", location.pathname + location.search);
+  return given;
+}
+
+takeToken();
+addEventListener("hashchange", () => {
+  const given = takeToken();
+  if (!given) return;
+  if (line.ready) line.send({ type: "renew_token", token: given });
+  else if ($("state").dataset.state === "over") {
+    notice(null);
+    line.renew();
+  }
+});
 
 function first() {
   const language = kept(localStorage, "samvad.language");
@@ -127,7 +142,10 @@ const HANDLERS = {
     $("caption").textContent = frame.ok ? "" : frame.error;
   },
   warning(frame) {
-    notice(frame.message);
+    notice(frame.code === "token_expires" ? `The token of this page ends in ${frame.inS} s.` : frame.message);
+  },
+  token_renewed() {
+    notice(null);
   },
   error(frame) {
     notice(frame.message);

@@ -79,6 +79,12 @@ def bearer(scope: dict[str, Any]) -> str | None:
     return token.strip(" ") if scheme.lower() == "bearer" else ""
 
 
+def live_name(what: str, identity: Identity) -> str:
+    """What is done on a live connection, as a record names it: a program that acts for a user is told apart."""
+    program = identity.principal.user is None and identity.credential != "local"
+    return f"{what}ForUser" if program else what
+
+
 class AccessRecord(NamedTuple):
     """One answered request, for who keeps a log of them. `identity` is None where nobody was asked who they are.
 

@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from samvad import limits
 from samvad.auth.authenticator import Authenticator, Identity
-from samvad.errors import Forbidden, Overloaded, SamvadError, TooManyRequests, Unauthenticated
+from samvad.errors import Overloaded, SamvadError, TooManyRequests, Unauthenticated
 from samvad.http.access import (
     LIVE,
     NOBODY,
+    OPEN,
     OPERATOR,
     USERS,
     Access,
     AccessRecord,
     bearer,
     check_access,
+    live_name,
 )
+from samvad.http.browsers import DATA, PREFLIGHT, Browsers, Headers
 from samvad.http.call import Call, Disconnected, Reply
 from samvad.http.live_events import EventStream, open_events
 from samvad.http.live_socket import PATH as LIVE_PATH
@@ -51,6 +54,7 @@ from samvad.http.routing import Route, Router, own_path
 from samvad.http.windows import Left
 
 if TYPE_CHECKING:
+    from samvad.live.noting import Tell
     from samvad.live.service import LiveService
     from samvad.runtime import Samvad
 
@@ -62,9 +66,6 @@ _NOBODY = Identity(NOBODY, "none")
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-# Headers of every answer (OWASP: an API's answers are data, never to be sniffed or framed).
-_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 def routes() -> tuple[Route, ...]:
@@ -92,6 +93,14 @@ async def _metrics(call: Call) -> Reply:
     return Reply(metrics.render(), media_type=CONTENT_TYPE)
 
 
+async def _preflight(call: Call) -> Reply:
+    """What a browser asks before it sends what a page of another origin wants to send."""
+    return Reply(b"", 204, headers=PREFLIGHT)
+
+
+_PREFLIGHT = Route("OPTIONS", "*", _preflight, "preflight", OPEN)
+
+
 class SamvadApp:
     """The service as an ASGI application. `samvad` is open, or is opened by the application's lifespan."""
 
@@ -103,6 +112,7 @@ class SamvadApp:
         live: Callable[[], LiveService] | None = None,
         auth: Authenticator | None = None,
         limiter: Limiter | None = None,
+        origins: Iterable[str] = (),
     ) -> None:
         self.samvad = samvad
         self.auth = auth or Authenticator(samvad.core.clock)
@@ -114,7 +124,7 @@ class SamvadApp:
         self._make_live = live
         self._live: LiveService | None = None
         self._streams: set[EventStream] = set()
-        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+        self._browsers = Browsers(hosts, origins)
         self.router = Router(routes())
         self.metrics = Metrics(samvad)
         self._instance = os.urandom(4).hex()
@@ -141,9 +151,9 @@ class SamvadApp:
         try:
             path = own_path(scope)
             try:
-                route, params = self.router.find(scope["method"], path)
+                route, params = self._route(scope, path)
                 name = route.name
-                self._check_origin(scope)
+                self._browsers.check(scope)
                 if not self.samvad.is_open:  # mounted where nobody runs its lifespan
                     await self.samvad.open()
                 if name == "metrics":
@@ -159,7 +169,8 @@ class SamvadApp:
                 reply = await route.handler(call)
                 if not isinstance(reply, Reply):
                     self._tell(AccessRecord(request_id, name, 200, identity, _address(scope), ()))
-                    await self._run_stream(reply, receive, send)
+                    headers = self._headers(scope, request_id, DATA, left)
+                    await self._run_stream(reply, receive, send, headers)
                     self.metrics.observe(name, 200, time.perf_counter() - started_s)
                     return
             except SamvadError as error:
@@ -182,23 +193,33 @@ class SamvadApp:
                 AccessRecord(request_id, name, reply.status, identity, _address(scope), tuple(params), users)
             )
         body = reply.body
-        headers = [
-            (b"content-type", reply.media_type),
-            (b"content-length", str(len(body)).encode()),
-            *_ALWAYS,
-            (b"x-request-id", request_id.encode()),
+        headers = (
+            *reply.described(),
+            *self._headers(scope, request_id, reply.security, left),
             *reply.headers,
-            *rate_headers(left),
-        ]
-        if reply.status == 304:
-            del headers[:2]
+        )
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _run_stream(self, stream: EventStream, receive: Receive, send: Send) -> None:
+    def _route(self, scope: Scope, path: bytes) -> tuple[Route, list[str]]:
+        if scope["method"] == "OPTIONS" and (asked := self._browsers.asked_before(scope)) is not None:
+            self.router.find(asked, path)  # there must be such a request
+            return _PREFLIGHT, []
+        return self.router.find(scope["method"], path)
+
+    def _headers(self, scope: Scope, request_id: str, security: Headers, left: list[Left]) -> Headers:
+        """The headers of every answer."""
+        return (
+            *security,
+            (b"x-request-id", request_id.encode()),
+            *rate_headers(left),
+            *self._browsers.headers(scope),
+        )
+
+    async def _run_stream(self, stream: EventStream, receive: Receive, send: Send, headers: Headers) -> None:
         self._streams.add(stream)
         try:
-            await stream.run(receive, send)
+            await stream.run(receive, send, headers)
         finally:
             self._streams.discard(stream)
 
@@ -227,43 +248,41 @@ class SamvadApp:
             await receive()
             await refuse_socket(scope, send)
             return
+        request_id = f"{self._instance}-{next(self._numbers)}"
+        identity: Identity | None = None
         try:
-            self._check_origin(scope)
+            self._browsers.check(scope)
             if not self.samvad.is_open:
                 await self.samvad.open()
             identity, _ = await self._identify(scope, LIVE, "live")
+            for check in self.before:
+                check(live_name("startLive", identity))
             live = self.live
         except SamvadError as error:
+            self._tell(AccessRecord(request_id, "live", error.status, identity, _address(scope), ()))
             await receive()
-            await refuse_socket(scope, send, error)
+            await refuse_socket(scope, send, error, request_id)
             return
         try:
             service = self.samvad.acting_as(identity.principal)
-            await serve_socket(
-                scope, receive, send, live, service, (self.auth, identity), self._frames(scope, identity)
-            )
+            access, limit = (self.auth, identity), self._frames(scope, identity)
+            tell = self._live_tell(scope, request_id, identity)
+            await serve_socket(scope, receive, send, live, service, access, limit, tell)
         except Exception:  # the top of the connection
             _log.exception("a live connection failed")
 
-    def _check_origin(self, scope: Scope) -> None:
-        """Refuse what a web page of another site sends through the browser of somebody on this machine.
+    def _live_tell(self, scope: Scope, request_id: str, identity: Identity) -> Tell | None:
+        """What hears of the starts and ends of a live connection."""
+        if not self.on_access:
+            return None
 
-        Where there are no credentials, reaching the port is all that it takes. A page can reach it under a name of
-        its own that resolves to 127.0.0.1 (DNS rebinding): then `Host` is not one of `hosts`. And it can send
-        requests to be answered blindly (CSRF): then the browser names the page in `Origin`.
-        """
-        host = origin = None
-        for key, value in scope["headers"]:
-            if key == b"host":
-                host = value
-            elif key == b"origin":
-                origin = value
-        if self._hosts is not None and host is not None and _name(host) not in self._hosts:
-            raise Forbidden("This host name is not served here; use the address that the server has printed.")
-        same_site = origin is None or origin.partition(b"://")[2].lower() == (host or b"").lower()
-        # A browser lets any page open a WebSocket, and read what comes; only the server can refuse it.
-        if not same_site and scope.get("method") not in ("GET", "HEAD"):
-            raise Forbidden("Requests from web pages of other sites are not accepted.")
+        def tell(what: str, status: int, user_id: str | None, session_id: str | None) -> None:
+            users = () if user_id is None else (user_id,)
+            params = () if session_id is None else (session_id,)
+            name = live_name(what, identity)
+            self._tell(AccessRecord(request_id, name, status, identity, _address(scope), params, users))
+
+        return tell
 
     async def _identify(
         self, scope: Scope, access: Access, route: str, params: Sequence[str] = ()
@@ -330,14 +349,6 @@ def _address(scope: Scope) -> str | None:
     return client[0] if client else None
 
 
-def _name(host: bytes) -> str:
-    """The host name of a Host header, without its port."""
-    text = host.decode("latin-1").lower()
-    if text.startswith("["):
-        return text.partition("]")[0] + "]"
-    return text.partition(":")[0]
-
-
 def create_app(
     samvad: Samvad,
     *,
@@ -345,6 +356,7 @@ def create_app(
     live: Callable[[], LiveService] | None = None,
     auth: Authenticator | None = None,
     limiter: Limiter | None = None,
+    origins: Iterable[str] = (),
 ) -> SamvadApp:
     """The ASGI application over a service, which its lifespan (or its first request) opens.
 
@@ -352,8 +364,9 @@ def create_app(
     when they are first needed; left out, they are answered by the default provider, which has no documents then.
     `auth` says who is asking; left out, everybody is the trusted local principal, and who may reach the application
     is the business of what it is mounted in. `limiter` says how much each may ask; left out, any amount.
+    `origins` are those whose pages may ask as well (CORS), such as https://app.example; left out, none but our own.
     """
-    return SamvadApp(samvad, hosts=hosts, live=live, auth=auth, limiter=limiter)
+    return SamvadApp(samvad, hosts=hosts, live=live, auth=auth, limiter=limiter, origins=origins)
 
 
 __all__ = ["SamvadApp", "create_app", "routes"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Level = Literal["off", "sensitive", "writes", "all"]
 
 SENSITIVE: Final = frozenset({"clearUserData", "mintToken"})  # and whatever deletes
+_LIVE: Final = ("startLive", "renewLive", "endLive")  # see `samvad.live.noting`
 REFUSED: Final = frozenset({401, 403})
 _KINDS: Final = {"userId": "user", "sessionId": "session", "documentId": "document"}
 
@@ -29,6 +30,11 @@ class Auditing:
             route.name: next((kind for name, kind in _KINDS.items() if f"{{{name}}}" in route.path), None)
             for route in routes
         }
+        # On a live connection: a program that talks for a user, and at the higher levels everybody.
+        self._wanted.add("startLiveForUser")
+        if level in ("writes", "all"):
+            self._wanted.update(name + suffix for name in _LIVE for suffix in ("", "ForUser"))
+        self._kinds |= {name + suffix: "session" for name in _LIVE for suffix in ("", "ForUser")}
 
     @staticmethod
     def _wants(route: Route, level: Level) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 
 from samvad import limits
 from samvad.errors import InvalidJson, InvalidRequest, TooLarge, UnsupportedMediaType
+from samvad.http import browsers
 from samvad.records import UserKey
 from samvad.sessions.operations import ReceiptKey
 from samvad.sessions.service import SessionPersistenceService
@@ -42,12 +43,19 @@ class Disconnected(Exception):
 
 
 class Reply(NamedTuple):
-    """An answer: status, body, media type and further headers."""
+    """An answer: status, body, media type and further headers; `security` are those that hold browsers back."""
 
     body: bytes
     status: int = 200
     media_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    security: browsers.Headers = browsers.DATA
+
+    def described(self) -> browsers.Headers:
+        """The headers that describe the body, where there is one."""
+        if self.status in (204, 304):
+            return ()
+        return (b"content-type", self.media_type), (b"content-length", str(len(self.body)).encode())
 
 
 class Call:

@@ -16,6 +16,7 @@ import msgspec
 from samvad import limits
 from samvad.auth.lease import Lease
 from samvad.errors import InvalidRequest, MissingFields, SamvadError
+from samvad.http import browsers
 from samvad.http.call import Call
 from samvad.records import UserKey
 from samvad.sessions.feed import Grew, Missed, Restarted, Subscription
@@ -57,14 +58,12 @@ class EventStream:
         """The server stops: the client may come back to another one."""
         self._ended.set()
 
-    async def run(self, receive: Callable[[], Awaitable[dict[str, Any]]], send: Send) -> None:
-        """Send events until the client is gone or the server stops."""
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-store"),
-            (b"x-accel-buffering", b"no"),
-            (b"x-content-type-options", b"nosniff"),
-        ]
+    async def run(
+        self, receive: Callable[[], Awaitable[dict[str, Any]]], send: Send, headers: browsers.Headers
+    ) -> None:
+        """Send events until the client is gone or the server stops; `headers` are those of every answer."""
+        own = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no"))
+        headers = (*own, *headers)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         lease = Lease(*self._access, warn=self._warn_of_end, end=self._no_longer)
         gone = asyncio.create_task(_disconnected(receive))

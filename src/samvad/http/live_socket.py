@@ -11,6 +11,7 @@ from samvad.http.problems import problem_reply
 
 if TYPE_CHECKING:
     from samvad.auth.authenticator import Authenticator, Identity
+    from samvad.live.noting import Tell
     from samvad.live.service import LiveService
     from samvad.sessions.service import SessionPersistenceService
 
@@ -85,8 +86,9 @@ async def serve_socket(
     service: SessionPersistenceService,
     access: tuple[Authenticator, Identity],
     limit: Limit | None = None,
+    tell: Tell | None = None,
 ) -> None:
-    """Talk with one client, for as long as its credential holds.
+    """Talk with one client, for as long as its credential holds; `tell` hears what an audit log wants.
 
     A client that does not offer the subprotocol is talked with all the same.
     """
@@ -95,6 +97,7 @@ async def serve_socket(
     await receive()  # websocket.connect
     socket = _Socket(scope, receive, send, limit)
     connection = Connection(live, service, socket, access)
+    connection.notes.tell = tell
     try:
         live.admit(connection)
     except SamvadError as error:
@@ -110,14 +113,18 @@ async def serve_socket(
         live.dismiss(connection)
 
 
-async def refuse_socket(scope: dict[str, Any], send: Send, error: SamvadError | None = None) -> None:
+async def refuse_socket(
+    scope: dict[str, Any], send: Send, error: SamvadError | None = None, request_id: str = ""
+) -> None:
     """Answer a handshake with a problem document, where the server can, else with 403."""
     reply = problem_reply(
-        error or NotFound("There is no socket here; live conversations are at /api/live."), ""
+        error or NotFound("There is no socket here; live conversations are at /api/live."), request_id
     )
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
         return
-    headers = [(b"content-type", reply.media_type), (b"cache-control", b"no-store"), *reply.headers]
+    headers = [(b"content-type", reply.media_type), *reply.security, *reply.headers]
+    if request_id:
+        headers.append((b"x-request-id", request_id.encode()))
     await send({"type": "websocket.http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": reply.body, "more_body": False})

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from samvad import __version__, errors
-from samvad.http import wire, wire_answers, wire_knowledge
+from samvad.http import browsers, wire, wire_answers, wire_knowledge
 from samvad.http.access import Access
 from samvad.http.call import Reply
 from samvad.http.openapi_description import Description
@@ -278,16 +278,8 @@ def docs_page() -> Reply:
     style, script = ((_PAGES / name).read_text(encoding="utf-8") for name in ("docs.css", "docs.js"))
     page = (_PAGES / "docs.html").read_text(encoding="utf-8")
     page = page.replace("/* docs.css */", style).replace("/* docs.js */", script)
-    policy = (
-        "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"frame-ancestors 'none'; script-src {_hash_source(script)}; style-src {_hash_source(style)}"
-    )
-    headers = (
-        (b"content-security-policy", policy.encode()),
-        (b"referrer-policy", b"no-referrer"),
-        (b"x-frame-options", b"DENY"),
-    )
-    return Reply(page.encode(), media_type=b"text/html; charset=utf-8", headers=headers)
+    security = browsers.page(_hash_source(script), _hash_source(style))
+    return Reply(page.encode(), media_type=b"text/html; charset=utf-8", security=security)
 
 
 def _hash_source(text: str) -> str:

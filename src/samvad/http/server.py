@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
@@ -26,7 +27,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.protocol import State
 
 from samvad import limits
-from samvad.errors import SetupError
+from samvad.errors import InvalidRequest, Overloaded, SamvadError, SetupError, TooLarge
+from samvad.http.problems import problem_reply
 
 if TYPE_CHECKING:
     from samvad.runtime import Samvad
@@ -104,6 +106,21 @@ def _bind_error(error: OSError, host: str, port: int) -> SetupError:
 # --- connections -------------------------------------------------------------------------------------------
 
 
+class _HeadTooLarge(TooLarge):
+    """The head of the request is too large."""
+
+    status = 431
+    title = "Request header fields too large"
+
+
+async def _busy(scope: Any, receive: Any, send: Any) -> None:
+    """Answers where there are too many connections already."""
+    reply = problem_reply(Overloaded("Too many connections; try again soon."), "")
+    headers = [*reply.described(), *reply.security, *reply.headers, (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
 class _BoundedHttp(HttpToolsProtocol):
     """uvicorn's HTTP connection, with a bound on the bytes and the time of a request."""
 
@@ -130,6 +147,12 @@ class _BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        most, self.limit_concurrency = (
+            self.config.limit_concurrency,
+            None,
+        )  # uvicorn would say it in plain text
+        crowded = most is not None and max(len(self.connections), len(self.tasks)) >= most
+        self.app = _busy if crowded else self.config.loaded_app
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -152,12 +175,20 @@ class _BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._in_head and (self.cycle is None or self.cycle.response_complete):
-            body = b'{"success":false,"error":"The head of the request is too large.","code":"too_large","status":431}'
-            self.transport.write(
-                b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
-                b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
-            )
+            self._say(_HeadTooLarge())
         self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser cannot read."""
+        self._say(InvalidRequest("The request is not valid HTTP."))
+        self.transport.close()
+
+    def _say(self, error: SamvadError) -> None:
+        """Answer without the application, to which nothing of this request has come."""
+        reply = problem_reply(error, "")
+        lines = [b"%b: %b\r\n" % each for each in (*reply.described(), *reply.security)]
+        head = b"HTTP/1.1 %d %b\r\n" % (error.status, HTTPStatus(error.status).phrase.encode())
+        self.transport.write(b"".join((head, *lines, b"connection: close\r\n\r\n", reply.body)))
 
 
 class _LiveSocket(WebSocketsSansIOProtocol):
@@ -191,6 +222,12 @@ class _LiveSocket(WebSocketsSansIOProtocol):
         head = bytes((opcode, size)) if size < 126 else bytes((opcode, 126, size >> 8, size & 255))
         self.transport.write(head + data)
         return True
+
+    async def send(self, message: Any) -> None:
+        """Take what the application says; a handshake that it has refused is complete, and no error of its own."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()

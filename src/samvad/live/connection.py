@@ -18,6 +18,7 @@ from samvad.live import frames, phrases
 from samvad.live.context import background, interruption_view
 from samvad.live.conversation import Conversation, checked_language
 from samvad.live.line import Line
+from samvad.live.noting import Notes
 from samvad.live.outbox import Outbox, Wire
 from samvad.live.recovery import STALE_AFTER_MS, bring_to_its_end, open_turn_of
 from samvad.live.service import LiveService
@@ -91,6 +92,7 @@ class Connection:
         self._reason: str | None = None
         self._ended = asyncio.Event()
         self._errors = 0
+        self.notes = Notes()
 
     @property
     def errors_left(self) -> int:
@@ -123,6 +125,7 @@ class Connection:
             if self._lease is not None:
                 self._lease.stop()
             await asyncio.wait([reader])
+            self.notes.end()
             await self._leave()
             await self._farewell(writer)
             for task in (reader, writer):
@@ -161,9 +164,7 @@ class Connection:
                     await self._wire.close(CLOSE_CODES[reason], reason)
         except (TimeoutError, OSError):
             self._wire.abort()
-        except (
-            Exception
-        ) as error:  # the top of the task: whatever the server under us raises for a client that is gone
+        except Exception as error:  # the top of the task: whatever a server raises for a client that is gone
             _log.debug("a connection could not be closed: %s", type(error).__name__)
         finally:
             if not writer.done():
@@ -218,13 +219,13 @@ class Connection:
 
     async def _answer(self, frame: frames.ClientFrame) -> None:
         if isinstance(frame, frames.StartSession):
-            await self._start(frame)
+            await self.notes.start(frame.user_id, self._start(frame))
             return
         if isinstance(frame, frames.Ping):
             self._line.send(frames.Pong())
             return
         if isinstance(frame, frames.RenewToken):
-            await self._renew(frame.token)
+            await self.notes.renew(self._renew(frame.token))
             return
         talk = self._need_conversation()
         match frame:
@@ -261,7 +262,7 @@ class Connection:
 
     # --- starting ------------------------------------------------------------------------------------------
 
-    async def _start(self, frame: frames.StartSession) -> None:
+    async def _start(self, frame: frames.StartSession) -> str:
         if self._conversation is not None:
             raise InvalidFrame("The session has started already.")
         service = self._service
@@ -344,6 +345,7 @@ class Connection:
         self._watch = Watch(self._live, conversation, self._line)
         if await conversation.ready():
             self._line.send(frames.SessionReady())
+        return session_id
 
     def _session_id(self, frame: frames.StartSession, key: UserKey) -> str:
         if frame.resume is None:

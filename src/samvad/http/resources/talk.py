@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Final
 
 from samvad.errors import NotFound
+from samvad.http import browsers
 from samvad.http.access import OPEN
 from samvad.http.call import Call, Reply
 from samvad.http.routing import Route
@@ -18,17 +19,7 @@ _TYPES: Final = {
         b"text/javascript; charset=utf-8",
     ),
 }
-# Nothing runs, and nothing is asked, but what this server gives; the microphone is the page's alone.
-_POLICY: Final = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
-    b"form-action 'none'; frame-ancestors 'none'"
-)
-_PAGE_HEADERS: Final = (
-    (b"content-security-policy", _POLICY),
-    (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-frame-options", b"DENY"),
-)
+_PAGE: Final = browsers.page("'self'", "'self'", uses="microphone")
 
 
 @cache
@@ -38,7 +29,7 @@ def _file(name: str) -> bytes:
 
 async def talk(call: Call) -> Reply:
     """A page on which to talk with the assistant, by voice and in writing, with no request to another host."""
-    return Reply(_file("talk.html"), media_type=b"text/html; charset=utf-8", headers=_PAGE_HEADERS)
+    return Reply(_file("talk.html"), media_type=b"text/html; charset=utf-8", security=_PAGE)
 
 
 async def talk_file(call: Call) -> Reply:
