@@ -1,4 +1,4 @@
-"""`samvad encryption status|rotate`: the keys of a store that is encrypted."""
+"""`samvad encryption status|rotate|seal-knowledge`: the keys of a store that is encrypted, and what they seal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import typer
 from samvad.auth.audit import noted_by_command
 from samvad.cli import flags
 from samvad.cli.command import PlainCommand, verbs
-from samvad.cli.opening import database_path, settings_of
+from samvad.cli.opening import database_path, settings_of, writing
+from samvad.cli.output import progress
 from samvad.clock import SystemClock
 from samvad.errors import SetupError
 from samvad.settings import Settings
@@ -74,8 +75,49 @@ def status(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
                 typer.echo(f"{name}: {count.entries:,} keys, wrapped {first}; {told}")
                 if count.erasing:
                     typer.echo(f"{name}: {count.erasing:,} erasings are under way")
+            if told := _of_documents(settings, rings[0][1].documents_strict):
+                typer.echo(f"knowledge base: {told}")
 
     asyncio.run(run())
+
+
+def _of_documents(settings: Settings, strict: bool | None) -> str:
+    """What of the knowledge base is sealed; nothing where there is none."""
+    from samvad.knowledge.opening import documents_path
+
+    path = database_path(settings.store_url())
+    if strict:
+        return "all of it is sealed"
+    if strict is None and (path is None or not documents_path(path).exists()):
+        return ""
+    return "what is from before encryption may be in clear; `samvad encryption seal-knowledge` seals it"
+
+
+@app.command("seal-knowledge", cls=PlainCommand)
+def seal_knowledge(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+    """Seal the documents that are from before encryption was on. No server may be writing documents meanwhile.
+
+    Stopped at any moment and run again, it goes on. Vectors of the documents that are sealed are made anew.
+    """
+    settings = settings_of(store, data_dir)
+    if settings.master_key is None:
+        raise SetupError("Encryption is off: give the master key in SAMVAD_MASTER_KEY.")
+
+    async def work(samvad: Any) -> tuple[int, int]:
+        from samvad.cli.carry.reading import keys_of
+        from samvad.knowledge.carrying import scopes_of
+
+        shelf = samvad.knowledge.core.shelf
+        await shelf.open()
+        await shelf.engine.start()  # which removes an index in clear
+        users = [key async for keys in keys_of(samvad.store) for key in keys]
+        with progress("sealing", None) as show:
+            sealed: tuple[int, int] = await shelf.store.seal_plain(scopes_of(users), show)
+        return sealed
+
+    done, there = writing(settings, work, instead="stop it first.")
+    typer.echo(f"knowledge base: {done:,} documents sealed, {there:,} were already")
+    noted_by_command(settings.data_path(), SystemClock(), "encryption seal-knowledge")
 
 
 @app.command(cls=PlainCommand)

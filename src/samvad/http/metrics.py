@@ -114,6 +114,13 @@ class Metrics(Collector):
             )
             yield _counter("samvad_listener_failures", "Times that listening broke off.", watcher.failures)
 
+        if samvad.knowledge_is_open:
+            shelf = samvad.knowledge.core.shelf
+            yield _gauge(
+                "samvad_knowledge_unreadable",
+                "Documents that cannot be read and are left out of searches.",
+                sum(shelf.unreadable.values()),
+            )
         if self.live is not None:
             from samvad.http.live_metrics import live_families
 

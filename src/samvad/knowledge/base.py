@@ -180,8 +180,7 @@ class KnowledgeBase:
         async with self.core.writing:
             document = stored.document
             if document.id:
-                there = await shelf.store.get(scope, document.id)
-                known = None if there is None else there.document
+                known = await shelf.known(scope, document.id)
             else:
                 known = await shelf.store.same(scope, document)
             if known is not None:
@@ -202,7 +201,7 @@ class KnowledgeBase:
     # --- looking ---------------------------------------------------------------------------------------
 
     async def get(self, document_id: str, *, user_id: str | None = None) -> StoredDocument:
-        """A document with its text; NotFound where the principal sees none of that id."""
+        """A document with its text; NotFound where the principal sees none of that id, Unreadable if it is damaged."""
         taking.document_id(document_id)
         await self.core.shelf.open()
         for scope in self._seen(user_id):
@@ -295,14 +294,17 @@ class KnowledgeBase:
 
     async def delete(self, document_id: str, *, user_id: str | None = None) -> None:
         """Remove a document; NotFound where there is none, Forbidden where it is not the principal's to remove."""
-        stored = await self.get(document_id, user_id=user_id)
-        if self.principal.user is not None and stored.scope != Scope(*self.principal[:2]):
+        taking.document_id(document_id)
+        scope = await self.core.shelf.place(self._seen(user_id), document_id)
+        if scope is None:
+            raise NotFound(f"There is no document {document_id!r}.")
+        if self.principal.user is not None and scope != Scope(*self.principal[:2]):
             raise Forbidden
-        if stored.scope == EVERYONE and self.principal.tenant != DEFAULT_TENANT:
+        if scope == EVERYONE and self.principal.tenant != DEFAULT_TENANT:
             raise Forbidden
         async with self.core.writing:
-            await self.core.shelf.remove(stored.scope, document_id)
-            await self.core.statistics.forget_document(stored.scope, document_id)
+            await self.core.shelf.remove(scope, document_id)
+            await self.core.statistics.forget_document(scope, document_id)
 
     async def clear(self, *, user_id: str | None = None, owner: Ownership | None = None) -> int:
         """Remove all documents of one owner: the tenant's, with `user_id` that user's; how many there were."""
@@ -314,7 +316,9 @@ class KnowledgeBase:
 
     def forget_user(self, tenant: str, user_id: str) -> None:
         """Drop what memory holds of a user's questions: called when they were erased, here or elsewhere."""
-        self.core.statistics.forget(Scope(tenant, user_id))
+        scope = Scope(tenant, user_id)
+        self.core.statistics.forget(scope)
+        self.core.shelf.forget(scope)
 
     async def erase_user(self, tenant: str, user_id: str) -> None:
         """Remove everything of a user's, for good: called when the user is erased."""

@@ -1,6 +1,7 @@
 """Reading all documents beside a store, and keeping them beside another: for backups and migrations.
 
 What is made from documents (indexes, vectors) is not carried: it is made anew. Nor is what was counted of searches.
+Sealed documents are carried as they are, without any key. Others are sealed as they come into a store that has keys.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 import msgspec
 
 from samvad.clock import SystemClock
-from samvad.errors import SamvadError
+from samvad.errors import SamvadError, SetupError
 from samvad.knowledge.opening import documents_beside, documents_path
 from samvad.knowledge.records import EVERYONE, Scope, StoredDocument
 from samvad.knowledge.store import KnowledgeStore
 from samvad.records import UserKey
+from samvad.stores.encrypting import NO_KEY, data_keys_of, has_keys
 
 
 def scopes_of(users: Iterable[UserKey]) -> dict[Scope, None]:
@@ -32,13 +34,40 @@ def scopes_of(users: Iterable[UserKey]) -> dict[Scope, None]:
 
 @contextlib.asynccontextmanager
 async def beside(store: Any) -> AsyncIterator[KnowledgeStore]:
-    """The documents beside a store of conversations that is open."""
+    """The documents beside a store of conversations that is open, as they are kept there."""
     documents = documents_beside(store, SystemClock())
     await documents.open()
     try:
         yield documents
     finally:
         await documents.close()
+
+
+@contextlib.asynccontextmanager
+async def taking_in(store: Any, master_key: str | None, *, plain: bool) -> AsyncIterator[KnowledgeStore]:
+    """As `beside`, for documents that are to be kept there; `plain`: of those that are not sealed.
+
+    Where the store has keys, such documents are sealed. SetupError if that is so and the master key is not given.
+    """
+    async with beside(store) as documents:
+        keys = data_keys_of(store)
+        if not plain or not await has_keys(store):
+            yield documents
+            return
+        if master_key is None:
+            raise SetupError(NO_KEY.format("the store"))
+        from samvad.knowledge.store_sealed import SealedKnowledgeStore
+        from samvad.stores.data_keys import DataKeys
+        from samvad.stores.master_keys import master_keys
+
+        data_keys = DataKeys(keys, master_keys(master_key))
+        await data_keys.open()
+        try:
+            sealed = SealedKnowledgeStore(documents, data_keys, SystemClock())
+            await sealed.open()
+            yield sealed
+        finally:
+            await data_keys.close()
 
 
 async def every_document(store: Any, users: Iterable[UserKey]) -> AsyncIterator[StoredDocument]:

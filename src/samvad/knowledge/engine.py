@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from samvad.knowledge.copies import SUFFIX, Copies
 from samvad.knowledge.index import Row, ScopeIndex, is_current, remove_files
 from samvad.knowledge.queries import Query, parse
 from samvad.knowledge.ranking import Prepared, first_score, query_pieces, rank
@@ -55,17 +56,36 @@ class _Together:
 
 
 class Engine:
-    """Indexes below one directory (None: in memory), one a scope, opened when they are needed."""
+    """Indexes below one directory (None: in memory), one a scope, opened when they are needed.
 
-    def __init__(self, directory: Path | None, *, readonly: bool = False) -> None:
+    `sealed`: they are in memory, and the directory holds sealed copies of those whose key was given (`unlock`).
+    """
+
+    def __init__(self, directory: Path | None, *, readonly: bool = False, sealed: bool = False) -> None:
         self._directory = directory
         self._readonly = readonly
+        self._copies = Copies() if sealed and directory is not None else None
         self._open: OrderedDict[Scope, ScopeIndex] = OrderedDict()
         self._prepared: OrderedDict[tuple[Scope, int, int, bool], Prepared] = OrderedDict()
+        if self._copies is not None and directory is not None and not readonly:
+            for path in directory.glob("*.db"):  # from before encryption was on: it is in clear
+                remove_files(path)
+
+    def unlock(self, scope: Scope, key: bytes) -> None:
+        """The key of a scope's sealed copy. Where there is such a copy, and nothing in memory, that is the index."""
+        path = self.path(scope)
+        if self._copies is None or path is None:
+            return
+        self._copies.keys[path] = key
+        there = self._open.get(scope)
+        if there is not None and not there.revisions():
+            del self._open[scope]
 
     def close(self) -> None:
         """Let all files go."""
-        for index in self._open.values():
+        for scope, index in self._open.items():
+            if self._copies is not None and not self._readonly:
+                self._copies.keep(self.path(scope), index)
             index.close()
         self._open.clear()
         self._prepared.clear()
@@ -74,11 +94,12 @@ class Engine:
         """The file of a scope: its name says nothing of whose it is."""
         if self._directory is None:
             return None
+        suffix = ".db" if self._copies is None else SUFFIX
         if scope.tenant is None:
-            return self._directory / "everyone.db"
+            return self._directory / f"everyone{suffix}"
         kind = "tenant" if scope.user is None else "user"
         parts = "\0".join((scope.tenant, scope.user or ""))
-        return self._directory / f"{kind}-{hashlib.sha256(parts.encode()).hexdigest()[:32]}.db"
+        return self._directory / f"{kind}-{hashlib.sha256(parts.encode()).hexdigest()[:32]}{suffix}"
 
     def _index(self, scope: Scope, *, make: bool) -> ScopeIndex | None:
         index = self._open.get(scope)
@@ -86,6 +107,8 @@ class Engine:
             self._open.move_to_end(scope)
             return index
         path = self.path(scope)
+        if self._copies is not None:
+            return self._from_copy(scope, path, make=make)
         if not make and (path is None or not path.exists()):
             return None
         if self._readonly and path is not None and not is_current(path):
@@ -96,6 +119,20 @@ class Engine:
             self._open.popitem(last=False)[1].close()
         return index
 
+    def _from_copy(self, scope: Scope, path: Path | None, *, make: bool) -> ScopeIndex | None:
+        assert self._copies is not None
+        index = self._copies.index(path)
+        if index is None and not make:
+            return None
+        index = self._open[scope] = index or ScopeIndex(None)
+        if len(self._open) > _OPEN_MAX:
+            oldest = next(iter(self._open))
+            if self._copies.keep(
+                self.path(oldest), self._open[oldest]
+            ):  # else memory is the only place it is in
+                self._open.pop(oldest).close()
+        return index
+
     # --- changing --------------------------------------------------------------------------------------
 
     def put(self, documents: Sequence[StoredDocument]) -> None:
@@ -104,7 +141,10 @@ class Engine:
         for stored in documents:
             by_scope.setdefault(stored.scope, []).append(stored)
         for scope, group in by_scope.items():
-            self._to_change(scope).put(group)
+            index = self._to_change(scope)
+            index.put(group)
+            if self._copies is not None and not self._readonly:
+                self._copies.keep_if_grown(self.path(scope), index)
         self._prepared.clear()
 
     def _to_change(self, scope: Scope) -> ScopeIndex:
@@ -123,6 +163,8 @@ class Engine:
         index = self._index(scope, make=False)
         if index is not None:
             self._to_change(scope).remove(ids)
+            if self._copies is not None and not self._readonly:
+                self._copies.drop(self.path(scope))  # it holds what was removed
         self._prepared.clear()
 
     def drop(self, scope: Scope) -> None:
@@ -130,7 +172,10 @@ class Engine:
         index = self._open.pop(scope, None)
         if index is not None:
             index.close()
-        remove_files(self.path(scope))
+        if self._copies is None:
+            remove_files(self.path(scope))
+        elif not self._readonly:
+            self._copies.drop(self.path(scope), key=True)
         self._prepared.clear()
 
     def revisions(self, scope: Scope) -> dict[str, int]:

@@ -7,6 +7,7 @@ ranks elsewhere, and erasing a user is removing a file. https://sqlite.org/fts5.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ _json = msgspec.json.Encoder()
 _headings = msgspec.json.Decoder(tuple[str, ...]).decode
 _places = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
 _CACHE_KIB: Final = 16 * 1024
+_BYTES_MAX: Final = 1 << 40  # of an index that was loaded: SQLite's own bound is 1 GiB
 _DOCUMENTS_KEPT: Final = 2_000
 _SPELLINGS_MAX: Final = 1_000
 _STEPS_BETWEEN: Final = 100  # of SQLite, about 10 µs, between two offers of the core
@@ -93,12 +95,9 @@ class ScopeIndex:
             connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
         else:
             connection = apsw.Connection(str(self.path))
-        connection.set_busy_timeout(5_000)
-        connection.set_progress_handler(stand_aside, _STEPS_BETWEEN)
-        connection.pragma("cache_size", -_CACHE_KIB)
+        _prepare(connection)
         if readonly:
             return connection
-        connection.pragma("secure_delete", True)
         # Whatever is lost with the power is made anew from the documents.
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "off")
@@ -115,6 +114,27 @@ class ScopeIndex:
                 connection.execute(_SCHEMA)
                 connection.pragma("user_version", LAYOUT)
         return connection
+
+    def dumped(self) -> bytes:
+        """All of the index, for `load`."""
+        return self._connection.serialize("main") or b""
+
+    def load(self, data: bytes) -> bool:
+        """Become what was dumped, in memory; false where that is no index of this layout."""
+        connection = apsw.Connection(":memory:")
+        try:
+            connection.deserialize("main", data)
+            _prepare(connection)
+            if connection.pragma("user_version") != LAYOUT:
+                return False
+            limit = ctypes.c_int64(_BYTES_MAX)
+            connection.file_control("main", apsw.SQLITE_FCNTL_SIZE_LIMIT, ctypes.addressof(limit))
+        except apsw.Error:
+            return False
+        self._connection.close()
+        self._connection = connection
+        self._changed()
+        return True
 
     def copy_from(self, other: ScopeIndex) -> None:
         """Become what another index is."""
@@ -299,6 +319,15 @@ class ScopeIndex:
             name
             for (name,) in self._connection.execute(f"SELECT id FROM documents WHERE {where}", values)  # noqa: S608
         }
+
+
+def _prepare(connection: apsw.Connection) -> None:
+    connection.set_busy_timeout(5_000)
+    connection.set_progress_handler(stand_aside, _STEPS_BETWEEN)
+    connection.pragma("cache_size", -_CACHE_KIB)
+    connection.pragma("temp_store", 2)  # in memory: what is sorted is on no disk
+    if not connection.readonly("main"):
+        connection.pragma("secure_delete", True)
 
 
 def _any_of(terms: Sequence[str]) -> str:

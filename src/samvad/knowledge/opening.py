@@ -38,8 +38,16 @@ def has_documents(store: Any) -> bool:
     return getattr(getattr(store, "inner", store), "name", "") == "firestore"
 
 
+def data_keys_around(store: Any) -> Any:
+    """The keys of a store that seals what it keeps, also behind a journal; None where nothing is sealed."""
+    for each in (store, getattr(store, "inner", None)):
+        if each is not None and "data_keys" in vars(each):
+            return each.data_keys
+    return None
+
+
 def documents_beside(store: Any, clock: Clock) -> KnowledgeStore:
-    """The documents beside a store of conversations, not yet open, without any index."""
+    """The documents beside a store of conversations as they are kept there, not yet open, without any index."""
     inner = getattr(store, "inner", store)
     path = getattr(store, "path", None)
     if getattr(inner, "name", "") == "firestore":
@@ -65,13 +73,19 @@ def knowledge_beside(
     documents = documents_beside(store, clock)
     directory: Path | None = None
     readonly = bool(getattr(store, "readonly", False))
+    seals = None
+    if (data_keys := data_keys_around(store)) is not None:
+        from samvad.knowledge.store_sealed import SealedKnowledgeStore
+
+        documents = seals = SealedKnowledgeStore(documents, data_keys, clock, readonly=readonly)
     path = getattr(store, "path", None)
     journal = getattr(store, "journal", None)
     if journal is not None and documents.name == "firestore":
         directory = Path(journal.directory).with_name("knowledge-index")
     elif isinstance(path, Path):
         directory = index_directory(path)
-    shelf = Shelf(documents, RemoteEngine(directory, readonly=readonly), clock, embedder, readonly=readonly)
+    engine = RemoteEngine(directory, readonly=readonly, sealed=seals is not None)
+    shelf = Shelf(documents, engine, clock, embedder, readonly=readonly, seals=seals)
     statistics = Statistics(shelf, clock, keeps=keeps, readonly=readonly)
     return KnowledgeBase(
         KnowledgeCore(shelf, clock, asyncio.Lock(), Fetcher(allowed=networks), Uploads(), statistics), LOCAL

@@ -30,7 +30,11 @@ EVERYONE = Scope()
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """One document, without its text. `version` counts its changes from 1, `checksum` is of text and headings."""
+    """One document, without its text. `version` counts its changes from 1, `checksum` is of text and headings.
+
+    `unreadable`: what is kept of it was damaged or altered, or its key is gone. It is listed without its title, found
+    by no search, and can be removed or added again.
+    """
 
     id: str
     title: str
@@ -49,6 +53,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
     user_id: str | None = None
     passages: int = 0
     metadata: dict[str, Any] | None = None
+    unreadable: bool = False
 
 
 class HeadingAt(msgspec.Struct, frozen=True, array_like=True):

@@ -16,6 +16,8 @@ from samvad.errors import ShuttingDown, StoreUnavailable
 from samvad.knowledge.worker import ANSWERS, HEADER, Answer, Request
 
 _log = logging.getLogger(__name__)
+_ENDS_S_MAX = 2.0
+_SEALS_S_MAX = 6.0  # while it writes sealed copies of its indexes; what is not written is made anew
 _NICE = 10  # an append goes first, where there is one core for both
 
 
@@ -26,9 +28,10 @@ class EngineFault(StoreUnavailable):
 class RemoteEngine:
     """Sends requests to the process, one at a time, and gives their answers. `on_started`: it begins empty-handed."""
 
-    def __init__(self, directory: Path | None, *, readonly: bool = False) -> None:
+    def __init__(self, directory: Path | None, *, readonly: bool = False, sealed: bool = False) -> None:
         self._directory = directory
         self._readonly = readonly
+        self._sealed = sealed
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
         self._closed = False
@@ -75,6 +78,8 @@ class RemoteEngine:
         arguments = [str(self._directory)] if self._directory is not None else []
         if self._readonly and arguments:
             arguments.append("--readonly")
+        if self._sealed and arguments:
+            arguments.append("--sealed")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -99,7 +104,7 @@ class RemoteEngine:
             with contextlib.suppress(OSError):
                 await process.stdin.wait_closed()
         try:
-            await asyncio.wait_for(process.wait(), 2.0)
+            await asyncio.wait_for(process.wait(), _SEALS_S_MAX if self._sealed else _ENDS_S_MAX)
         except TimeoutError:
             process.kill()
             await process.wait()

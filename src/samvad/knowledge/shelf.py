@@ -7,23 +7,35 @@ import logging
 import math
 import weakref
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from samvad import limits
 from samvad.clock import Clock
-from samvad.errors import StoreUnavailable
+from samvad.errors import StoreUnavailable, Unreadable
 from samvad.knowledge.embedding import Embedder
 from samvad.knowledge.embedding_work import EmbeddingWork
 from samvad.knowledge.records import Document, Filter, Hit, KnowledgeAnswer, Scope, StoredDocument
 from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.store import KnowledgeStore
-from samvad.knowledge.worker import Ask, Count, Drop, Put, Remove, Revisions, Search
+from samvad.knowledge.worker import Ask, Count, Drop, Put, Remove, Revisions, Search, Unlock
 
 _log = logging.getLogger(__name__)
 _SCOPES_MAX: Final = 10_000
 _BATCH_CHARS: Final = 200_000  # of documents indexed at a time: searches come in between
+
+
+class Seals(Protocol):
+    """What seals indexes, where encryption is on."""
+
+    async def index_key(self, scope: Scope) -> bytes | None:
+        """The key of a scope's index; None where nothing is kept that could be indexed."""
+        ...
+
+    def forget(self, scope: Scope) -> None:
+        """Drop what memory holds of a scope's keys."""
+        ...
 
 
 class Shelf:
@@ -37,9 +49,13 @@ class Shelf:
         embedder: Embedder | None = None,
         *,
         readonly: bool = False,
+        seals: Seals | None = None,
     ) -> None:
         self.store = store
         self.engine = engine
+        self.unreadable: dict[Scope, int] = {}  # how many documents are left out, as they cannot be read
+        self._seals = seals
+        self._unlocked: dict[Scope, int] = {}  # scope: the start of the engine that has the key
         self.embedding = (
             None if embedder is None else EmbeddingWork(store, engine, embedder, self.lock, readonly=readonly)
         )
@@ -81,6 +97,7 @@ class Shelf:
             revision = await self.store.put(stored)
             in_step = self._in_step.pop(stored.scope, None)
             if in_step is not None and in_step == self.engine.starts:
+                await self._unlock(stored.scope)
                 await self.engine.ask(Put([msgspec.structs.replace(stored, revision=revision)]))
                 self._in_step[stored.scope] = in_step
                 if self.embedding is not None:
@@ -103,19 +120,47 @@ class Shelf:
             self._in_step.pop(scope, None)
             if self.embedding is not None:
                 self.embedding.forget(scope)
-            await self.engine.ask(Drop(scope))
+            await self._drop(scope)
             return await self.store.erase(scope)
+
+    async def _drop(self, scope: Scope) -> None:
+        self._unlocked.pop(scope, None)
+        self.unreadable.pop(scope, None)
+        await self.engine.ask(Drop(scope))
+
+    async def _unlock(self, scope: Scope) -> None:
+        """Give the engine what seals the index of a scope, if it has not got it."""
+        if self._seals is None or self._unlocked.get(scope) == self.engine.starts:
+            return
+        key = await self._seals.index_key(scope)
+        if key is not None:
+            start = self.engine.starts
+            await self.engine.ask(Unlock(scope, key))
+            if len(self._unlocked) > _SCOPES_MAX:
+                self._unlocked.clear()
+            self._unlocked[scope] = start
 
     async def reindex(self, scope: Scope) -> int:
         """Make an index anew; how many documents are in it."""
         await self.open()
         async with self.lock(scope):
             self._in_step.pop(scope, None)
-            await self.engine.ask(Drop(scope))
+            await self._drop(scope)
             count = await self._follow(scope)
         if self.embedding is not None:
             await self.embedding.make(scope)
         return count
+
+    async def _leave_out(self, scope: Scope, names: Sequence[str]) -> None:
+        """These documents cannot be read: they are not found, and all others are."""
+        self.unreadable.pop(scope, None)
+        if names:
+            self.unreadable[scope] = len(names)
+            await self.engine.ask(Remove(scope, list(names)))
+            _log.error(
+                "documents of the knowledge base cannot be read, and are left out; a list marks them",
+                extra={"owner": scope.ownership, "count": len(names)},
+            )
 
     def lock(self, scope: Scope) -> asyncio.Lock:
         """Held while a scope's documents and its index are made to agree."""
@@ -124,7 +169,32 @@ class Shelf:
             lock = self._locks[scope] = asyncio.Lock()
         return lock
 
+    def forget(self, scope: Scope) -> None:
+        """The documents of a scope were removed, here or elsewhere: what opened them goes from memory as well."""
+        self._unlocked.pop(scope, None)
+        if self._seals is not None:
+            self._seals.forget(scope)
+
     # --- asking ----------------------------------------------------------------------------------------
+
+    async def known(self, scope: Scope, document_id: str) -> Document | None:
+        """The document that another of this id would take the place of; None also where it cannot be read."""
+        try:
+            there = await self.store.get(scope, document_id)
+        except Unreadable:
+            return None
+        return None if there is None else there.document
+
+    async def place(self, scopes: Sequence[Scope], document_id: str) -> Scope | None:
+        """In which of these scopes a document stands, readable or not; None where it is in none."""
+        await self.open()
+        for scope in scopes:
+            try:
+                if await self.store.get(scope, document_id) is not None:
+                    return scope
+            except Unreadable:
+                return scope
+        return None
 
     async def search(self, query: str, scopes: Sequence[Scope], condition: Filter, limit: int) -> list[Hit]:
         """The best passages of these scopes."""
@@ -186,6 +256,7 @@ class Shelf:
         """Bring a scope's index in step with its documents; how many had to be indexed."""
         await self.engine.start()
         start = self.engine.starts
+        await self._unlock(scope)
         wanted = await self.store.revisions(scope)
         there: dict[str, int] = await self.engine.ask(Revisions(scope))
         gone = [document_id for document_id in there if document_id not in wanted]
@@ -194,8 +265,13 @@ class Shelf:
         late = [name for name, revision in wanted.items() if there.get(name) != revision]
         batch: list[StoredDocument] = []
         chars = 0
+        damaged: list[str] = []
         for name in late:
-            stored = await self.store.get(scope, name)
+            try:
+                stored = await self.store.get(scope, name)
+            except Unreadable:
+                damaged.append(name)
+                continue
             if stored is None:
                 continue
             batch.append(stored)
@@ -205,6 +281,7 @@ class Shelf:
                 batch, chars = [], 0
         if batch:
             await self.engine.ask(Put(batch))
+        await self._leave_out(scope, damaged)
         self._in_step[scope] = start
         self._late.discard(scope)
         self._looked_s[scope] = self._clock.monotonic_s()

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from samvad.errors import NotFound
-from samvad.knowledge.records import Document, DocumentPage, Filter, Scope, StoredDocument, Vectors
+from samvad.knowledge.records import Document, DocumentPage, Filter, Ownership, Scope, StoredDocument, Vectors
 
 _CURSOR_CHARS_MAX = 1_000
 
@@ -45,7 +45,7 @@ class KnowledgeStore(Protocol):
         ...
 
     async def get(self, scope: Scope, document_id: str) -> StoredDocument | None:
-        """One document with its text."""
+        """One document with its text; Unreadable where it is damaged."""
         ...
 
     async def same(self, scope: Scope, document: Document) -> Document | None:
@@ -129,6 +129,24 @@ def same_among(there: Iterable[Document], document: Document) -> Document | None
         ):
             return known
     return None
+
+
+def unreadable_document(
+    document_id: str, added_at: str, owner: Ownership = "tenant", user_id: str | None = None
+) -> Document:
+    """What is told of a document of which not even the record can be read."""
+    return Document(
+        id=document_id,
+        title="",
+        type="text",
+        content_length=0,
+        added_at=added_at,
+        updated_at=added_at,
+        checksum="",
+        owner=owner,
+        user_id=user_id,
+        unreadable=True,
+    )
 
 
 class MemoryKnowledgeStore:

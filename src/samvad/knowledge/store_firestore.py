@@ -15,8 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from samvad import limits
-from samvad.clock import Clock
-from samvad.errors import SamvadError, StoreUnavailable
+from samvad.clock import Clock, rfc3339
+from samvad.errors import StoreUnavailable, Unreadable
 from samvad.knowledge.records import (
     Document,
     DocumentPage,
@@ -26,7 +26,7 @@ from samvad.knowledge.records import (
     StoredDocument,
     Vectors,
 )
-from samvad.knowledge.store import fits, page_of, same_among
+from samvad.knowledge.store import fits, page_of, same_among, unreadable_document
 from samvad.knowledge.store_firestore_beside import FirestoreBeside
 from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_client import BoundedClient, CommitRefused
@@ -167,22 +167,24 @@ class FirestoreKnowledgeStore:
             head = await self._head(name)
             if head is None or head.document is None:
                 return None
+            if head.document.unreadable:
+                raise Unreadable
             names = [_chunk(name, head.revision, n) for n in range(head.chunks)]
             parts = []
             for chunk in names:
                 found = (await self._client.get([chunk], self._client.deadline())).documents.get(chunk)
                 if found is None:
                     break
-                parts.append(documents.fields_of(found)["text"].decode())
+                parts.append(documents.fields_of(found)["text"])
             if len(parts) == len(names):
                 return StoredDocument(
                     scope=scope,
                     document=head.document,
-                    text="".join(parts),
+                    text=_joined(parts),
                     headings=head.headings,
                     revision=head.revision,
                 )
-        raise SamvadError("A document of the knowledge base has lost a part of its text; add it again.")
+        raise Unreadable("A document of the knowledge base has lost a part of its text; add it again.")
 
     async def same(self, scope: Scope, document: Document) -> Document | None:
         return same_among((await self._documents(scope)).values(), document)
@@ -350,8 +352,20 @@ def _fields(scope: Scope, ms: int, head: _Head) -> documents.Fields:
     return {"changed": f"{_key(scope)}/{ms:015d}", "body": msgspec.msgpack.encode(head)}
 
 
+def _joined(parts: Sequence[bytes]) -> str:
+    try:
+        return "".join([part.decode() for part in parts])
+    except UnicodeDecodeError:
+        raise Unreadable from None
+
+
 def _decode(document: Any) -> _Head:
-    return msgspec.msgpack.decode(documents.fields_of(document)["body"], type=_Head)
+    fields = documents.fields_of(document)
+    try:
+        return msgspec.msgpack.decode(fields["body"], type=_Head)
+    except msgspec.DecodeError:  # damaged: the others are to be read all the same
+        name, at = document.name.rpartition("/")[2], rfc3339(int(fields["changed"].rpartition("/")[2]))
+        return _Head(0, document=unreadable_document(name, at), document_id=name)
 
 
 def _range(scope: Scope, since_ms: int) -> tuple[tuple[str, str, str], tuple[str, str, str]]:

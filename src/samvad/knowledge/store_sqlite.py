@@ -7,6 +7,7 @@ of the file (secure_delete, and the log folded in and emptied) without touching 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Final, TypeVar
 import apsw
 import msgspec
 
-from samvad.errors import SetupError, StoreUnavailable
+from samvad.errors import SetupError, StoreUnavailable, Unreadable
 from samvad.knowledge import sqlite_beside
 from samvad.knowledge.records import (
     Document,
@@ -27,7 +28,7 @@ from samvad.knowledge.records import (
 )
 from samvad.knowledge.sql import filter_sql
 from samvad.knowledge.sqlite_beside import BesideDocuments
-from samvad.knowledge.store import cursor_after, parse_cursor
+from samvad.knowledge.store import cursor_after, parse_cursor, unreadable_document
 
 LAYOUT: Final = 2
 _SCHEMA: Final = """
@@ -52,6 +53,7 @@ ON CONFLICT (tenant, user, id) DO UPDATE SET revision = excluded.revision, added
     language = excluded.language, tags = excluded.tags, body = excluded.body, headings = excluded.headings,
     text = excluded.text
 """
+_LISTED: Final = "body, id, added_at, tenant, user"
 _T = TypeVar("_T")
 _headings = msgspec.msgpack.Decoder(tuple[HeadingAt, ...])
 _document = msgspec.json.Decoder(Document)
@@ -190,13 +192,16 @@ class SQLiteKnowledgeStore(BesideDocuments):
             if row is None:
                 return None
             body, headings, text, revision = row
-            return StoredDocument(
-                scope=scope,
-                document=_document.decode(body),
-                text=text,
-                headings=_headings.decode(headings),
-                revision=revision,
-            )
+            try:
+                return StoredDocument(
+                    scope=scope,
+                    document=_document.decode(body),
+                    text=text,
+                    headings=_headings.decode(headings),
+                    revision=revision,
+                )
+            except msgspec.DecodeError:
+                raise Unreadable from None
 
         return await self._run(work)
 
@@ -208,10 +213,10 @@ class SQLiteKnowledgeStore(BesideDocuments):
                 sql = "source IS NULL AND checksum = ? AND title = ?"
                 values = (document.checksum, document.title)  # type: ignore[assignment]
             row = connection.execute(
-                f"SELECT body FROM documents WHERE tenant = ? AND user = ? AND {sql} LIMIT 1",  # noqa: S608
+                f"SELECT {_LISTED} FROM documents WHERE tenant = ? AND user = ? AND {sql} LIMIT 1",  # noqa: S608
                 (*_key(scope), *values),
             ).fetchone()
-            return None if row is None else _document.decode(row[0])
+            return None if row is None else _decoded(*row)
 
         return await self._run(work)
 
@@ -238,9 +243,9 @@ class SQLiteKnowledgeStore(BesideDocuments):
             count = connection.execute(f"SELECT count(*) FROM documents WHERE {where}", values).get  # noqa: S608
             further = " AND (added_at, id) < (?, ?)" if behind else ""
             found = [
-                _document.decode(body)
-                for (body,) in connection.execute(
-                    f"SELECT body FROM documents WHERE {where}{further} "  # noqa: S608
+                _decoded(*row)
+                for row in connection.execute(
+                    f"SELECT {_LISTED} FROM documents WHERE {where}{further} "  # noqa: S608
                     "ORDER BY added_at DESC, id DESC LIMIT ?",
                     (*values, *(behind or ()), limit + 1),
                 )
@@ -253,6 +258,16 @@ class SQLiteKnowledgeStore(BesideDocuments):
 
     async def changed(self, scopes: Sequence[Scope]) -> Sequence[Scope]:
         return ()
+
+
+def _decoded(body: bytes, document_id: str, added_at: str, tenant: str, user: str) -> Document:
+    """A document without its text; marked where it is damaged."""
+    scope = Scope(tenant or None, user or None)
+    with contextlib.suppress(msgspec.DecodeError):
+        document = _document.decode(body)
+        if (document.id, document.owner, document.user_id) == (document_id, scope.ownership, scope.user):
+            return document
+    return unreadable_document(document_id, added_at, scope.ownership, scope.user)
 
 
 def _key(scope: Scope) -> tuple[str, str]:

@@ -63,6 +63,13 @@ class Revisions(msgspec.Struct, tag=True):
     scope: Scope
 
 
+class Unlock(msgspec.Struct, tag=True):
+    """Take the key of a scope's sealed index."""
+
+    scope: Scope
+    key: bytes
+
+
 class PutVectors(msgspec.Struct, tag=True):
     """Take vectors of documents that are indexed."""
 
@@ -90,7 +97,7 @@ class Ask(msgspec.Struct, tag=True):
     citations: int
 
 
-Request = Count | Put | PutVectors | Remove | Drop | Revisions | Search | Ask
+Request = Count | Put | PutVectors | Remove | Drop | Revisions | Unlock | Search | Ask
 ANSWERS: Final[dict[type[Any], Any]] = {
     Count: int,
     Put: None,
@@ -98,6 +105,7 @@ ANSWERS: Final[dict[type[Any], Any]] = {
     Remove: None,
     Drop: None,
     Revisions: dict[str, int],
+    Unlock: None,
     Search: list[Hit],
     Ask: KnowledgeAnswer,
 }
@@ -130,6 +138,8 @@ def carry_out(engine: Any, meaning: Any, request: Request) -> Any:
         return engine.drop(request.scope)
     if isinstance(request, Revisions):
         return engine.revisions(request.scope)
+    if isinstance(request, Unlock):
+        return engine.unlock(request.scope, request.key)
     if isinstance(request, Search):
         if request.vector is not None:
             from samvad.knowledge.meaning import search
@@ -187,7 +197,7 @@ def main() -> None:
     from samvad.knowledge.meaning import Meaning
 
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    engine = Engine(directory, readonly="--readonly" in sys.argv[2:])
+    engine = Engine(directory, readonly="--readonly" in sys.argv[2:], sealed="--sealed" in sys.argv[2:])
     make_steady()
     meaning = Meaning()
     decoder, encoder = msgspec.msgpack.Decoder(Request), msgspec.msgpack.Encoder()

@@ -8,6 +8,7 @@ at a start and not once for each user. `rewrap` gives all data keys a ring key o
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -43,6 +44,7 @@ class _Ring(msgspec.Struct, array_like=True):
 class _Rings(msgspec.Struct, array_like=True):
     rings: list[_Ring] = []
     strict: bool = False  # nothing that is not sealed is to be believed
+    documents_strict: bool | None = None  # the same of the knowledge base; None: nobody has looked yet
 
 
 class _Wrapped(msgspec.Struct, array_like=True):
@@ -90,6 +92,7 @@ class DataKeys:
         self._held: OrderedDict[bytes, dict[int, DataKey]] = OrderedDict()
         self._opened = False
         self.strict = False
+        self.documents_strict: bool | None = None
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -119,9 +122,21 @@ class DataKeys:
                     continue  # another process was first
                 await self._unwrap(rings)
                 self._ring_id = rings.rings[-1].ring_id
-            self.strict = rings.strict
+            self.strict, self.documents_strict = rings.strict, rings.documents_strict
             self._opened = True
             return
+        raise StoreUnavailable("Too many others write to the keys; try again.")
+
+    async def believe(self, *, plain_documents: bool) -> None:
+        """From now on, here and elsewhere: whether documents that are not sealed are believed."""
+        for _ in range(_TRIES_MAX):
+            entry = await self.store.get(RINGS)
+            assert entry is not None, "open makes it"
+            rings = _rings(entry.value)
+            rings.documents_strict = not plain_documents
+            if await self.store.swap(RINGS, entry, _encode(rings)):
+                self.documents_strict = rings.documents_strict
+                return
         raise StoreUnavailable("Too many others write to the keys; try again.")
 
     async def _new_ring(self) -> _Ring:
@@ -186,6 +201,20 @@ class DataKeys:
         else:
             self._held.pop(hashed, None)
         return keys
+
+    async def derived(self, hashed: bytes, key: DataKey, purposes: Sequence[bytes]) -> list[bytes]:
+        """A key of 32 bytes for each purpose, made from a data key: gone when that is. They are not kept here.
+
+        KeyError where the key is gone already.
+        """
+        entry = await self.store.get(hashed)
+        for each in _user_keys(entry.value).keys if entry is not None else ():
+            if each.key_id == key.key_id and each.ring_id in self._ring_keys:
+                context = _context(hashed, each.epoch, each.key_id)
+                plain = opened_with(self._ring_keys[each.ring_id], each.key, context)
+                if plain is not None:
+                    return [hmac.digest(plain, purpose, "sha256") for purpose in purposes]
+        raise KeyError(key.key_id)
 
     def retire(self, hashed: bytes, epoch: int) -> None:
         """Lives before this one are over: their keys leave memory."""

@@ -12,7 +12,7 @@ from samvad.errors import SetupError, StoreUnavailable, Unavailable
 from samvad.stores.data_key_store import RINGS, DataKeyStore, MemoryDataKeys
 
 _log = logging.getLogger(__name__)
-_NO_KEY = "What is kept in {} is encrypted; give the master key in SAMVAD_MASTER_KEY."
+NO_KEY = "What is kept in {} is encrypted; give the master key in SAMVAD_MASTER_KEY."
 
 
 def keys_file(database: Path) -> Path:
@@ -110,12 +110,18 @@ class Guard:
             _log.warning("the journal's key could not be replaced yet", extra={"code": error.code})
 
 
+async def has_keys(store: Any) -> bool:
+    """Whether a store that is open, and is not sealed here, holds what is sealed. StoreUnavailable."""
+    path = getattr(store, "path", None)
+    if isinstance(path, Path):
+        return keys_file(path).exists()
+    if store.name == "firestore" and hasattr(store, "client"):
+        return await data_keys_of(store).get(RINGS) is not None
+    return False
+
+
 async def _refuse_encrypted(store: Any) -> None:
     store = getattr(store, "inner", store)
-    path = getattr(store, "path", None)
-    if isinstance(path, Path) and keys_file(path).exists():
-        raise SetupError(_NO_KEY.format(path))
-    if store.name == "firestore" and hasattr(store, "client"):
-        with contextlib.suppress(StoreUnavailable):  # then nothing of it is read either
-            if await data_keys_of(store).get(RINGS) is not None:
-                raise SetupError(_NO_KEY.format("this Firestore database"))
+    with contextlib.suppress(StoreUnavailable):  # then nothing of it is read either
+        if await has_keys(store):
+            raise SetupError(NO_KEY.format(getattr(store, "path", "this Firestore database")))

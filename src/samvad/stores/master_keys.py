@@ -149,7 +149,7 @@ def aead_of(key: bytes) -> Any:
     return AESGCM(key)
 
 
-def sealed_with(aead: Any, plain: bytes, context: bytes) -> bytes:
+def sealed_with(aead: Any, plain: bytes | memoryview, context: bytes) -> bytes:
     """A random nonce of 12 bytes, the ciphertext, and the tag of 16 bytes, which covers the context as well."""
     nonce = os.urandom(NONCE_BYTES)
     sealed: bytes = nonce + aead.encrypt(nonce, plain, context)

@@ -249,8 +249,8 @@ class SealedStore:
     async def _finish_erasings(self, of: UserKey | None = None) -> None:
         """Erase what an erasing that was cut off has left: its keys are destroyed already."""
         for user, epoch in await self.data_keys.erasing():
-            if user != of and user in self._lines:
-                continue  # it is under way
+            if not user.tenant or (user != of and user in self._lines):
+                continue  # it is of documents, which finish theirs (knowledge/store_sealed), or it is under way
             try:
                 record = await self.inner.load(user, window=1, open_after_ms=1 << 62, sessions_max=0)
                 if record.version.epoch <= epoch and record.version.revision:

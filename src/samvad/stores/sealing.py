@@ -61,9 +61,13 @@ def _context(hashed: bytes, epoch: int, place: tuple[Any, ...]) -> bytes:
     return b"samvad/1" + hashed + epoch.to_bytes(8, "big", signed=True) + _pack(place)
 
 
+def sealed_bytes(key: DataKey, hashed: bytes, place: tuple[Any, ...], plain: bytes) -> bytes:
+    """What is given as it is kept at this place: the seal as bytes, which begins with `key.key_id` and a nonce."""
+    return _VERSION + key.key_id + sealed_with(key.aead, plain, _context(hashed, key.epoch, place))
+
+
 def _token(key: DataKey, hashed: bytes, place: tuple[Any, ...], plain: bytes) -> str:
-    sealed = sealed_with(key.aead, plain, _context(hashed, key.epoch, place))
-    return base64.b64encode(_VERSION + key.key_id + sealed).decode()
+    return base64.b64encode(sealed_bytes(key, hashed, place, plain)).decode()
 
 
 def token_of(body: bytes) -> bytes | None:
@@ -95,6 +99,11 @@ def _opened(keys: Keys, hashed: bytes, place: tuple[Any, ...], body: bytes, stri
         raw = base64.b64decode(token, validate=True)
     except (binascii.Error, ValueError):
         raise Unreadable from None
+    return opened_bytes(keys, hashed, place, raw)
+
+
+def opened_bytes(keys: Keys, hashed: bytes, place: tuple[Any, ...], raw: bytes) -> bytes:
+    """What `sealed_bytes` sealed for this place. KeyMissing, or Unreadable where one bit is another."""
     start = 1 + KEY_ID_BYTES
     if raw[:1] != _VERSION or len(raw) < start + NONCE_BYTES:
         raise Unreadable

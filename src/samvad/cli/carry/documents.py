@@ -37,7 +37,7 @@ async def keep(store: Any, line: DocumentsLine, erased: dict[bytes, int]) -> Non
     from samvad.knowledge.carrying import kept
 
     stored, epochs = _stored(line)
-    async with _beside(store) as documents:
+    async with _beside(store, stored) as documents:
         for each, epoch in zip(stored, epochs, strict=True):
             if await _is_over(store, each.scope, epoch, erased):
                 continue
@@ -53,7 +53,7 @@ async def missing(store: Any, line: DocumentsLine) -> int:
 
     stored, epochs = _stored(line)
     count = 0
-    async with _beside(store) as documents:
+    async with _beside(store, stored) as documents:
         for each, epoch in zip(stored, epochs, strict=True):
             if not await _is_over(store, each.scope, epoch, {}):
                 there = await documents.get(each.scope, each.document.id)
@@ -61,10 +61,13 @@ async def missing(store: Any, line: DocumentsLine) -> int:
     return count
 
 
-def _beside(store: Any) -> Any:
-    from samvad.knowledge.carrying import beside
+def _beside(store: Any, stored: list[Any]) -> Any:
+    """The documents beside a store, for those of a line: one, as `read` gives them."""
+    from samvad.knowledge.carrying import taking_in
+    from samvad.knowledge.sealing import is_sealed
 
-    return beside(store)
+    plain = not all(is_sealed(each.document) for each in stored)
+    return taking_in(store, getattr(store, "master_key", None), plain=plain)
 
 
 def _stored(line: DocumentsLine) -> tuple[list[Any], list[int]]:

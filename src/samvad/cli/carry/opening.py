@@ -68,6 +68,7 @@ async def opened(
         await store.open()
     except StoreLocked as error:
         raise StoreLocked(f"{error.message.partition(';')[0]}; stop that server first.") from None
+    store.master_key = settings.master_key  # for what comes in unsealed (see carry/documents)
     try:
         yield store
     finally:

@@ -1,0 +1,124 @@
+"""Sealed copies of indexes in files: what is searched is in memory, and need not be made anew at the next start.
+
+A file is a magic, a random id, and pieces of the index, each AES-256-GCM under the owner's index key with a nonce of
+its own. A piece is bound to the file's name and id, to its number and to whether it is the last. A file that is cut
+off, altered, another owner's or of another layout is no index: it is made anew from the documents.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from samvad.private_files import replace_private
+from samvad.stores.master_keys import NONCE_BYTES, aead_of, opened_with, sealed_with
+
+SUFFIX: Final = ".sealed"
+_MAGIC: Final = b"samvad index 1\n"
+_ID_BYTES: Final = 16
+_PIECE_BYTES: Final = 1 << 20
+_MORE_BYTES: Final = NONCE_BYTES + 16
+_GROWN: Final = (
+    1.5  # times as many passages as in the copy: then it is written again, and not with every change
+)
+_PASSAGES_MIN: Final = 2_000
+
+if TYPE_CHECKING:
+    from samvad.knowledge.index import ScopeIndex
+
+
+class Copies:
+    """The sealed copies of some indexes, by their files. `keys` are those that were given."""
+
+    def __init__(self) -> None:
+        self.keys: dict[Path, bytes] = {}
+        self._passages: dict[Path, int] = {}  # in the copy
+        self._changes: dict[Path, int] = {}  # of the index, when it was as its copy
+
+    def index(self, path: Path | None) -> ScopeIndex | None:
+        """The index that a copy is of, in memory; None where there is none that can be believed."""
+        from samvad.knowledge.index import ScopeIndex
+
+        if path is None or path not in self.keys:
+            return None
+        data = read(path, self.keys[path])
+        if data is None:
+            return None
+        index = ScopeIndex(None)
+        if not index.load(data):
+            index.close()
+            return None
+        self._kept(path, index)
+        return index
+
+    def _kept(self, path: Path, index: ScopeIndex) -> None:
+        self._passages[path], self._changes[path] = index.size()[0], index.changes
+
+    def keep(self, path: Path | None, index: ScopeIndex) -> bool:
+        """See that the copy is as the index; false where it cannot be: there is no key, or no room."""
+        if path is None or path not in self.keys:
+            return False
+        if self._changes.get(path) != index.changes:
+            try:
+                write(path, self.keys[path], index.dumped())
+            except OSError:
+                return False
+            self._kept(path, index)
+        return True
+
+    def keep_if_grown(self, path: Path | None, index: ScopeIndex) -> None:
+        """Keep the index if so much is new that making it anew would take long."""
+        if path is not None and index.size()[0] > max(_PASSAGES_MIN, _GROWN * self._passages.get(path, 0)):
+            self.keep(path, index)
+
+    def drop(self, path: Path | None, *, key: bool = False) -> None:
+        """Remove a copy; with `key` its key as well."""
+        if path is None:
+            return
+        path.unlink(missing_ok=True)
+        self._passages.pop(path, None)
+        self._changes.pop(path, None)
+        if key:
+            self.keys.pop(path, None)
+
+
+def write(path: Path, key: bytes, data: bytes) -> None:
+    """Put a sealed copy in place of the one that is there, in one step. OSError where that cannot be."""
+    aead, file_id, view = aead_of(key), os.urandom(_ID_BYTES), memoryview(data)
+    parts = [_MAGIC + file_id]
+    for number, at in enumerate(range(0, len(data), _PIECE_BYTES)):
+        context = _context(path, file_id, number, at + _PIECE_BYTES >= len(data))
+        parts.append(sealed_with(aead, view[at : at + _PIECE_BYTES], context))
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    replace_private(path, b"".join(parts), sync=False)
+
+
+def read(path: Path, key: bytes) -> bytes | None:
+    """What was written there with this key; None where nothing was, or not all of it is as it was written."""
+    try:
+        with path.open("rb") as source:
+            return _read(source, path, key)
+    except OSError:
+        return None
+
+
+def _read(source: BinaryIO, path: Path, key: bytes) -> bytes | None:
+    if source.read(len(_MAGIC)) != _MAGIC:
+        return None
+    aead, file_id, data = aead_of(key), source.read(_ID_BYTES), bytearray()
+    number, piece = 0, source.read(_PIECE_BYTES + _MORE_BYTES)
+    while piece:
+        following = source.read(_PIECE_BYTES + _MORE_BYTES)
+        opened = opened_with(aead, piece, _context(path, file_id, number, not following))
+        if opened is None:
+            return None
+        data += opened
+        number, piece = number + 1, following
+    return bytes(data) if number else None
+
+
+def _context(path: Path, file_id: bytes, number: int, last: bool) -> bytes:
+    return b"\0".join(
+        (b"samvad index", path.name.encode(), file_id, b"%d" % number, b"last" if last else b"")
+    )

@@ -1,0 +1,104 @@
+"""Documents of an encrypted store in backups and migrations: sealed, without keys; plain ones are sealed as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from samvad.knowledge.carrying import checksum
+from samvad.runtime import open_samvad
+from samvad.stores.encrypting import keys_file
+from tests.carry.support import Place, call, place
+from tests.encryption.test_at_rest import found_in, new_key
+
+__all__ = ["place"]
+
+CANARY = "quokkaloan"
+
+
+async def add(url: str, key: str | None) -> None:
+    """A document of the tenant and one of Asha's."""
+    async with open_samvad(url, master_key=key) as samvad:
+        await samvad.save_user_state("asha", {"a": 1})
+        await samvad.knowledge.add_text(CANARY.title(), f"A {CANARY} for all.", id="all", tags=[CANARY])
+        await samvad.knowledge.add_text("Hers", f"A {CANARY} of Asha's.", id="hers", user_id="asha")
+
+
+async def documents(url: str, key: str | None) -> dict[str, str]:
+    """The checksum of both documents as they are read; `unreadable` where they cannot be."""
+    from samvad.errors import Unreadable
+
+    found = {}
+    async with open_samvad(url, master_key=key) as samvad:
+        for name in ("all", "hers"):
+            try:
+                found[name] = checksum(await samvad.knowledge.get(name, user_id="asha"))
+            except Unreadable:
+                found[name] = "unreadable"
+        hits = await samvad.knowledge.search(CANARY, user_id="asha", max_results=10)
+        assert {hit.doc.id for hit in hits} == {name for name in found if found[name] != "unreadable"}
+    return found
+
+
+def test_a_backup_holds_sealed_documents_and_no_keys(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restored with the keys as they are: those of a user erased since cannot be read, the others can."""
+    key, old, new = new_key(), place.url("sqlite", "old"), place.url("sqlite", "new")
+    asyncio.run(add(old, key))
+    wanted = asyncio.run(documents(old, key))
+    call("backup", "all.backup", "--store", old)
+    assert found_in(Path.cwd(), CANARY) == []
+    call("restore", "all.backup", "--store", new)
+    place_of = {url: Path(url.removeprefix("sqlite:///")) for url in (old, new)}
+    shutil.copy(keys_file(place_of[old]), keys_file(place_of[new]))
+    assert asyncio.run(documents(new, key)) == wanted
+    with open_samvad(old, master_key=key) as samvad:
+        samvad.clear_user_data("asha")
+    shutil.copy(keys_file(place_of[old]), keys_file(place_of[new]))
+    assert asyncio.run(documents(new, key)) == wanted | {"hers": "unreadable"}
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "firestore"])
+def test_plain_documents_are_sealed_as_they_come(
+    place: Place, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    """From a plain store into one that is encrypted, which needs the master key; repeated, nothing changes."""
+    key, plain, target = new_key(), place.url("sqlite", "plain"), place.url(engine, "target")
+    asyncio.run(add(plain, None))
+    wanted = asyncio.run(documents(plain, None))
+    call("backup", "all.backup", "--store", plain)
+
+    async def start() -> None:
+        async with open_samvad(target, master_key=key) as samvad:
+            await samvad.save_user_state("ravi", {"b": 2})
+
+    asyncio.run(start())
+    assert "SAMVAD_MASTER_KEY" in call("restore", "all.backup", "--store", target, code=2)
+    monkeypatch.setenv("SAMVAD_MASTER_KEY", key)
+    for _ in range(2):
+        call("migrate", plain, target)
+        call("restore", "all.backup", "--store", target)
+        assert asyncio.run(documents(target, key)) == wanted
+    if engine == "sqlite":
+        files = [path for path in Path.cwd().rglob("target*") if path.is_file()]
+        assert len(files) > 2 and not any(CANARY.encode() in path.read_bytes().lower() for path in files)
+
+
+def test_the_command_seals_what_was_plain(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`status` says so before and after; no word is left in any file."""
+    key, url = new_key(), place.url("sqlite", "one")
+    asyncio.run(add(url, None))
+    asyncio.run(documents(url, None))  # which makes an index in clear
+    assert found_in(Path.cwd(), CANARY) != []
+    monkeypatch.setenv("SAMVAD_MASTER_KEY", key)
+    assert "nothing is encrypted" in call("encryption", "status", "--store", url, code=2)
+    asyncio.run(documents(url, key))
+    told = call("encryption", "status", "--store", url)
+    assert "knowledge base: what is from before encryption may be in clear" in told
+    assert "2 documents sealed, 0 were already" in call("encryption", "seal-knowledge", "--store", url)
+    assert "0 documents sealed, 2 were already" in call("encryption", "seal-knowledge", "--store", url)
+    assert "knowledge base: all of it is sealed" in call("encryption", "status", "--store", url)
+    assert found_in(Path.cwd(), CANARY) == []
+    assert set(asyncio.run(documents(url, key)).values()) != {"unreadable"}
