@@ -1,4 +1,4 @@
-"""Documents of an encrypted store in backups and migrations: sealed, without keys; plain ones are sealed as they come."""
+"""Documents of an encrypted store in backups and migrations: sealed, without keys; plain ones are sealed on the way."""
 
 from __future__ import annotations
 
