@@ -37,6 +37,7 @@ from samvad.sessions.user_log import Rules
 from samvad.sessions.watching import Watcher
 from samvad.stores.base import Store, TellsChanges
 from samvad.stores.encrypting import Guard
+from samvad.stores.observing import StoreMeter, observe
 from samvad.stores.urls import store_from_url
 from samvad.types import LOCAL, Durability
 
@@ -127,6 +128,8 @@ class Samvad(SessionPersistenceService):
         clock = clock or SystemClock()
         self._guard = Guard(store, master_key, journal_dir, clock)
         store = self._guard.store
+        self.store_meter = StoreMeter()
+        observe(store.inner if isinstance(store, JournaledStore) else store, self.store_meter)
         early = self.options.durability == "memory"
         durability: Durability = "stored" if store.capabilities.durable and not early else "memory"
         if journal_dir is not None and self.options.durability == "auto":

@@ -25,7 +25,7 @@ from msgspec import Meta
 from samvad import limits
 from samvad.env_file import ENV_FILE, PREFIX, read_env_file
 from samvad.errors import SetupError
-from samvad.settings_limits import LimitSettings
+from samvad.settings_observing import ObservingSettings
 
 DATABASE_NAME: Final = "samvad.db"
 
@@ -39,7 +39,7 @@ _SERVICE_LINK = re.compile(r"SAMVAD_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(
 Seconds = Annotated[float, Meta(gt=0, le=10 * _YEAR_S)]
 
 
-class Settings(LimitSettings, frozen=True, kw_only=True):
+class Settings(ObservingSettings, frozen=True, kw_only=True):
     """How this process is to run. Times are seconds."""
 
     host: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import base64
 import inspect
 import re
 from collections.abc import Iterator
@@ -14,16 +14,21 @@ import pytest
 from typer.main import get_command
 
 from samvad import errors, limits, types
+from samvad.auth.audit import AuditLog
+from samvad.auth.authenticator import Authenticator
 from samvad.cli import VERBS, app
 from samvad.cli.serve import serve
+from samvad.clock import SystemClock
 from samvad.http import server
 from samvad.http.app import routes
 from samvad.http.metrics import Metrics
+from samvad.http.rate_limits import Limiter, quotas
+from samvad.http.shared_limits import RedisWindows
 from samvad.interruptions import InterruptionContextManager
 from samvad.live.opening import plain_live
 from samvad.runtime import Options, open_samvad
 from samvad.sessions.service import SessionPersistenceService
-from samvad.settings import describe
+from samvad.settings import Settings, describe
 from tests.docs.pages import page
 from tests.support import REPOSITORY
 
@@ -204,20 +209,38 @@ def test_commands() -> None:
         assert said - {"-h", "--help"} == wanted, name
 
 
-def test_metrics() -> None:
-    """Every metric is documented, and no other."""
+def all_metrics(directory: Path) -> str:
+    """What /metrics would say where everything is on. Nothing is opened for it."""
+    clock = SystemClock()
+    told = []
+    for url in (f"sqlite:///{directory}/samvad.db", "firestore://nobody"):
+        samvad = open_samvad(
+            url,
+            master_key=base64.b64encode(b"k" * 32).decode(),
+            journal_dir=directory / "journal" if url.startswith("firestore") else None,
+        )
+        shared = RedisWindows("redis://127.0.0.1:1")
+        limiter = Limiter(clock, quotas(Settings()), shared=shared)
+        metrics = Metrics(samvad, Authenticator(clock), limiter)
+        metrics.audit = AuditLog(directory, clock)
+        metrics.live = plain_live(samvad)
+        assert samvad.knowledge is not None
+        metrics.observe("healthz", 200, 0.001)
+        told.append(metrics.render().decode())
+    return "".join(told)
 
-    async def names() -> set[str]:
-        async with open_samvad("memory://") as samvad:
-            metrics = Metrics(samvad)
-            metrics.live = plain_live(samvad)
-            metrics.observe("healthz", 200, 0.001)
-            lines = metrics.render().decode().splitlines()
-        return {line.split(" ")[2] for line in lines if line.startswith("# TYPE ")}
 
-    documented = {code(row["metric"]) for row in page("docs/how-to/operate.md").rows("metric")}
-    only_sqlite = {"samvad_store_commits_written_total", "samvad_store_groups_written_total"}
-    assert documented == asyncio.run(names()) | only_sqlite
+def test_metrics(tmp_path: Path) -> None:
+    """Every metric is documented with its type and its labels, and no other."""
+    lines = all_metrics(tmp_path).splitlines()
+    kinds = {line.split(" ")[2]: line.split(" ")[3] for line in lines if line.startswith("# TYPE ")}
+    rows = {code(row["metric"]): row for row in page(REFERENCE + "metrics.md").rows("metric")}
+    assert {name: row["type"] for name, row in rows.items()} == kinds
+    for line in lines:
+        if (sample := re.match(r"(\w+?)(?:_bucket|_sum|_count)?\{([^}]*)\}", line)) is not None:
+            row = rows.get(sample[1]) or rows[re.match(r"\w+", line)[0]]  # type: ignore[index]
+            labels = set(re.findall(r'(\w+)="', sample[2])) - {"le"}
+            assert labels == set(re.findall(r"`(\w+)`", row["labels"])), line
 
 
 def test_tables_of_the_database() -> None:
@@ -244,10 +267,15 @@ def test_files_of_the_data_directory(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"samvad.db", "samvad.db.lock"} | knowledge
 
 
-@pytest.mark.parametrize("name", [f"{number:04}" for number in range(1, 15)])
-def test_decisions_have_a_form(name: str) -> None:
-    """A decision says its context, what was decided and what follows."""
-    (path,) = (REPOSITORY / "docs" / "decisions").glob(f"{name}-*.md")
+DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
+
+
+@pytest.mark.parametrize(
+    ("number", "path"), enumerate(DECISIONS, 1), ids=lambda each: getattr(each, "stem", None)
+)
+def test_decisions_have_a_form(number: int, path: Path) -> None:
+    """They are numbered without a gap, and each says its context, what was decided and what follows."""
+    assert path.name.startswith(f"{number:04}-")
     headings = list(page(path.relative_to(REPOSITORY).as_posix()).headings())
-    assert headings[0].startswith(f"{int(name)}. ")
+    assert headings[0].startswith(f"{number}. ")
     assert headings[1:] == ["Context", "Decision", "Consequences"]

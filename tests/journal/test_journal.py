@@ -144,7 +144,7 @@ async def test_group_commit(journal: Journal, disk: SlowDisk) -> None:
     assert first.done()
     assert (disk.syncs - syncs, disk.writes - writes) == (2, 1)
     assert journal.entries_waiting == 0
-    assert journal.groups_written == 2
+    assert journal.groups.sizes.count == 2
 
 
 async def test_an_answer_that_raises_does_not_keep_the_others(journal: Journal) -> None:

@@ -149,6 +149,11 @@ class AuditLog:
         self.written = 0
 
     @property
+    def waiting(self) -> int:
+        """How many entries wait to be written."""
+        return self._queue.qsize()
+
+    @property
     def key(self) -> bytes:
         """The key of the chain, made with the directory when it is first needed; SetupError where that cannot be."""
         if self._key is None:

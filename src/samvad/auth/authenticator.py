@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -62,10 +62,16 @@ class Authenticator:
         self._required = required or bool(issuers)
         # Credentials seen before, by a hash of them, and the generations of keys by which they were good.
         self._seen: OrderedDict[bytes, tuple[Identity, KeySet | None, int, int]] = OrderedDict()
+        self.refusals: Counter[str] = Counter()  # by the reason, which nobody else is told
         self._first: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
         # Called whenever keys were read anew: who let somebody in for longer looks whether that still holds.
         self.on_change: list[Callable[[], None]] = []
+
+    @property
+    def credentials_held(self) -> int:
+        """How many credentials that were seen before are in memory."""
+        return len(self._seen)
 
     def now_ms(self) -> int:
         """The time by which credentials end, in milliseconds since 1970."""
@@ -137,6 +143,7 @@ class Authenticator:
         if token is None or not (self.required or token.startswith(_OURS)):
             # What is not ours may be meant for a proxy before us, as long as no credentials are configured.
             if self.required:
+                self.refusals["none"] += 1
                 raise Unauthenticated
             return LOCAL_IDENTITY
         digest = hashlib.sha256(token[: limits.TOKEN_BYTES_MAX + 1].encode(errors="replace")).digest()
@@ -155,6 +162,7 @@ class Authenticator:
         try:
             identity, keys = await self._identify(token)
         except Refused as refused:
+            self.refusals[refused.reason] += 1
             _log.info("a credential was refused: %s", refused.reason)
             raise Unauthenticated from None
         self._seen[digest] = (

@@ -29,6 +29,28 @@ def database_path(url: str) -> Path | None:
     return Path(unquote(url.removeprefix("sqlite:///"))).expanduser()
 
 
+LOG_KEY_FILE = "logs.key"
+
+
+def log_key(settings: Settings, *, make: bool = True) -> bytes:
+    """The key under which users' ids are hashed in logs and traces: of the settings, or of the data directory.
+
+    SetupError where it cannot be had; without `make`, where there is none yet.
+    """
+    from samvad.auth.secret_file import derived, load_key
+
+    if settings.log_secret is not None:
+        return derived(settings.log_secret, "logs")
+    in_memory = settings.store_url().startswith("memory:")
+    path = None if in_memory else settings.data_path() / LOG_KEY_FILE
+    if not make and (path is None or not path.exists()):
+        raise SetupError(
+            f"There is no {LOG_KEY_FILE} in {settings.data_path()}; name the server's --data-dir. "
+            "It is made when the log first names a user."
+        )
+    return load_key(path, "the key of the logs")
+
+
 def embedder_of(settings: Settings) -> Any:
     """The embedder of the settings, None where there is none; nothing is imported for that."""
     if settings.embedding_provider == "none":

@@ -10,7 +10,7 @@ import typer
 from samvad import __version__, logs
 from samvad.cli import flags
 from samvad.cli.command import PlainCommand, verbs
-from samvad.cli.opening import embedder_of
+from samvad.cli.opening import embedder_of, log_key
 from samvad.settings import Settings, load
 
 app = verbs()
@@ -51,6 +51,7 @@ def run(settings: Settings) -> None:
     from samvad.auth.erasure_receipts import ErasureSigner
     from samvad.http import server
     from samvad.http.app import create_app
+    from samvad.http.asked import log_answered
     from samvad.http.auth_opening import authenticator, may_be_reached
     from samvad.http.limit_opening import limiter_of
     from samvad.http.live_opening import live_maker
@@ -58,6 +59,7 @@ def run(settings: Settings) -> None:
     from samvad.sessions.cost import FILE as COST_FILE
 
     logs.configure(settings.log_level, settings.log_format)
+    logs.hash_users_with(lambda: log_key(settings))
     url = settings.store_url()
     journaled = url.startswith("firestore:") and settings.durability == "auto"
     journal_dir = settings.data_path() / "journal" if journaled else None
@@ -85,6 +87,8 @@ def run(settings: Settings) -> None:
         origins=settings.cors_origins.split(","),
     )
     _audit(settings, samvad, application)
+    if settings.access_log:
+        application.access_log = log_answered
     samvad.erasure_signer = ErasureSigner(None if url.startswith("memory:") else settings.data_path())
     gc.freeze()
     gc.enable()
@@ -108,6 +112,7 @@ def _audit(settings: Settings, samvad: Any, application: Any) -> None:
     auditing.begin(samvad)
     application.before.append(auditing.check)
     application.on_access.append(auditing.note)
+    application.metrics.audit = log
 
 
 def _tell_who_can_reach(settings: Settings, asks: bool) -> None:

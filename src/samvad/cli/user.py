@@ -1,4 +1,4 @@
-"""`samvad user show|export|erase`: one user."""
+"""`samvad user show|export|erase|hash`: one user."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import typer
 from samvad.auth.audit import noted_by_command
 from samvad.cli import flags, portable
 from samvad.cli.command import PlainCommand, verbs
-from samvad.cli.opening import reading, settings_of, writing
+from samvad.cli.opening import log_key, reading, settings_of, writing
 from samvad.cli.output import printable, private_output, table
 from samvad.clock import SystemClock, rfc3339
 from samvad.errors import NotFound, SetupError
+from samvad.logs import keyed_hash
 from samvad.records import UserKey
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)]
@@ -23,6 +24,16 @@ _MESSAGES_SHOWN = 10
 _CHARS_SHOWN = 160
 
 app = verbs("Show, export or erase one user.")
+
+
+@app.command("hash", cls=PlainCommand)
+def name_in_logs(
+    user: User,
+    tenant: Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Whose user it is.")] = "default",
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Print what a user is called in the server's logs and traces, to look for it there. A server may be running."""
+    typer.echo(keyed_hash(log_key(settings_of(None, data_dir), make=False), tenant, user))
 
 
 def _missing(user_id: str) -> NotFound:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from samvad import limits
+from samvad import limits, logs
 from samvad.auth.authenticator import Authenticator, Identity
 from samvad.errors import Overloaded, SamvadError, TooManyRequests, Unauthenticated
 from samvad.http.access import (
@@ -28,6 +28,7 @@ from samvad.http.access import (
     check_access,
     live_name,
 )
+from samvad.http.asked import Asked
 from samvad.http.browsers import DATA, PREFLIGHT, Browsers, Headers
 from samvad.http.call import Call, Disconnected, Reply
 from samvad.http.live_events import EventStream, open_events
@@ -90,6 +91,7 @@ def routes() -> tuple[Route, ...]:
 async def _metrics(call: Call) -> Reply:
     """What Prometheus reads."""
     metrics: Metrics = call.scope["samvad.metrics"]
+    metrics.lag.start()
     return Reply(metrics.render(), media_type=CONTENT_TYPE)
 
 
@@ -126,23 +128,33 @@ class SamvadApp:
         self._streams: set[EventStream] = set()
         self._browsers = Browsers(hosts, origins)
         self.router = Router(routes())
-        self.metrics = Metrics(samvad)
+        # Called with route, status and seconds of what was answered, where an access log is kept.
+        self.access_log: Callable[[str, int, float], None] | None = None
+        self.metrics = Metrics(samvad, self.auth, limiter, lambda: len(self._streams))
         self._instance = os.urandom(4).hex()
         self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection's request (ASGI 3)."""
         kind = scope["type"]
-        if kind == "http":
-            await self._http(scope, receive, send)
-        elif kind == "lifespan":
+        if kind == "lifespan":
             await self._lifespan(receive, send)
-        elif kind == "websocket":
-            await self._websocket(scope, receive, send)
+            return
+        asked = Asked(f"{self._instance}-{next(self._numbers)}")
+        token = logs.context.set(asked)
+        self.metrics.under_way += 1
+        try:
+            if kind == "http":
+                await self._http(scope, receive, send, asked)
+            elif kind == "websocket":
+                await self._websocket(scope, receive, send, asked)
+        finally:
+            self.metrics.under_way -= 1
+            logs.context.reset(token)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
         started_s = time.perf_counter()
-        request_id = f"{self._instance}-{next(self._numbers)}"
+        request_id = asked.request_id
         name = "none"
         identity: Identity | None = None
         params: list[str] = []
@@ -153,6 +165,7 @@ class SamvadApp:
             try:
                 route, params = self._route(scope, path)
                 name = route.name
+                asked.route, asked.params = route, params
                 self._browsers.check(scope)
                 if not self.samvad.is_open:  # mounted where nobody runs its lifespan
                     await self.samvad.open()
@@ -160,10 +173,13 @@ class SamvadApp:
                     scope["samvad.metrics"] = self.metrics
                 if not route.access.open:
                     identity, left = await self._identify(scope, route.access, name, params)
+                    asked.identity = identity
                     receive = self._counted(scope, receive, identity)
                 for check in self.before:
                     check(name)
-                call = Call(scope, receive, path, params, self.samvad, identity or _NOBODY, self.auth)
+                asked.call = call = Call(
+                    scope, receive, path, params, self.samvad, identity or _NOBODY, self.auth
+                )
                 if name == EVENTS and len(self._streams) >= limits.LIVE_SOCKETS_MAX:
                     raise Overloaded("Too many event streams; try again soon.")
                 reply = await route.handler(call)
@@ -171,22 +187,21 @@ class SamvadApp:
                     self._tell(AccessRecord(request_id, name, 200, identity, _address(scope), ()))
                     headers = self._headers(scope, request_id, DATA, left)
                     await self._run_stream(reply, receive, send, headers)
-                    self.metrics.observe(name, 200, time.perf_counter() - started_s)
+                    self._answered(name, 200, started_s)
                     return
             except SamvadError as error:
                 if error.status >= 500:
-                    _log.warning(
-                        "request failed", extra={"route": name, "code": error.code, "id": request_id}
-                    )
+                    told = {"route": name, "status": error.status, "code": error.code}
+                    _log.warning("request failed", extra=told)
                 if isinstance(error, TooManyRequests):
                     left = error.details.get("left", left)
                 reply = problem_reply(error, request_id)
         except Disconnected:
             return
         except Exception:  # the top of the request: a fault of ours is logged, and told without its insides
-            _log.exception("a handler failed", extra={"route": name, "id": request_id})
+            _log.exception("a handler failed", extra={"route": name})
             reply = problem_reply(SamvadError("Something went wrong; the log has the rest."), request_id)
-        self.metrics.observe(name, reply.status, time.perf_counter() - started_s)
+        self._answered(name, reply.status, started_s)
         if self.on_access:
             users = () if call is None else tuple(call.users)
             self._tell(
@@ -200,6 +215,12 @@ class SamvadApp:
         )
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _answered(self, route: str, status: int, started_s: float) -> None:
+        seconds = time.perf_counter() - started_s
+        self.metrics.observe(route, status, seconds)
+        if self.access_log is not None:
+            self.access_log(route, status, seconds)
 
     def _route(self, scope: Scope, path: bytes) -> tuple[Route, list[str]]:
         if scope["method"] == "OPTIONS" and (asked := self._browsers.asked_before(scope)) is not None:
@@ -243,18 +264,20 @@ class SamvadApp:
             self.metrics.live = self._live
         return self._live
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
+        started_s = time.perf_counter()
         if own_path(scope) != LIVE_PATH:
             await receive()
             await refuse_socket(scope, send)
             return
-        request_id = f"{self._instance}-{next(self._numbers)}"
+        request_id = asked.request_id
         identity: Identity | None = None
         try:
             self._browsers.check(scope)
             if not self.samvad.is_open:
                 await self.samvad.open()
             identity, _ = await self._identify(scope, LIVE, "live")
+            asked.identity = identity
             for check in self.before:
                 check(live_name("startLive", identity))
             live = self.live
@@ -262,6 +285,7 @@ class SamvadApp:
             self._tell(AccessRecord(request_id, "live", error.status, identity, _address(scope), ()))
             await receive()
             await refuse_socket(scope, send, error, request_id)
+            self._answered("live", error.status, started_s)
             return
         try:
             service = self.samvad.acting_as(identity.principal)
@@ -270,6 +294,7 @@ class SamvadApp:
             await serve_socket(scope, receive, send, live, service, access, limit, tell)
         except Exception:  # the top of the connection
             _log.exception("a live connection failed")
+        self._answered("live", 101, started_s)
 
     def _live_tell(self, scope: Scope, request_id: str, identity: Identity) -> Tell | None:
         """What hears of the starts and ends of a live connection."""

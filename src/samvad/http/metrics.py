@@ -1,56 +1,84 @@
 """GET /metrics: requests by route, and what the service holds and waits for. Never an id, never content.
 
-Requests are counted in plain lists on the event loop and turned into Prometheus families when asked for:
-a Histogram of the client library takes a lock for each observation.
+Requests are counted in plain lists on the event loop and turned into Prometheus families when asked for.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from samvad import __version__, limits
+from samvad.http.loop_lag import LoopLag
+from samvad.http.metric_families import (
+    audit_families,
+    auth_families,
+    counter,
+    counters,
+    encryption_families,
+    gauge,
+    histogram,
+    histograms,
+    knowledge_families,
+    limit_families,
+    store_families,
+)
+from samvad.meters import Histogram
 from samvad.sessions.journaled import JournaledStore
 
 if TYPE_CHECKING:
+    from samvad.auth.audit import AuditLog
+    from samvad.auth.authenticator import Authenticator
+    from samvad.http.rate_limits import Limiter
     from samvad.live.service import LiveService
     from samvad.runtime import Samvad
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 class _RouteMeter:
-    __slots__ = ("buckets", "seconds", "statuses")
+    __slots__ = ("seconds", "statuses")
 
     def __init__(self) -> None:
-        self.buckets = [0] * (len(_BOUNDS_S) + 1)
-        self.seconds = 0.0
+        self.seconds = Histogram()
         self.statuses: dict[int, int] = {}
 
 
 class Metrics(Collector):
     """Counts requests, and reads the service's own counters when Prometheus asks."""
 
-    def __init__(self, samvad: Samvad) -> None:
+    def __init__(
+        self,
+        samvad: Samvad,
+        auth: Authenticator | None = None,
+        limiter: Limiter | None = None,
+        streams: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._samvad = samvad
+        self._auth = auth
+        self._limiter = limiter
+        self._streams = streams
+        self.audit: AuditLog | None = None  # where one is kept
         self.live: LiveService | None = None  # once there was a live conversation
+        self.lag = LoopLag(samvad)
+        self.under_way = 0
         self._meters: dict[str, _RouteMeter] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
         meter = self._meters.get(route)
         if meter is None:
             meter = self._meters[route] = _RouteMeter()
-        meter.buckets[bisect_left(_BOUNDS_S, seconds)] += 1
-        meter.seconds += seconds
+        meter.seconds.add(seconds)
         meter.statuses[status] = meter.statuses.get(status, 0) + 1
 
     def render(self) -> bytes:
@@ -59,30 +87,16 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families, as the client library wants them."""
-        yield from self._requests()
         samvad = self._samvad
-        lanes, cache = samvad.core.lanes, samvad.cache
-        yield _gauge("samvad_users_in_memory", "Users whose record is in memory.", len(cache))
-        yield _gauge("samvad_cache_bytes", "Estimated memory of these records.", cache.bytes_held)
-        yield _counter("samvad_cache_hits", "Records found in memory.", cache.hits)
-        yield _counter("samvad_cache_misses", "Records not found in memory.", cache.misses)
-        yield _counter("samvad_cache_evictions", "Records dropped from memory.", cache.evictions)
-        yield _counter("samvad_loads", "Records read from the store.", lanes.loads)
-        yield _counter("samvad_retries", "Operations applied again after a refused commit.", lanes.retries)
-        yield _gauge(
-            "samvad_operations_waiting", "Operations not in the store yet.", lanes.operations_waiting
+        info = GaugeMetricFamily("samvad_build_info", "The version, as a label.", labels=("version",))
+        info.add_metric((__version__,), 1)
+        yield info
+        yield from self._requests()
+        yield histogram(
+            "samvad_loop_lag_seconds", "How late the event loop was, 20 times a second.", self.lag.seconds
         )
-        yield _gauge(
-            "samvad_store_up", "1 where the last thing asked of the store worked.", not lanes.degraded
-        )
-        yield _counter(
-            "samvad_idempotent_replays", "Requests answered from a receipt.", samvad.core.receipts.replays
-        )
-        yield _gauge(
-            "samvad_interruption_sessions",
-            "Sessions with interruptions in memory.",
-            samvad.interruptions.session_count,
-        )
+        yield from self._memory(samvad)
+        yield from store_families(samvad)
         store = samvad.store
         for name, text in (
             ("commits_written", "Commits on the disk."),
@@ -90,75 +104,118 @@ class Metrics(Collector):
         ):
             value = getattr(store, name, None)
             if value is not None:
-                yield _counter(f"samvad_store_{name}", text, value)
-
+                yield counter(f"samvad_store_{name}", text, value)
         if isinstance(store, JournaledStore):
             yield from self._journal(store)
+            store = store.inner
+        if hasattr(store, "data_keys"):
+            yield from encryption_families(store)
+        if self._auth is not None:
+            yield from auth_families(self._auth)
+        if self._limiter is not None:
+            yield from limit_families(self._limiter)
+        if self.audit is not None:
+            yield from audit_families(self.audit)
         if samvad.cost.bills:
-            billed = CounterMetricFamily(
+            billed = {op: getattr(samvad.cost.total, op) for op in ("reads", "writes", "deletes")}
+            yield counters(
                 "samvad_billed",
                 "Documents read, written and deleted as Firestore bills them, since the data directory was first used.",
-                labels=("operation",),
+                "operation",
+                billed,
             )
-            for operation in ("reads", "writes", "deletes"):
-                billed.add_metric((operation,), getattr(samvad.cost.total, operation))
-            yield billed
-            yield _counter(
+            yield counter(
                 "samvad_billed_messages", "Messages that these brought there.", samvad.cost.total.messages
             )
         if samvad.watcher is not None:
             watcher = samvad.watcher
-            yield _gauge("samvad_listener_up", "1 where changes by other replicas are heard.", watcher.up)
-            yield _counter(
+            yield gauge("samvad_listener_up", "1 where changes by other replicas are heard.", watcher.up)
+            yield counter(
                 "samvad_listener_notices", "Changes heard, this replica's own too.", watcher.notices
             )
-            yield _counter("samvad_listener_failures", "Times that listening broke off.", watcher.failures)
-
+            yield counter("samvad_listener_failures", "Times that listening broke off.", watcher.failures)
         if samvad.knowledge_is_open:
-            shelf = samvad.knowledge.core.shelf
-            yield _gauge(
-                "samvad_knowledge_unreadable",
-                "Documents that cannot be read and are left out of searches.",
-                sum(shelf.unreadable.values()),
-            )
+            yield from knowledge_families(samvad.knowledge.core.shelf)
         if self.live is not None:
             from samvad.http.live_metrics import live_families
 
             yield from live_families(self.live)
 
+    def _memory(self, samvad: Samvad) -> Iterator[Metric]:
+        lanes, cache = samvad.core.lanes, samvad.cache
+        yield gauge("samvad_users_in_memory", "Users whose record is in memory.", len(cache))
+        yield gauge("samvad_cache_bytes", "Estimated memory of these records.", cache.bytes_held)
+        yield gauge("samvad_cache_bytes_max", "What that may grow to.", samvad.options.cache_bytes_max)
+        yield counter("samvad_cache_hits", "Records found in memory.", cache.hits)
+        yield counter("samvad_cache_misses", "Records not found in memory.", cache.misses)
+        yield counter("samvad_cache_evictions", "Records dropped from memory.", cache.evictions)
+        yield counter("samvad_loads", "Records read from the store.", lanes.loads)
+        yield counter("samvad_retries", "Operations applied again after a refused commit.", lanes.retries)
+        yield gauge("samvad_operations_waiting", "Operations not in the store yet.", lanes.operations_waiting)
+        yield gauge(
+            "samvad_store_up", "1 where the last thing asked of the store worked.", not lanes.degraded
+        )
+        yield counter(
+            "samvad_idempotent_replays", "Requests answered from a receipt.", samvad.core.receipts.replays
+        )
+        yield gauge("samvad_feed_subscriptions", "Who follows a user's timeline.", len(samvad.feed))
+        yield gauge(
+            "samvad_interruption_sessions",
+            "Sessions with interruptions in memory.",
+            samvad.interruptions.session_count,
+        )
+
     def _journal(self, store: JournaledStore) -> Iterator[Metric]:
         journal, flusher, breaker = store.journal, store.flusher, store.breaker
-        yield _gauge("samvad_journal_bytes", "Bytes of what waits for the store.", journal.bytes_held)
-        yield _gauge("samvad_pending_memory_bytes", "About what that takes in memory.", store.memory_bytes)
-        yield _gauge("samvad_journal_damages", "Damages found in it at the start.", journal.damaged)
-        yield _gauge("samvad_journal_disk_bytes", "Bytes of the journal's files.", journal.disk_bytes)
-        yield _gauge(
+        yield gauge("samvad_journal_bytes", "Bytes of what waits for the store.", journal.bytes_held)
+        yield gauge(
+            "samvad_journal_bytes_max", "What that may grow to.", self._samvad.options.journal_bytes_max
+        )
+        yield gauge("samvad_pending_memory_bytes", "About what that takes in memory.", store.memory_bytes)
+        yield gauge(
+            "samvad_pending_memory_bytes_max", "What that may grow to.", limits.PENDING_MEMORY_BYTES_MAX
+        )
+        yield gauge("samvad_journal_damages", "Damages found in it at the start.", journal.damaged)
+        yield gauge("samvad_journal_disk_bytes", "Bytes of the journal's files.", journal.disk_bytes)
+        yield gauge(
             "samvad_journal_entries_waiting",
             "Journaled operations not in the store yet.",
             flusher.entries_waiting,
         )
-        yield _gauge(
+        yield gauge(
             "samvad_journal_up",
             "1 where the last thing written to the journal was synced.",
             journal.fault is None,
         )
-        yield _gauge(
+        yield gauge(
+            "samvad_flush_lanes", "Users of whom something is on its way to the store.", flusher.lanes
+        )
+        yield gauge(
             "samvad_lanes_parked",
             "Users of whom the store refuses an operation for ever.",
             len(flusher.parked()),
         )
-        yield _gauge("samvad_breaker_open", "1 where the store is taken to be down.", breaker.is_open)
-        yield _counter("samvad_breaker_openings", "Times that the store was lost.", breaker.times_opened)
-        yield _counter("samvad_breaker_probes", "Questions whether the store is back.", breaker.probes)
-        yield _counter(
+        yield gauge(
+            "samvad_erasures_pending", "Erasings that the store does not have yet.", flusher.index.erasings
+        )
+        yield gauge("samvad_breaker_open", "1 where the store is taken to be down.", breaker.is_open)
+        yield counter("samvad_breaker_openings", "Times that the store was lost.", breaker.times_opened)
+        yield counter("samvad_breaker_probes", "Questions whether the store is back.", breaker.probes)
+        yield gauge(
+            "samvad_flush_oldest_seconds",
+            "For how long the operation that waits for longest has waited.",
+            flusher.oldest_s(),
+        )
+        yield histogram("samvad_flush_lag_seconds", "From the journal to the store.", flusher.lag)
+        yield counter(
             "samvad_flush_commits", "Commits that brought operations to the store.", flusher.commits
         )
-        yield _counter("samvad_flush_entries", "Operations brought to the store.", flusher.entries_flushed)
-        yield _counter("samvad_flush_failures", "Calls to the store that failed.", breaker.failures)
-        yield _counter(
+        yield counter("samvad_flush_entries", "Operations brought to the store.", flusher.entries_flushed)
+        yield counter("samvad_flush_failures", "Calls to the store that failed.", breaker.failures)
+        yield counter(
             "samvad_flush_rebases", "Times that pending operations were applied anew.", flusher.rebases
         )
-        yield _counter(
+        yield counter(
             "samvad_flush_overtaken", "Operations that other replicas had made void.", flusher.overtaken
         )
 
@@ -166,24 +223,15 @@ class Metrics(Collector):
         total = CounterMetricFamily(
             "samvad_requests", "Requests answered, by route and status.", labels=("route", "status")
         )
-        seconds = HistogramMetricFamily(
-            "samvad_request_seconds", "Time from a request's head to its answer.", labels=("route",)
-        )
         for route, meter in self._meters.items():
             for status, count in meter.statuses.items():
                 total.add_metric((route, str(status)), count)
-            cumulative, buckets = 0, []
-            for bound, count in zip((*map(str, _BOUNDS_S), "+Inf"), meter.buckets, strict=True):
-                cumulative += count
-                buckets.append((bound, cumulative))
-            seconds.add_metric((route,), buckets, meter.seconds)
         yield total
-        yield seconds
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(name, text, value=value)
+        yield histograms(
+            "samvad_request_seconds",
+            "Time from a request's head to its answer.",
+            "route",
+            {route: meter.seconds for route, meter in self._meters.items()},
+        )
+        yield gauge("samvad_requests_under_way", "Requests, streams and sockets open now.", self.under_way)
+        yield gauge("samvad_event_streams", "Open streams of events.", self._streams())

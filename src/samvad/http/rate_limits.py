@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -79,7 +80,14 @@ class Limiter:
         self._down_s = float("-inf")
         self._proxies = proxies
         self.windows = Windows(limits.LIMITED_KEYS_MAX)
-        self.refusals = 0
+        self.refusals: Counter[str] = Counter()  # by the quota that was used up
+
+    @property
+    def shared_up(self) -> bool | None:
+        """Whether the windows that several replicas share could be asked lately; None where they share none."""
+        if self._shared is None:
+            return None
+        return self._clock.monotonic_s() - self._down_s >= _AGAIN_S
 
     def address(self, scope: dict[str, Any]) -> str:
         """From where a request comes: what the outermost of our own proxies saw; of IPv6 the network (/64)."""
@@ -158,9 +166,10 @@ class Limiter:
     def _refuse(self, found: Sequence[Left]) -> None:
         wait_s = 0
         for left in found:
-            wait_s = max(wait_s, left.wait_s)
+            if left.wait_s:
+                self.refusals[left.quota.name] += 1
+                wait_s = max(wait_s, left.wait_s)
         if wait_s:
-            self.refusals += 1
             raise TooManyRequests(retry_after_s=wait_s, left=list(found))
 
 

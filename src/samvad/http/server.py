@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
-from samvad import limits
+from samvad import limits, logs
 from samvad.errors import InvalidRequest, Overloaded, SamvadError, SetupError, TooLarge
 from samvad.http.problems import problem_reply
 
@@ -357,6 +357,7 @@ async def _serve(
     drain_s: float,
     on_ready: Callable[[], None],
 ) -> None:
+    asyncio.get_running_loop().set_exception_handler(logs.loop_failed)
     stop = asyncio.Event()
     config = uvicorn.Config(
         app,

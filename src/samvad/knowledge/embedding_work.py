@@ -69,6 +69,11 @@ class EmbeddingWork:
             return None
         return await self._asker.ask(query)
 
+    @property
+    def queries_failed(self) -> int:
+        """How many queries the embedder did not answer, or not in time."""
+        return self._asker.failures
+
     def follow(self, scope: Scope) -> None:
         """A scope is being asked: have its vectors in the engine soon, and made where there are none."""
         if self._loaded.get(scope) != self._engine.starts and scope not in self._loading and not self._closed:

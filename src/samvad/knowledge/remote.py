@@ -8,12 +8,14 @@ import logging
 import os
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import msgspec
 
 from samvad.errors import ShuttingDown, StoreUnavailable
 from samvad.knowledge.worker import ANSWERS, HEADER, Answer, Request
+from samvad.meters import Histogram
 
 _log = logging.getLogger(__name__)
 _ENDS_S_MAX = 2.0
@@ -37,10 +39,19 @@ class RemoteEngine:
         self._closed = False
         self.starts = 0  # who keeps account of what the process holds in memory looks whether this has grown
         self.faults = 0
+        self.seconds: dict[str, Histogram] = {}  # that requests took, by kind; waiting for their turn counts
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the process runs, or was not needed yet."""
+        return self._process is None or self._process.returncode is None
 
     async def ask(self, request: Request) -> Any:
         """The answer to a request; EngineFault where there is none."""
+        began_s = perf_counter()
         answer = await asyncio.shield(asyncio.ensure_future(self._exchange(request)))
+        seconds = self.seconds.setdefault(type(request).__name__.lower(), Histogram())
+        seconds.add(perf_counter() - began_s)
         if answer.error is not None:
             self.faults += 1
             _log.error("the search engine failed", extra={"error": answer.error})

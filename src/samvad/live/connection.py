@@ -82,9 +82,9 @@ class Connection:
         self._only = service.principal.session
         self._service = service.acting_as(service.principal._replace(session=None))
         self._wire = wire
-        self._outbox = Outbox(live.options.outbox_bytes_max)
-        self._outbox.on_overflow = self._reads_too_slowly
-        self._line = Line(self._outbox)
+        self.outbox = Outbox(live.options.outbox_bytes_max)
+        self.outbox.on_overflow = self._reads_too_slowly
+        self._line = Line(self.outbox)
         self._line.end = self.end
         self._conversation: Conversation | None = None
         self._subscription: Subscription | None = None
@@ -107,14 +107,14 @@ class Connection:
             self._ended.set()
 
     def _reads_too_slowly(self) -> None:
-        self._live.meter.slow_reader_bytes += self._outbox.bytes_dropped
+        self._live.meter.slow_reader_bytes += self.outbox.bytes_dropped
         self.end("slow_reader")
 
     async def run(self, receive: Receive) -> None:
         """Talk with the client, who was admitted, until one side has had enough."""
         if self._access is not None:
             self._lease = Lease(*self._access, warn=self._warn_of_end, end=self.end)
-        writer = asyncio.create_task(self._outbox.run(self._wire))
+        writer = asyncio.create_task(self.outbox.run(self._wire))
         reader = asyncio.create_task(self._read(receive))
         ended = asyncio.create_task(self._ended.wait())
         try:
@@ -158,7 +158,7 @@ class Connection:
                 if reason is not None and not writer.done():
                     if self._conversation is not None:
                         self._line.send(frames.SessionEnded(reason=reason))
-                    self._outbox.close()
+                    self.outbox.close()
                     await writer
                 if reason is not None:
                     await self._wire.close(CLOSE_CODES[reason], reason)
@@ -404,7 +404,7 @@ class Connection:
             await own
             self._line.own.pop(message.id, None)
             return
-        await self._outbox.room()
+        await self.outbox.room()
         self._line.send(frames.MessageFrame(seq=message.seq, message=msgspec.Raw(message.body)))
 
     async def _catch_up(self, first: int, last: int) -> None:

@@ -42,6 +42,11 @@ class Keeper:
         return len(self._waiting) >= limits.LIVE_BATCHES_WAITING_MAX
 
     @property
+    def waiting(self) -> int:
+        """How many writes wait for the store."""
+        return len(self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits."""
         return self._task is None

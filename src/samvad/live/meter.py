@@ -5,12 +5,12 @@ Plain numbers on the event loop; `samvad.http.live_metrics` makes Prometheus' fa
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
 from samvad.errors import ProviderUnavailable
 from samvad.interruptions.rules import INTERRUPTION_TYPES
+from samvad.meters import Histogram
 
 FIRST_BOUNDS_S: Final = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 OTHER: Final = "other"
@@ -37,8 +37,7 @@ class LiveMeter:
         self.ended: Counter[str] = Counter()  # connections, by the reason that they were told
         self.slow_reader_bytes = 0  # that waited for clients who were cut off, and were dropped
         self.warnings: Counter[str] = Counter()  # before a limit: spoken, written
-        self.first_buckets = [0] * (len(FIRST_BOUNDS_S) + 1)
-        self.first_s = 0.0
+        self.first = Histogram(FIRST_BOUNDS_S)
 
     def interrupted(self, kind: str) -> None:
         """An answer was interrupted."""
@@ -50,5 +49,4 @@ class LiveMeter:
 
     def first_piece(self, seconds: float) -> None:
         """The first of an answer came so long after the end of what the user said."""
-        self.first_buckets[bisect_left(FIRST_BOUNDS_S, seconds)] += 1
-        self.first_s += seconds
+        self.first.add(seconds)

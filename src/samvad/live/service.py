@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from samvad import limits
+from samvad import limits, logs
 from samvad.errors import InvalidRequest, Overloaded
 from samvad.live.context import Background
 from samvad.live.conversation import Conversation
@@ -91,6 +91,7 @@ class LiveService:
         if count >= self.options.sockets_per_user_max:
             raise Overloaded("This user has too many live conversations; close one first.")
         self.connections[connection] = key
+        logs.concerns(*key)
 
     def dismiss(self, connection: Connection) -> None:
         """The connection is gone."""

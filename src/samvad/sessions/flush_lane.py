@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from samvad.clock import Clock
 from samvad.errors import SamvadError
 from samvad.records import (
     ANY_VERSION,
@@ -38,8 +39,8 @@ class Entry:
     """
 
     __slots__ = (
-        "commit", "disputed", "early", "epoch", "number", "of_erased", "replica", "tried", "unproven", "verbatim",
-        "waiter",
+        "at_s", "commit", "disputed", "early", "epoch", "number", "of_erased", "replica", "tried", "unproven",
+        "verbatim", "waiter",
     )  # fmt: skip
 
     def __init__(self, replica: str, number: int, commit: Commit, epoch: int) -> None:
@@ -47,6 +48,7 @@ class Entry:
         self.number = number
         self.commit = commit
         self.epoch = epoch
+        self.at_s = 0.0  # when it was taken in, by the monotonic clock
         self.tried = False
         self.of_erased = False
         self.disputed = False
@@ -179,6 +181,59 @@ class FlushLane:
             changes = coalesce(change for entry in entries for change in entry.commit.changes)
         steps = sum(steps_of(entry.commit) for entry in entries)
         return Commit(self.user, expected, changes, origin, None, None, steps)
+
+
+class FlushLanes:
+    """The lanes of all users of whom something is pending."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lanes: dict[UserKey, FlushLane] = {}
+        self.on_parked: Callable[[], None] = lambda: None  # a lane was parked, or is not any more
+
+    def find(self, user: UserKey) -> FlushLane | None:
+        """The user's lane, if something is or was just pending."""
+        return self._lanes.get(user)
+
+    def lane(self, user: UserKey) -> FlushLane:
+        """The user's lane, perhaps a new one."""
+        lane = self._lanes.get(user)
+        if lane is None:
+            lane = self._lanes[user] = FlushLane(user, self.on_parked)
+        return lane
+
+    def lanes_of(self, tenant: str) -> Iterable[FlushLane]:
+        """The lanes of a tenant."""
+        return [lane for lane in self._lanes.values() if lane.user.tenant == tenant]
+
+    def all_lanes(self) -> list[FlushLane]:
+        """Every lane."""
+        return list(self._lanes.values())
+
+    def users(self) -> list[UserKey]:
+        """Who has a lane."""
+        return list(self._lanes)
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes there are: users of whom something is pending or was a moment ago."""
+        return len(self._lanes)
+
+    @property
+    def entries_waiting(self) -> int:
+        """How many journaled operations are not in the store yet."""
+        return sum(len(lane.entries) for lane in self._lanes.values())
+
+    def oldest_s(self) -> float:
+        """For how long the operation that waits for longest has waited."""
+        now_s = self._clock.monotonic_s()
+        return now_s - min(
+            (lane.entries[0].at_s for lane in self._lanes.values() if lane.entries), default=now_s
+        )
+
+    def parked(self) -> list[FlushLane]:
+        """The lanes whose first operation the store refuses for ever."""
+        return [lane for lane in self._lanes.values() if lane.parked is not None]
 
 
 def unbound(entries: list[Entry]) -> bool:

@@ -14,11 +14,14 @@ import functools
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 
 from samvad import limits
 from samvad.clock import Clock
 from samvad.errors import MessageExists, SamvadError, SessionTaken, StaleVersion, Unavailable
+from samvad.logs import user_hash
+from samvad.meters import LONG_SECONDS, Histogram
 from samvad.records import (
     ANY_VERSION,
     Commit,
@@ -30,7 +33,7 @@ from samvad.records import (
 from samvad.sessions import user_log, verbatim
 from samvad.sessions.breaker import Breaker, Patience
 from samvad.sessions.coalesce import erases, steps_of
-from samvad.sessions.flush_lane import Entry, FlushLane, unbound
+from samvad.sessions.flush_lane import Entry, FlushLane, FlushLanes, unbound
 from samvad.sessions.journal import Journal
 from samvad.sessions.pending import PendingIndex
 from samvad.sessions.proving import dispute, prove, settle
@@ -47,7 +50,7 @@ BLIND = Version(-1, 0)
 """The version of a record that had to be begun without asking the store."""
 
 
-class Flusher:
+class Flusher(FlushLanes):
     """The lanes of all users with something pending."""
 
     def __init__(
@@ -61,18 +64,16 @@ class Flusher:
         patience: Patience,
         on_rebased: Callable[[UserKey], None],
     ) -> None:
+        super().__init__(clock)
         self.store = store
         self.journal = journal
         self.breaker = breaker
-        self._clock = clock
         self._rules = rules
         self._patience = patience
         self.on_rebased = on_rebased
-        self.on_parked: Callable[[], None] = lambda: None  # a lane was parked, or is not any more
         self.before_erasing: list[
             Callable[[UserKey], Awaitable[None]]
         ] = []  # awaited before the store erases
-        self._lanes: dict[UserKey, FlushLane] = {}
         self._slots = asyncio.Semaphore(FLUSHES_AT_ONCE_MAX)
         self._hurry = False
         self._stopped = False
@@ -81,45 +82,9 @@ class Flusher:
         self.commits = 0
         self.entries_flushed = 0
         self.rebases = self.overtaken = 0
+        self.lag = Histogram(LONG_SECONDS)  # from the journal to the store
 
-    # --- the lanes -------------------------------------------------------------------------------------
-
-    def find(self, user: UserKey) -> FlushLane | None:
-        """The user's lane, if something is or was just pending."""
-        return self._lanes.get(user)
-
-    def lane(self, user: UserKey) -> FlushLane:
-        """The user's lane, perhaps a new one."""
-        lane = self._lanes.get(user)
-        if lane is None:
-            lane = self._lanes[user] = FlushLane(user, self.on_parked)
-        return lane
-
-    def lanes_of(self, tenant: str) -> Iterable[FlushLane]:
-        """The lanes of a tenant."""
-        return [lane for lane in self._lanes.values() if lane.user.tenant == tenant]
-
-    def all_lanes(self) -> list[FlushLane]:
-        """Every lane."""
-        return list(self._lanes.values())
-
-    def users(self) -> list[UserKey]:
-        """Who has a lane."""
-        return list(self._lanes)
-
-    @property
-    def lanes(self) -> int:
-        """How many lanes there are: users of whom something is pending or was a moment ago."""
-        return len(self._lanes)
-
-    @property
-    def entries_waiting(self) -> int:
-        """How many journaled operations are not in the store yet."""
-        return sum(len(lane.entries) for lane in self._lanes.values())
-
-    def parked(self) -> list[FlushLane]:
-        """The lanes whose first operation the store refuses for ever."""
-        return [lane for lane in self._lanes.values() if lane.parked is not None]
+    # --- parked lanes ----------------------------------------------------------------------------------
 
     def retry_parked(self, user: UserKey) -> bool:
         """Try a parked lane again; false if there is none."""
@@ -162,6 +127,7 @@ class Flusher:
                 lane.entries.clear()
                 lane.rebase()
             self.index.erased(before.commit for before in lane.entries)
+        entry.at_s = self._clock.monotonic_s()
         lane.entries.append(entry)
         if not entry.verbatim:
             self.index.add(entry.commit)
@@ -183,6 +149,7 @@ class Flusher:
         for lane in self._lanes.values():
             record = UserRecord(BLIND, partial=True)
             for entry in lane.entries:
+                entry.at_s = self._clock.monotonic_s()
                 record, _ = applied_anew(entry, record, self._rules)
                 if not entry.verbatim:
                     self.index.add(entry.commit)
@@ -234,7 +201,7 @@ class Flusher:
         if at_once:
             lane.urgent.set()
         if lane.task is None and not self._stopped and lane.parked is None and lane.entries:
-            lane.task = asyncio.create_task(self._run(lane))
+            lane.task = asyncio.create_task(self._run(lane), context=Context())  # of no request
 
     def release(self, lane: FlushLane) -> None:
         """Let go of a lane with nothing pending, once the next write for its user need not wait."""
@@ -264,7 +231,7 @@ class Flusher:
                 if not done:
                     await asyncio.sleep(random.uniform(0, self._patience.retry_s_max))
         except Exception as error:  # the top of a task: what we do not understand is not tried for ever
-            _log.exception("a lane is parked: it failed")
+            _log.exception("a lane is parked: it failed", extra={"user": user_hash(*lane.user)})
             self._park(lane, SamvadError(f"Flushing failed ({type(error).__name__})."))
         finally:
             lane.task = None
@@ -326,7 +293,7 @@ class Flusher:
         return True
 
     def _flushed(self, lane: FlushLane, entries: list[Entry], commit: Commit, committed: Committed) -> None:
-        self.brought(lane, len(entries))
+        self.brought(lane, entries)
         lane.stales = 0
         lane.suspects = max(0, lane.suspects - len(entries))
         erased = erases(commit)
@@ -357,13 +324,15 @@ class Flusher:
             if not lane.entries:
                 self._taken_back(lane)
 
-    def brought(self, lane: FlushLane, entries: int) -> None:
-        """A commit came through, with so many entries of the lane."""
+    def brought(self, lane: FlushLane, entries: Sequence[Entry]) -> None:
+        """A commit came through, with these entries of the lane."""
         self.commits += 1
-        self.entries_flushed += entries
+        self.entries_flushed += len(entries)
         lane.batch = None
         lane.gathered = False
         lane.flushed_s = self._clock.monotonic_s()
+        for entry in entries:
+            self.lag.add(lane.flushed_s - entry.at_s)
 
     def _forget(self, entry: Entry) -> None:
         if not entry.verbatim:
@@ -381,7 +350,10 @@ class Flusher:
         lane.suspects = 0
         lane.parked = error
         self._answer_early(lane)
-        _log.error("a lane is parked: the store refuses an operation", extra={"code": error.code})
+        user = user_hash(*lane.user)
+        _log.error(
+            "a lane is parked: the store refuses an operation", extra={"code": error.code, "user": user}
+        )
 
     # --- applying anew ---------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from samvad import limits
 from samvad.clock import Clock, SystemClock
 from samvad.errors import Overloaded, SamvadError, ShuttingDown, StoreUnavailable, TooLarge
+from samvad.meters import SyncMeter
 from samvad.sessions.journal_disk import Disk, LocalDisk
 from samvad.sessions.journal_files import SegmentFiles
 from samvad.sessions.journal_place import DirectoryLock, cannot_open
@@ -117,7 +118,7 @@ class Journal:
         self._waiting = 0
         self._waiting_bytes = 0
         self.fault: tuple[str, int] | None = None  # why it cannot write, and since when (ms since 1970)
-        self.groups_written = 0
+        self.groups = SyncMeter()
 
     def _new_queue(self) -> queue.SimpleQueue[_Handed | None]:
         return queue.SimpleQueue()  # tests watch it
@@ -327,7 +328,7 @@ class Journal:
     def _write_group(self, group: list[_Waiting]) -> None:
         results: list[int | SamvadError]
         try:
-            first = self._files.append([entry.encoded for entry in group])
+            first = self.groups.timed(self._files.append, [entry.encoded for entry in group])
         except (OSError, MemoryError) as error:
             refusal = StoreUnavailable(
                 f"The journal cannot be written ({_reason(error)}); nothing was acknowledged."
@@ -341,7 +342,6 @@ class Journal:
         else:
             results = [first + index for index in range(len(group))]
             self.fault = None
-            self.groups_written += 1
         self._to_loop(self._answer, group, results)
 
     def _after_group(self) -> None:

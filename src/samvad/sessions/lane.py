@@ -6,11 +6,14 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
+from time import perf_counter
 from typing import Any
 
 import msgspec
 
 from samvad.errors import MessageExists, SamvadError, StoreUnavailable
+from samvad.logs import user_hash
+from samvad.meters import Histogram
 from samvad.records import (
     ANY_VERSION,
     Committed,
@@ -21,9 +24,10 @@ from samvad.records import (
     UserRecord,
     Version,
 )
-from samvad.sessions.operations import AppendMessages, Operation
+from samvad.sessions.operations import AppendMessages, EraseUser, Operation, RemoveSession
 from samvad.sessions.user_log import Applied
 from samvad.stores.base import Store
+from samvad.types import Durability
 
 NEWER_THAN_ANY = Version(1 << 62, 0)
 _removals = itertools.count()
@@ -61,6 +65,7 @@ class Written(msgspec.Struct, eq=False):
     applied: Applied | None = None
     attempts: int = 0
     acknowledged: bool = False
+    taken_s: float = msgspec.field(default_factory=perf_counter)
 
     def learn(self, error: MessageExists) -> None:
         """A message of this is in the store already: applied anew, it is left out."""
@@ -72,6 +77,27 @@ class Written(msgspec.Struct, eq=False):
         """Tell the caller, if one still waits."""
         if not self.waiter.done():
             self.waiter.set_exception(error)
+
+    def tell(self, committed: Committed | None) -> None:
+        """It is in the store, or as safe as was promised: tell the caller, if one still waits."""
+        if not self.waiter.done():
+            self.waiter.set_result((None if self.applied is None else self.applied.outcome, committed))
+
+
+class Acknowledged:
+    """How many writes were acknowledged, as how durable, and how long their callers waited for it."""
+
+    def __init__(self, durability: Durability) -> None:
+        self._usual = durability
+        self.seconds: dict[str, Histogram] = {durability: Histogram()}
+
+    def add(self, written: Written, committed: Committed | None) -> None:
+        """One more. Behind a journal, a removal is answered by the store itself where that can be reached in time."""
+        durability = self._usual
+        if durability == "journaled" and isinstance(written.operation, RemoveSession | EraseUser):
+            durability = "journaled" if committed is None or committed.pending else "stored"
+            self.seconds.setdefault(durability, Histogram())
+        self.seconds[durability].add(perf_counter() - written.taken_s)
 
 
 class Lane:
@@ -138,6 +164,15 @@ async def ask_again(written: Iterable[Written], store: Store, load: int, now_ms:
             waiting.operation = msgspec.structs.replace(waiting.operation, receipt=receipt)
 
 
+def keep_only_acknowledged(lane: Lane, error: Exception) -> int:
+    """Give up what was to be applied again, but for what was acknowledged; how many operations that are."""
+    given_up = [written for written in lane.again if not written.acknowledged]
+    lane.again = [written for written in lane.again if written.acknowledged]
+    for written in given_up:
+        written.fail(error)
+    return len(given_up)
+
+
 def refuse_partial(lane: Lane) -> None:
     """StoreUnavailable where the record was begun without asking the store."""
     if lane.latest is not None and lane.latest.partial:
@@ -171,6 +206,11 @@ def result_of(done: asyncio.Future[Committed]) -> Committed | SamvadError:
 def code_of(error: BaseException) -> str:
     """What to log of an error: never what it says."""
     return error.code if isinstance(error, SamvadError) else type(error).__name__
+
+
+def about(key: UserKey, error: BaseException) -> dict[str, str]:
+    """What to log of an error that concerns a user."""
+    return {"user": user_hash(*key), "code": code_of(error)}
 
 
 def is_certain(applied: Applied) -> bool:

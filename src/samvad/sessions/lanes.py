@@ -29,13 +29,15 @@ from samvad.sessions import user_log
 from samvad.sessions.cache import RecordCache
 from samvad.sessions.lane import (
     NEWER_THAN_ANY,
+    Acknowledged,
     AskAgain,
     Lane,
     Published,
     Written,
+    about,
     ask_again,
-    code_of,
     is_certain,
+    keep_only_acknowledged,
     messages_of,
     new_load,
     new_messages,
@@ -88,6 +90,7 @@ class Lanes:
         self.is_followed: Callable[[UserKey], bool] = lambda key: bool(self.on_published)
         self.loads = 0
         self.retries = 0
+        self.acknowledged = Acknowledged(rules.durability)
         self.reads_fail = False
         self.writes_fail = False
 
@@ -274,7 +277,7 @@ class Lanes:
                         continue  # it was written to meanwhile, perhaps too late to be in this
                     await ask_again(lane.again, self._store, number, self._clock.now_ms())
                 except Unavailable as error:
-                    self._keep_only_acknowledged(lane, error)
+                    self._waiting -= keep_only_acknowledged(lane, error)
                     if not lane.again:
                         raise
                     await asyncio.sleep(_AGAIN_AFTER_S)  # acknowledged: tried until the store takes them
@@ -282,7 +285,8 @@ class Lanes:
                 break
         except BaseException as error:
             if not isinstance(error, Unavailable):  # to those that was told already
-                self._keep_only_acknowledged(lane, error if isinstance(error, Exception) else ShuttingDown())
+                told = error if isinstance(error, Exception) else ShuttingDown()
+                self._waiting -= keep_only_acknowledged(lane, told)
             lane.opening = None
             if lane.published is None and not lane.pending and not lane.again:
                 self.cache.discard(lane.key)
@@ -320,15 +324,6 @@ class Lanes:
             raise
         self.reads_fail = False
         return user_log.loaded(record, self._rules)
-
-    def _keep_only_acknowledged(self, lane: Lane, error: Exception) -> None:
-        again, lane.again = lane.again, []
-        for written in again:
-            if written.acknowledged:
-                lane.again.append(written)
-            else:
-                self._waiting -= 1
-                written.fail(error)
 
     def _submit(self, lane: Lane, written: Written) -> None:
         """Apply an operation to the newest record and hand what it changes to the store."""
@@ -368,6 +363,7 @@ class Lanes:
             if not written.waiter.done():
                 written.acknowledged = True
                 written.waiter.set_result((applied.outcome, None))
+                self.acknowledged.add(written, None)
         if self._submit_to_store is not None:
             self._submit_to_store(commit, partial(self._settle, lane, written))
             return
@@ -404,8 +400,8 @@ class Lanes:
             self.writes_fail = False
             if not written.acknowledged:
                 self._publish(lane, written)
-            if not written.waiter.done():
-                written.waiter.set_result((written.applied.outcome, result))
+                self.acknowledged.add(written, result)
+            written.tell(result)
         else:
             lane.latest, error = None, result
             if isinstance(error, MessageExists):
@@ -421,7 +417,7 @@ class Lanes:
                 lane.again.sort(key=lambda each: each.number)  # one may have been refused out of turn
             else:
                 if written.acknowledged:
-                    _log.error("an acknowledged operation was refused", extra={"code": code_of(error)})
+                    _log.error("an acknowledged operation was refused", extra=about(lane.key, error))
                 written.fail(error)
         if not lane.pending and lane.drained is not None:
             lane.drained.set()

@@ -9,6 +9,7 @@ import msgspec
 from samvad.records import (
     Change,
     Commit,
+    Erased,
     ReceiptKept,
     Removed,
     SessionRemoved,
@@ -27,12 +28,15 @@ class PendingIndex:
     def __init__(self) -> None:
         self._receipts: dict[bytes, StoredReceipt] = {}
         self._users: dict[tuple[str, str], dict[UserKey, int]] = {}
+        self.erasings = 0
 
     def add(self, commit: Commit) -> None:
         """A commit is pending."""
         for change in commit.changes:
             if isinstance(change, ReceiptKept):
                 self._receipts[change.receipt.key] = change.receipt
+            elif isinstance(change, Erased):
+                self.erasings += 1
             elif (session_id := _session_id(change)) is not None:
                 users = self._users.setdefault((commit.user.tenant, session_id), {})
                 users[commit.user] = users.get(commit.user, 0) + 1
@@ -42,6 +46,8 @@ class PendingIndex:
         for change in commit.changes:
             if isinstance(change, ReceiptKept):
                 self._receipts.pop(change.receipt.key, None)
+            elif isinstance(change, Erased):
+                self.erasings -= 1
             elif (session_id := _session_id(change)) is not None:
                 place = (commit.user.tenant, session_id)
                 users = self._users[place]

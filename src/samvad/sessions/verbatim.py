@@ -33,7 +33,7 @@ async def flush(flusher: Flusher, lane: FlushLane, entry: Entry) -> bool:
     except SamvadError as error:
         answer = error
     else:
-        flusher.brought(lane, 1)
+        flusher.brought(lane, [entry])
     lane.entries.popleft()
     lane.record = None  # what follows was made without knowing what this has changed
     lane.refused()

@@ -93,6 +93,12 @@ class DataKeys:
         self._opened = False
         self.strict = False
         self.documents_strict: bool | None = None
+        self.made = self.destroyed = 0
+
+    @property
+    def held(self) -> int:
+        """Of how many users keys are in memory."""
+        return sum(map(bool, self._held.values()))
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -236,6 +242,7 @@ class DataKeys:
             wrapped = sealed_with(self._ring_keys[self._ring_id], key, _context(hashed, epoch, key_id))
             kept.keys.append(_Wrapped(epoch, key_id, self._ring_id, wrapped))
             if await self._swap(hashed, entry, kept):
+                self.made += 1
                 return self._hold(hashed, kept)[epoch]
         raise StoreUnavailable("Too many others write to the keys of this user; try again.")
 
@@ -262,6 +269,7 @@ class DataKeys:
             kept.keys = [each for each in kept.keys if each.epoch > epoch]
             kept.destroyed, kept.user = max(kept.destroyed, epoch), (user.tenant, user.user_id)
             if await self._swap(hashed, entry, kept):
+                self.destroyed += 1
                 return entry
         raise StoreUnavailable("Too many others write to the keys of this user; try again.")
 

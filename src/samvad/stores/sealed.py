@@ -29,6 +29,7 @@ from samvad.errors import (
     StaleVersion,
     Unavailable,
 )
+from samvad.logs import user_hash as user_name
 from samvad.records import (
     ANY_VERSION,
     Change,
@@ -77,6 +78,7 @@ class SealedStore:
         self._lines: dict[UserKey, deque[tuple[Commit, Done]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
         self._waiting = 0
+        self.messages_gone = 0  # read, and the key that sealed them was not there any more
         self._open: bool | None = None  # None until it was opened once
 
     def __getattr__(self, name: str) -> Any:
@@ -109,6 +111,11 @@ class SealedStore:
         await self.data_keys.close()
 
     # --- writing ---------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """How many commits wait for a key."""
+        return self._waiting
 
     def commit(self, commit: Commit) -> asyncio.Future[Committed]:
         return awaited(self.submit, commit)
@@ -196,7 +203,8 @@ class SealedStore:
                 else:  # it may be erased or not: it will be, by the next try or by upkeep
                     self.data_keys.forget(user_hash(user), epoch)
             except SamvadError as error:
-                _log.warning("the keys of an erased user are not tidied up yet", extra={"code": error.code})
+                told = {"code": error.code, "user": user_name(*user)}
+                _log.warning("the keys of an erased user are not tidied up yet", extra=told)
             finally:
                 settled.set()
             done(result)
@@ -259,7 +267,8 @@ class SealedStore:
                     await answer
                 await self.data_keys.erased(user, epoch)
             except (Unavailable, StaleVersion) as error:
-                _log.warning("an erasing is not finished yet", extra={"code": error.code})
+                told = {"code": error.code, "user": user_name(*user)}
+                _log.warning("an erasing is not finished yet", extra=told)
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -309,6 +318,7 @@ class SealedStore:
             except KeyMissing:
                 if not last:
                     raise
+                self.messages_gone += 1
                 opened.append(sealing.gone_message(message))
         return tuple(opened)
 

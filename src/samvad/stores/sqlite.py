@@ -24,6 +24,7 @@ import apsw
 
 from samvad.clock import Clock, SystemClock
 from samvad.errors import SetupError, ShuttingDown, StoreLocked, StoreUnavailable
+from samvad.meters import SyncMeter
 from samvad.records import (
     Commit,
     Committed,
@@ -95,6 +96,7 @@ class SQLiteStore:
         self._lock_file: IO[str] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
+        self._reading = 0
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -255,7 +257,17 @@ class SQLiteStore:
     @property
     def groups_written(self) -> int:
         """How many transactions they took."""
-        return self._writer.groups_written if self._writer is not None else 0
+        return self._writer.groups.sizes.count if self._writer is not None else 0
+
+    @property
+    def groups(self) -> SyncMeter | None:
+        """The transactions' sizes and how long they took; None while the store is not open."""
+        return self._writer.groups if self._writer is not None else None
+
+    @property
+    def reads_queued(self) -> int:
+        """How many reads wait for a reader."""
+        return max(0, self._reading - _READERS)
 
     async def _on_writer(self, work: Callable[[apsw.Connection], _T]) -> _T:
         if self._writer is None:
@@ -266,6 +278,7 @@ class SQLiteStore:
 
     async def _read(self, work: Callable[[apsw.Connection], _T]) -> _T:
         assert self._loop is not None and self._readers is not None, "open the store first"
+        self._reading += 1
         try:
             return await self._loop.run_in_executor(self._readers, self._with_reader, work)
         except apsw.Error as error:
@@ -274,6 +287,8 @@ class SQLiteStore:
             if self._closing:
                 raise ShuttingDown from error
             raise
+        finally:
+            self._reading -= 1
 
     def _with_reader(self, work: Callable[[apsw.Connection], _T]) -> _T:
         connection: apsw.Connection | None = getattr(self._local, "connection", None)

@@ -20,6 +20,7 @@ import apsw
 from samvad import limits
 from samvad.clock import Clock
 from samvad.errors import Overloaded, SamvadError, ShuttingDown, StoreUnavailable
+from samvad.meters import SyncMeter
 from samvad.records import (
     Commit,
     Committed,
@@ -60,7 +61,7 @@ class WriterThread:
         self.queued = 0
         self.fault: tuple[str, int] | None = None
         self.written_s = float("-inf")
-        self.groups_written = 0
+        self.groups = SyncMeter()
         self.commits_written = 0
         self._thread = threading.Thread(
             target=self._run, args=(connection,), name="samvad-sqlite-write", daemon=True
@@ -174,7 +175,7 @@ class WriterThread:
     def _write(self, writer: GroupWriter, group: list[tuple[Commit, Done, int]]) -> None:
         results: list[Committed | SamvadError]
         try:
-            results = writer.write([commit for commit, _, _ in group])
+            results = self.groups.timed(writer.write, [commit for commit, _, _ in group])
         except (apsw.Error, MemoryError) as error:
             why = reason(error)
             results = [StoreUnavailable(f"The database cannot be written ({why}); nothing was acknowledged.")]
@@ -188,7 +189,6 @@ class WriterThread:
         else:
             self.fault = None
             self.written_s = self._clock.monotonic_s()
-            self.groups_written += 1
             self.commits_written += len(group)
         self._to_loop(lambda: self._answer(group, results))
 
