@@ -271,7 +271,7 @@ DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
 
 
 @pytest.mark.parametrize(
-    ("number", "path"), enumerate(DECISIONS, 1), ids=lambda each: getattr(each, "stem", None)
+    ("number", "path"), [*enumerate(DECISIONS, 1)], ids=lambda each: getattr(each, "stem", None)
 )
 def test_decisions_have_a_form(number: int, path: Path) -> None:
     """They are numbered without a gap, and each says its context, what was decided and what follows."""
