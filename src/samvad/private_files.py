@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 
+def make_private(path: Path) -> None:
+    """Make an empty file that only its owner may read, unless there is one under that name. Blocks; OSError.
+
+    For those who would make it themselves with the rights of the umask, as SQLite does.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
 def replace_private(path: Path, data: bytes, *, sync: bool) -> None:
     """Write a file anew under its name. `sync`: it is on the disk when this returns. Blocks; OSError.
 

@@ -268,12 +268,13 @@ class Settings(ObservingSettings, frozen=True, kw_only=True):
 
 
 class Description(NamedTuple):
-    """One setting, for documentation: its name, its variable, its default as text, and what it is for."""
+    """One setting: its name, its variable, its default as text, what it is for, and whether nobody may see it."""
 
     name: str
     env: str
     default: str
     description: str
+    secret: bool
 
 
 class Given(NamedTuple):
@@ -301,6 +302,7 @@ def describe() -> list[Description]:
             spec.env,
             "" if spec.default is None else _plain(spec.default),
             spec.description,
+            spec.secret,
         )
         for spec in _specs()
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -57,11 +58,20 @@ async def test_changes_for_other_sites_are_refused(origin: str) -> None:
 
 
 async def test_files_are_their_owners(tmp_path: Path) -> None:
-    """Database, log and a directory made for them can be read by nobody else."""
-    async with open_samvad(f"sqlite:///{tmp_path}/made/talk.db") as samvad:
-        await samvad.append_to_user_history("user_456", "user", "hello")
-        for path in (tmp_path / "made", tmp_path / "made/talk.db", tmp_path / "made/talk.db-wal"):
-            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    """Databases, logs, indexes, locks and their directories can be read by nobody else, whatever the umask."""
+    before = os.umask(0)
+    try:
+        async with open_samvad(f"sqlite:///{tmp_path}/made/talk.db") as samvad:
+            await samvad.append_to_user_history("user_456", "user", "hello")
+            await samvad.knowledge.add_text("Title", "Content", user_id="user_456")
+            found = [tmp_path / "made", *(tmp_path / "made").rglob("*")]
+            assert {"talk.db", "talk.db-wal", "talk.db.lock", "talk.knowledge.db"} <= {
+                each.name for each in found
+            }
+            for path in found:
+                assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    finally:
+        os.umask(before)
 
 
 async def test_the_first_request_opens_a_mounted_service(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def exposure(settings: Settings) -> Iterator[Finding]:
         )
         yield Finding("warn", "durability", "memory", todo, True)
     if settings.insecure:
-        todo = "Whoever reaches the server can read and erase everything: let a proxy ask for credentials."
+        todo = "Whoever reaches the server can read and erase everything: SAMVAD_AUTH=required, without --insecure."
         yield Finding("warn", "exposure", "insecure is set", todo, True)
 
 

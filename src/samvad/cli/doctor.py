@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import apsw
+import msgspec
 import typer
 
 from samvad.cli import checks, flags
@@ -34,22 +35,39 @@ app = verbs()
 def doctor(
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
+    host: flags.Host = None,
+    auth: flags.Auth = None,
+    durability: flags.Durability = None,
+    insecure: flags.Insecure = None,
+    log_level: flags.LogLevel = None,
     production: Annotated[
         bool,
-        typer.Option("--production", help="Fail also for what is only a risk where others depend on it."),
+        typer.Option(
+            "--production",
+            help="Fail also for what is only a risk where others depend on it, and for what is unsafe on the internet.",
+        ),
     ] = False,
+    json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """Look for what could go wrong, and say what to do. A server may be running.
 
-    Exits with 0 if nothing fails, with 1 if something does.
+    Exits with 0 if nothing fails, with 1 if something does. The flags are those with which the server is run.
     """
-    counts = {"ok": 0, "warn": 0, "fail": 0}
-    for finding in _findings({"store": store, "data_dir": data_dir}):
+    given_flags = {name: value for name, value in locals().items() if name not in ("production", "json")}
+    counts, told = {"ok": 0, "warn": 0, "fail": 0}, []
+    for finding in _findings(given_flags, production=production):
         if production and finding.risky:
             finding = finding._replace(level="fail")
         counts[finding.level] += 1
-        _tell(finding)
-    typer.echo(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failures")
+        if json:
+            told.append({name: getattr(finding, name) for name in ("level", "subject", "found", "todo")})
+        else:
+            _tell(finding)
+    if json:
+        names = {"ok": counts["ok"], "warnings": counts["warn"], "failures": counts["fail"]}
+        typer.echo(msgspec.json.format(msgspec.json.encode({**names, "findings": told})).decode())
+    else:
+        typer.echo(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failures")
     raise typer.Exit(1 if counts["fail"] else 0)
 
 
@@ -61,7 +79,7 @@ def _tell(finding: Finding) -> None:
     sys.stdout.flush()
 
 
-def _findings(given_flags: dict[str, str | None]) -> Iterator[Finding]:
+def _findings(given_flags: dict[str, Any], *, production: bool) -> Iterator[Finding]:
     yield from checks.software()
     yield checks.sqlite_version(apsw.sqlite_lib_version())
     try:
@@ -81,6 +99,12 @@ def _findings(given_flags: dict[str, str | None]) -> Iterator[Finding]:
     yield from checks.unused(found, settings)
     yield from checks.exposure(settings)
     yield from _store(url, settings)
+    if production:
+        from samvad.cli import production as unsafe
+        from samvad.cli import production_files
+
+        yield from unsafe.findings(settings, found)
+        yield from production_files.findings(settings)
 
 
 def _store(url: str, settings: Settings) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from samvad.knowledge.records import Document, Filter, StoredDocument
 from samvad.knowledge.romanised import KEY_MARK
 from samvad.knowledge.sql import filter_sql
 from samvad.knowledge.standing_aside import stand_aside
+from samvad.private_files import make_private
 
 LAYOUT: Final = 3  # of the tables and of the words in them: a file of another layout is made anew
 _SCHEMA: Final = """
@@ -94,6 +95,8 @@ class ScopeIndex:
         elif readonly:
             connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
         else:
+            with contextlib.suppress(OSError):  # SQLite says what is wrong
+                make_private(self.path)
             connection = apsw.Connection(str(self.path))
         _prepare(connection)
         if readonly:

@@ -29,6 +29,7 @@ from samvad.knowledge.records import (
 from samvad.knowledge.sql import filter_sql
 from samvad.knowledge.sqlite_beside import BesideDocuments
 from samvad.knowledge.store import cursor_after, parse_cursor, unreadable_document
+from samvad.private_files import make_private
 
 LAYOUT: Final = 2
 _SCHEMA: Final = """
@@ -110,6 +111,8 @@ class SQLiteKnowledgeStore(BesideDocuments):
         elif self._readonly:
             return apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
         else:
+            with contextlib.suppress(OSError):  # SQLite says what is wrong
+                make_private(self.path)
             connection = apsw.Connection(str(self.path))
         connection.set_busy_timeout(5_000)
         connection.pragma("secure_delete", True)

@@ -8,7 +8,6 @@ have it open: each change is made only where the value is still what was read.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 import apsw
 
 from samvad.errors import SetupError, StoreUnavailable
+from samvad.private_files import make_private
 from samvad.stores.base import not_open
 from samvad.stores.data_key_store import DataKeyEntry
 
@@ -61,7 +61,7 @@ class DataKeyFile:
                 raise FileNotFoundError(2, "there is no such file, without which nothing can be read")
         else:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            make_private(self.path)
         connection = self._connection = apsw.Connection(str(self.path))
         connection.set_busy_timeout(_BUSY_MS)
         if self._readonly:

@@ -25,6 +25,7 @@ import apsw
 from samvad.clock import Clock, SystemClock
 from samvad.errors import SetupError, ShuttingDown, StoreLocked, StoreUnavailable
 from samvad.meters import SyncMeter
+from samvad.private_files import make_private
 from samvad.records import (
     Commit,
     Committed,
@@ -139,6 +140,7 @@ class SQLiteStore:
         """Hold `PATH.lock` for as long as the store is open; the kernel lets go of it however the process ends."""
         real = self.path.resolve()  # whichever link it was reached by
         path = real.with_name(real.name + ".lock")
+        make_private(path)
         lock_file = path.open("a+")
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,7 +161,7 @@ class SQLiteStore:
             # Conversations are for this user of the machine alone; SQLite gives its log the same rights.
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock()
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            make_private(self.path)
         except OSError as error:
             raise SetupError(f"Cannot open the database {self.path}: {error.strerror or error}.") from error
         connection = None
