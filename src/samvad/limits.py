@@ -80,6 +80,11 @@ COMMIT_BYTES_QUEUED_MAX: Final = 64 * 1024 * 1024
 COMMITS_PER_GROUP_MAX: Final = 1_000
 COMMIT_RETRIES_MAX: Final = 16
 
+# Archives of users
+EXPORTS_AT_ONCE_MAX: Final = 4
+EXPORT_SEND_S_MAX: Final = 60  # that a client takes for one piece
+EXPORT_S_MAX: Final = 3_600
+
 # The audit log
 AUDIT_FILE_BYTES_MAX: Final = 64 * 1024 * 1024  # then the next file is begun
 AUDIT_ENTRIES_QUEUED_MAX: Final = 10_000  # while it cannot be written

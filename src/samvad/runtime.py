@@ -170,6 +170,7 @@ class Samvad(SessionPersistenceService):
         self.erasure_signer: ErasureSigner | None = (
             None  # who signs receipts of erasings, where somebody asks for one
         )
+        self.data_dir: Path | None = None  # of a server or a command: where its audit log is, if it keeps one
         self.feed = Feed(lanes)
         # Awaited when the service closes, while it still writes: who has something to keep keeps it now.
         self.before_close: list[Callable[[], Awaitable[None]]] = []

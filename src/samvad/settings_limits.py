@@ -60,6 +60,14 @@ class LimitSettings(ProtectionSettings, frozen=True, kw_only=True):
             ge=0, le=_MOST, description="Users that a user, or an API key, erases in a minute; 0: any number."
         ),
     ] = 60
+    limit_exports: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=_MOST,
+            description="Archives that a user, or an API key, asks for in a minute; 0: any number.",
+        ),
+    ] = 10
     limit_redis_url: Annotated[
         str | None,
         Meta(

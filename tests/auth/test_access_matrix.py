@@ -252,7 +252,8 @@ async def test_a_key_without_the_scope_reaches_nothing(here: World) -> None:
     for route in [*GUARDED, EVENTS]:
         if route.access.scope is None:
             continue
-        for key in (keys[route.access.scope], unknown):
+        needed = (route.access.scope, *route.access.also)
+        for key in (*(keys[scope] for scope in needed), unknown):
             assert (await compare(here, route, key)).status == 403, route.name
     users, sessions = keys["sessions"], keys["users"]
     for key, refused in ((users, {4, 5}), (sessions, {0, 1, 2, 3})):
@@ -264,13 +265,19 @@ async def test_a_key_without_the_scope_reaches_nothing(here: World) -> None:
 
 async def test_whose_it_is_reaches_it(here: World) -> None:
     """The user by a token of theirs, and a key with the one scope needed: so that the refusals mean something."""
-    keys = {scope: here.key(scope) for scope in (*ALL, "admin")}
+    keys = {(scope,): here.key(scope) for scope in (*ALL, "admin")}
+    keys |= {
+        (route.access.scope, *route.access.also): here.key(route.access.scope, *route.access.also)
+        for route in GUARDED
+        if route.access.scope is not None and route.access.also
+    }
     both = here.key("users", "sessions")
     await here.auth.refresh()
     for route in GUARDED:
         if route.name in ("addUrl", "addPdf"):
             continue  # they fetch and read; what lets them in is what lets in the others
-        tokens = [both if route.access.scope is None else keys[route.access.scope], keys["admin"]]
+        scope, also = route.access.scope, route.access.also
+        tokens = [both if scope is None else keys[scope, *also], keys["admin",]]
         tokens += [here.token(ASHA)] * route.access.people
         for number, token in enumerate(tokens):
             await populate(here.samvad)

@@ -184,9 +184,12 @@ async def test_bytes_are_counted_also_where_nobody_tells_them() -> None:
 
 
 async def test_what_costs_more_is_limited_more() -> None:
-    """Erasing users and opening sockets have quotas of their own."""
-    async with limited(limit_erasures=2, limit_starts=2) as here:
+    """Erasing users, asking for archives and opening sockets have quotas of their own."""
+    async with limited(limit_erasures=2, limit_starts=2, limit_exports=2) as here:
         token = here.token(ASHA)
+        path = f"/api/session/{ASHA}/export"
+        found = [(await here.api("GET", path, headers=bearing(token))).status for _ in range(3)]
+        assert found == [200, 200, 429]
         found = [
             (await here.api("POST", "/api/session/refresh", {"userId": ASHA}, headers=bearing(token))).status
             for _ in range(3)

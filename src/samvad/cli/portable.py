@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import msgspec
 
-from samvad.clock import rfc3339
-from samvad.records import StoredSession, UserKey, UserRecord
+from samvad.archive import reading
+from samvad.archive.reading import head_of, session_fields, user_fields
+from samvad.records import UserKey, UserRecord
 from samvad.stores.base import Store
 
 VERSION: Final = 1
@@ -27,63 +28,20 @@ KINDS: Final = frozenset({"samvad", "user", "sessions", "messages", "end", "done
 SESSIONS_PER_LINE: Final = 100
 MESSAGES_PER_LINE: Final = 500
 BYTES_PER_LINE: Final = 1024 * 1024
-_INTERRUPTIONS_MAX: Final = 10_000  # of one session
-_raw = msgspec.Raw
 _encode = msgspec.json.encode
-
-
-async def head_of(store: Store, user: UserKey) -> UserRecord:
-    """A user's record without messages and sessions."""
-    return await store.load(user, window=0, open_after_ms=1 << 62, sessions_max=0)
 
 
 def user_line(user_id: str, head: UserRecord) -> dict[str, Any]:
     """The `user` line of a record."""
-    line: dict[str, Any] = {"type": "user", "userId": user_id}
-    if head.state is not None:
-        line |= {
-            "state": _raw(head.state.body),
-            "stateVersion": head.state.version,
-            "stateUpdatedAt": rfc3339(head.state.updated_ms),
-        }
-    if head.profile is not None:
-        line |= {
-            "preferences": _raw(head.profile.preferences),
-            "createdAt": rfc3339(head.profile.created_ms),
-            "lastUpdated": rfc3339(head.profile.updated_ms),
-        }
-    return line
-
-
-async def session_fields(store: Store, tenant: str, session: StoredSession) -> dict[str, Any]:
-    """One session of a `sessions` line."""
-    fields: dict[str, Any] = {
-        "id": session.id,
-        "createdAt": rfc3339(session.created_ms),
-        "lastActivity": rfc3339(session.active_ms),
-        "fields": _raw(session.body),
-    }
-    if session.ended_ms is not None:
-        fields["endedAt"] = rfc3339(session.ended_ms)
-    interruptions = await store.interruptions(tenant, session.id, _INTERRUPTIONS_MAX)
-    if interruptions:
-        fields["interruptions"] = [
-            {"id": kept.id, "at": rfc3339(kept.at_ms), "fields": _raw(kept.body)} for kept in interruptions
-        ]
-    return fields
+    return {"type": "user", **user_fields(user_id, head)}
 
 
 async def history_pages(store: Store, user: UserKey, seq_max: int) -> AsyncIterator[list[msgspec.Raw]]:
     """The user's messages up to `seq_max` in order, as they are stored, in pieces of bounded size."""
-    after = 0
-    has_more = True
-    while has_more and after < seq_max:
-        messages, has_more = await store.page(
-            user, after=after, before=seq_max + 1, limit=MESSAGES_PER_LINE, bytes_max=BYTES_PER_LINE
-        )
-        if messages:
-            after = messages[-1].seq
-            yield [_raw(message.body) for message in messages]
+    async for messages in reading.history_pages(
+        store, user, seq_max, messages_max=MESSAGES_PER_LINE, bytes_max=BYTES_PER_LINE
+    ):
+        yield [msgspec.Raw(message.body) for message in messages]
 
 
 async def lines_of(store: Store, user: UserKey) -> AsyncIterator[tuple[bytes, int, int]]:

@@ -102,7 +102,10 @@ def run(settings: Settings) -> None:
 
 def _audit(settings: Settings, samvad: Any, application: Any) -> None:
     """Keep the audit log, where there is a place for it."""
-    if settings.audit == "off" or settings.store_url().startswith("memory:"):
+    if settings.store_url().startswith("memory:"):
+        return
+    samvad.data_dir = settings.data_path()
+    if settings.audit == "off":
         return
     from samvad.auth.audit import AuditLog
     from samvad.http.auditing import Auditing

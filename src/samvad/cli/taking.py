@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from samvad import limits
+from samvad.archive.reading import head_of
 from samvad.cli import portable
 from samvad.cli.checkpoint import Counts
 from samvad.clock import parse_rfc3339
@@ -121,7 +122,7 @@ class Taker:
 
     async def _user(self, value: Mapping[str, Any]) -> list[str]:
         key = self._key(value.get("userId"))
-        head = await portable.head_of(self._store, key)
+        head = await head_of(self._store, key)
         changes: list[Change] = []
         if "state" in value:
             body = _bounded(check_object(value["state"], "state"), limits.STATE_BYTES_MAX, "The state")
@@ -148,7 +149,7 @@ class Taker:
 
     async def _sessions(self, value: Mapping[str, Any]) -> list[str]:
         key = self._key(value.get("userId"))
-        head = await portable.head_of(self._store, key)
+        head = await head_of(self._store, key)
         changes: list[Change] = []
         problems: list[str] = []
         added = 0
@@ -195,7 +196,7 @@ class Taker:
                 else message
                 for message in messages
             ]
-        is_new = (await portable.head_of(self._store, key)).version.revision == 0
+        is_new = (await head_of(self._store, key)).version.revision == 0
         problems = await self._append(key, messages, "message")
         self._counts.users += is_new
         return problems

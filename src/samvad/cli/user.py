@@ -1,4 +1,4 @@
-"""`samvad user show|export|erase|hash`: one user."""
+"""`samvad user show|export|import|erase|verify-erasure|hash`: one user."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import IO, Annotated, Any
 import msgspec
 import typer
 
+from samvad.archive.reading import head_of, session_fields
 from samvad.auth.audit import noted_by_command
 from samvad.cli import flags, portable
 from samvad.cli.command import PlainCommand, verbs
@@ -18,18 +19,21 @@ from samvad.clock import SystemClock, rfc3339
 from samvad.errors import NotFound, SetupError
 from samvad.logs import keyed_hash
 from samvad.records import UserKey
+from samvad.sessions.validation import check_id
+from samvad.types import DEFAULT_TENANT
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)]
+Tenant = Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Whose user that is.")]
 _MESSAGES_SHOWN = 10
 _CHARS_SHOWN = 160
 
-app = verbs("Show, export or erase one user.")
+app = verbs("Show, export, import or erase one user.")
 
 
 @app.command("hash", cls=PlainCommand)
 def name_in_logs(
     user: User,
-    tenant: Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Whose user it is.")] = "default",
+    tenant: Tenant = DEFAULT_TENANT,
     data_dir: flags.DataDir = None,
 ) -> None:
     """Print what a user is called in the server's logs and traces, to look for it there. A server may be running."""
@@ -106,16 +110,32 @@ def export(
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write there, not to standard output."),
     ] = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            "--archive", metavar="FILE.zip", help="Write everything known of the user there, for the person."
+        ),
+    ] = None,
+    tenant: Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
-    """Write all that is kept about a user as one readable JSON object. A server may be running."""
+    """Write what is kept about a user as one readable JSON object. A server may be running.
+
+    With --archive, everything known of them goes into one ZIP of Markdown and JSON, which `user import` takes in.
+    """
     settings = settings_of(store, data_dir)
+    if archive is not None:
+        if output is not None:
+            raise SetupError("--archive and --output are two ways to write; give one of them.")
+        from samvad.cli.archives import export_archive
+
+        export_archive(settings, UserKey(tenant, user), archive)
+        return
 
     async def work(samvad: Any) -> int:
-        await samvad.read_user(user)  # the id is checked
-        key = UserKey(samvad.principal.tenant, user)
-        head = await portable.head_of(samvad.store, key)
+        key = UserKey(tenant, check_id(user, "The user's id"))
+        head = await head_of(samvad.store, key)
         if head.version.revision == 0:
             raise _missing(user)
         with private_output(output) as out:
@@ -131,7 +151,7 @@ async def _write(store: Any, key: UserKey, head: Any, out: IO[bytes]) -> int:
     del fields["type"]
     fields["exportedAt"] = rfc3339(SystemClock().now_ms())
     fields["sessions"] = [
-        await portable.session_fields(store, key.tenant, session)
+        await session_fields(store, key.tenant, session)
         for session in await store.sessions(key, open_after_ms=None)
     ]
     whole = msgspec.json.format(msgspec.json.encode(fields), indent=2)
@@ -207,9 +227,7 @@ def verify_erasure(
         ),
     ] = None,
     user: Annotated[str | None, typer.Option("--user", metavar="USER", help="Whom it must be about.")] = None,
-    tenant: Annotated[
-        str, typer.Option("--tenant", metavar="TENANT", help="Whose user that is.")
-    ] = "default",
+    tenant: Tenant = DEFAULT_TENANT,
     data_dir: flags.DataDir = None,
 ) -> None:
     """Check a receipt of an erasing: that it is as it was signed, by whom, and about whom. If not, exits with 1."""

@@ -21,7 +21,7 @@ class Access(NamedTuple):
     """Who may ask. A program needs `scope` (None: any; the handler looks); a person comes in where `people` says so.
 
     `session`: a person whose token is narrowed to one session as well. `operator`: only in the tenant `default`, whose
-    keys are the operator's, because the answer is about all tenants.
+    keys are the operator's, because the answer is about all tenants. `also`: further scopes that a program needs.
     """
 
     scope: str | None = None
@@ -29,11 +29,13 @@ class Access(NamedTuple):
     session: bool = False
     operator: bool = False
     open: bool = False
+    also: tuple[str, ...] = ()
 
 
 OPEN: Final = Access(open=True)  # without any credential: nothing that anybody said or did is in the answer
 ANYBODY: Final = Access()  # with any credential: the handler asks for the scope of each part
 USERS: Final = Access("users")
+EVERYTHING: Final = Access("users", also=("sessions", "knowledge"))  # of one user
 SESSIONS: Final = Access("sessions")
 ONE_SESSION: Final = Access("sessions", session=True)
 KNOWLEDGE: Final = Access("knowledge")
@@ -51,7 +53,7 @@ def check_access(access: Access, principal: Principal, params: Sequence[str] = (
     if principal.user is not None:
         allowed = access.people and (access.session or principal.session is None)
     else:
-        allowed = access.scope is None or principal.may(access.scope)
+        allowed = access.scope is None or all(map(principal.may, (access.scope, *access.also)))
         allowed = allowed and not (access.operator and principal.tenant != DEFAULT_TENANT)
     if not allowed:
         raise Forbidden

@@ -31,16 +31,14 @@ from samvad.http.access import (
 from samvad.http.asked import Asked
 from samvad.http.browsers import DATA, PREFLIGHT, Browsers, Headers
 from samvad.http.call import Call, Disconnected, Reply
-from samvad.http.live_events import EventStream, open_events
+from samvad.http.live_events import open_events
 from samvad.http.live_socket import PATH as LIVE_PATH
 from samvad.http.live_socket import refuse_socket, serve_socket
 from samvad.http.metrics import CONTENT_TYPE, Metrics
 from samvad.http.problems import problem_reply
 from samvad.http.rate_limits import Limiter, rate_headers, told_size
 from samvad.http.resources import (
-    auth as auth_routes,
-)
-from samvad.http.resources import (
+    archive,
     batch,
     cost,
     docs,
@@ -51,8 +49,12 @@ from samvad.http.resources import (
     talk,
     users,
 )
-from samvad.http.routing import Route, Router, own_path
+from samvad.http.resources import (
+    auth as auth_routes,
+)
+from samvad.http.routing import Route, Router, Stream, own_path
 from samvad.http.windows import Left
+from samvad.records import UserKey
 
 if TYPE_CHECKING:
     from samvad.live.noting import Tell
@@ -74,6 +76,7 @@ def routes() -> tuple[Route, ...]:
     modules: Iterable[Any] = (
         users,
         sessions,
+        archive,
         batch,
         cost,
         interruptions,
@@ -125,7 +128,8 @@ class SamvadApp:
         self.before: list[Callable[[str], None]] = []
         self._make_live = live
         self._live: LiveService | None = None
-        self._streams: set[EventStream] = set()
+        self._streams: set[Stream] = set()
+        self._exports: set[UserKey] = set()  # users of whom an archive is being sent
         self._browsers = Browsers(hosts, origins)
         self.router = Router(routes())
         # Called with route, status and seconds of what was answered, where an access log is kept.
@@ -171,6 +175,8 @@ class SamvadApp:
                     await self.samvad.open()
                 if name == "metrics":
                     scope["samvad.metrics"] = self.metrics
+                elif name == archive.EXPORT:
+                    scope["samvad.exports"] = self._exports
                 if not route.access.open:
                     identity, left = await self._identify(scope, route.access, name, params)
                     asked.identity = identity
@@ -184,7 +190,7 @@ class SamvadApp:
                     raise Overloaded("Too many event streams; try again soon.")
                 reply = await route.handler(call)
                 if not isinstance(reply, Reply):
-                    self._tell(AccessRecord(request_id, name, 200, identity, _address(scope), ()))
+                    self._tell(AccessRecord(request_id, name, 200, identity, _address(scope), tuple(params)))
                     headers = self._headers(scope, request_id, DATA, left)
                     await self._run_stream(reply, receive, send, headers)
                     self._answered(name, 200, started_s)
@@ -237,7 +243,7 @@ class SamvadApp:
             *self._browsers.headers(scope),
         )
 
-    async def _run_stream(self, stream: EventStream, receive: Receive, send: Send, headers: Headers) -> None:
+    async def _run_stream(self, stream: Stream, receive: Receive, send: Send, headers: Headers) -> None:
         self._streams.add(stream)
         try:
             await stream.run(receive, send, headers)

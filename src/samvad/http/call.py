@@ -20,6 +20,7 @@ from samvad.sessions.validation import check_id
 from samvad.types import Cleared
 
 if TYPE_CHECKING:
+    from samvad.archive.making import UserArchive
     from samvad.auth.authenticator import Authenticator, Identity
     from samvad.auth.erasure_receipts import ErasureSigner
     from samvad.interruptions.manager import InterruptionContextManager
@@ -145,6 +146,12 @@ class Call:
             samvad.store, has_documents=samvad.knowledge_is_open or has_documents(samvad.store)
         )
         return self.erasure_signer().sign(user, cleared, places, samvad.core.clock.now_ms())
+
+    def archive(self, user: UserKey) -> UserArchive:
+        """The archive of a user; whether who is asking may have it, the service is asked first."""
+        from samvad.archive.making import UserArchive
+
+        return UserArchive(self._samvad, user)
 
     @property
     def cost(self) -> CostMeter:

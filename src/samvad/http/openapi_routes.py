@@ -127,6 +127,15 @@ DESCRIPTIONS: dict[str, Description] = {
         text="State, profile, history, sessions and interruptions; what comes later starts a new life.",
         links=_USER_LINKS,
     ),
+    "exportUser": Description(
+        "All at once",
+        "application/zip",
+        errors=(_Bad, _Gone, _Down),
+        text="A ZIP of JSON and Markdown: state, preferences, sessions, interruptions, all messages, own documents, "
+        "what the audit log says of the user, and a manifest with the SHA-256 of each file. A program needs the scopes "
+        "`users`, `sessions` and `knowledge`. Sent as it is made: a body that breaks off is no ZIP, and 503 comes "
+        "first where not everything can be known. `samvad user import` takes it in.",
+    ),
     "getStats": Description("All at once", wire_answers.StatsAnswer, errors=(_Down,)),
     "liveEvents": Description(
         "Live conversations",

@@ -51,6 +51,7 @@ class Quotas(NamedTuple):
     refused: Quota
     starts: Quota
     erasures: Quota
+    exports: Quota
 
 
 def quotas(settings: Settings) -> Quotas:
@@ -65,6 +66,7 @@ def quotas(settings: Settings) -> Quotas:
         Quota("refused", settings.limit_refused),
         Quota("starts", settings.limit_starts),
         Quota("erasures", settings.limit_erasures),
+        Quota("exports", settings.limit_exports),
     )
 
 
@@ -109,6 +111,8 @@ class Limiter:
             wanted.append((who, self._quotas.starts, 1))
         elif route == "clearUserData":
             wanted.append((who, self._quotas.erasures, 1))
+        elif route == "exportUser":
+            wanted.append((who, self._quotas.exports, 1))
         return await self._spend(wanted)
 
     async def frame(self, scope: dict[str, Any], identity: Identity, requests: int, size: int) -> None:

@@ -8,17 +8,34 @@ from which the OpenAPI document is generated.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from samvad.errors import InvalidId, MethodNotAllowed, NotFound
 from samvad.http.access import Access
 
 if TYPE_CHECKING:
+    from samvad.http.browsers import Headers
     from samvad.http.call import Call, Reply
-    from samvad.http.live_events import EventStream
 
-Handler = Callable[["Call"], Awaitable["Reply | EventStream"]]
+Handler = Callable[["Call"], Awaitable["Reply | Stream"]]
+
+
+class Stream(Protocol):
+    """An answer that is sent piece by piece. What can be refused was refused before there is one."""
+
+    def end(self) -> None:
+        """The server stops: end soon."""
+        ...
+
+    async def run(
+        self,
+        receive: Callable[[], Awaitable[dict[str, Any]]],
+        send: Callable[[dict[str, Any]], Awaitable[None]],
+        headers: Headers,
+    ) -> None:
+        """Send it all, with the headers of every answer; the client may go away meanwhile."""
+        ...
 
 
 class Route(NamedTuple):

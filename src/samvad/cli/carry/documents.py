@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
+from samvad.archive.reading import head_of
 from samvad.cli.carry.lines import DocumentsLine
 from samvad.cli.carry.reading import keys_of
-from samvad.cli.portable import head_of
 from samvad.errors import SetupError
 from samvad.records import UserKey, user_hash
 

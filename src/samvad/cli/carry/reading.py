@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
+from samvad.archive.reading import INTERRUPTIONS_MAX, head_of
 from samvad.cli.carry import lines
 from samvad.cli.carry.lines import (
     Digest,
@@ -15,12 +16,11 @@ from samvad.cli.carry.lines import (
     UserLine,
     UserLines,
 )
-from samvad.cli.portable import BYTES_PER_LINE, MESSAGES_PER_LINE, SESSIONS_PER_LINE, head_of
+from samvad.cli.portable import BYTES_PER_LINE, MESSAGES_PER_LINE, SESSIONS_PER_LINE
 from samvad.errors import StoreUnavailable
 from samvad.records import StoredInterruption, StoredMessage, StoredSession, UserKey, UserRecord
 
 KEYS_PER_PAGE: Final = 500
-_INTERRUPTIONS_MAX: Final = 10_000  # of one session
 _WINDOW: Final = 100  # messages that come with a user's head: most users have no more
 _LOOKS_MAX: Final = 20  # at a user who is being written to
 
@@ -47,7 +47,7 @@ async def user_lines(store: Store, user: UserKey) -> AsyncIterator[UserLines]:
         if head.version.revision == 0:
             return
         parts = [
-            _session(session, await store.interruptions(user.tenant, session.id, _INTERRUPTIONS_MAX))
+            _session(session, await store.interruptions(user.tenant, session.id, INTERRUPTIONS_MAX))
             for session in await store.sessions(user, open_after_ms=None)
         ]
         if (await head_of(store, user)).version == head.version:

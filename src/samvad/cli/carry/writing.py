@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
+from samvad.archive.reading import INTERRUPTIONS_MAX, head_of
 from samvad.cli.carry.lines import Digest, EndLine, MessagesLine, SessionsLine, UserLine, UserLines
 from samvad.cli.carry.reading import digest_of
-from samvad.cli.portable import head_of
 from samvad.errors import MessageExists, SamvadError, SessionTaken, StaleVersion
 from samvad.records import (
     Change,
@@ -30,7 +30,6 @@ from samvad.records import (
 
 Outcome = Literal["added", "there", "erased", "differs"]
 _ALL_BYTES: Final = 1 << 62
-_INTERRUPTIONS_MAX: Final = 10_000
 
 
 class Differs(Exception):
@@ -107,7 +106,7 @@ class UserTaker:
                 changes.append(SessionSet(session))
                 changes += [InterruptionAdded(each) for each in interruptions]
                 continue
-            kept = await self._store.interruptions(self._key.tenant, session.id, _INTERRUPTIONS_MAX)
+            kept = await self._store.interruptions(self._key.tenant, session.id, INTERRUPTIONS_MAX)
             if there != session or sorted(kept, key=_id) != sorted(interruptions, key=_id):
                 raise Differs("one of the sessions is another")
         if changes:
