@@ -32,11 +32,13 @@ test: $(DEV_STAMP)  ## run the tests (ARGS are pytest's)
 	@sh tools/debian.sh chromium:chromium chromedriver:chromium-driver redis-server:redis-server || true
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-check: $(DEV_STAMP)  ## style, types, layers, and the built wheel in an environment of its own
+check: $(DEV_STAMP)  ## style, types, layers, dependencies, and the built wheel in an environment of its own
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/sbom.py
+	$(BIN)/python tools/audit.py
 	$(BIN)/python tools/check_wheel.py
 
 bench: $(BENCH_STAMP)  ## measure, side by side with peers (ARGS are those of `python -m benchmarks`)

@@ -15,10 +15,13 @@ import pytest
 
 from samvad.http.app import routes
 from samvad.http.routing import Route
+from samvad.knowledge.store import KnowledgeStore
 from samvad.live import frames
+from samvad.stores.base import Store
 from tests.auth.world import (
     ALL,
     ASHA,
+    ASKED,
     BALA,
     CANARY,
     MISSING,
@@ -188,6 +191,17 @@ async def test_what_is_open_says_nothing_of_anybody(here: World) -> None:
             assert {answer.status for answer in answers} == {200}, route.name
             assert len({answer.body for answer in answers}) == 1
             assert CANARY.encode() not in answers[0].body and ASHA.encode() not in answers[0].body
+
+
+async def test_what_a_request_costs_is_noted(here: World) -> None:
+    """Of every question that there is to a store: else two costs were the same because nobody looked."""
+    assert {"commit", "load", "session", "stats", "users"} <= ASKED[Store]
+    assert {"get", "list", "put", "remove", "statistics"} <= ASKED[KnowledgeStore]
+    here.store.asked.clear()
+    for name in ("getSession", "getUserProfile", "getDocument", "listDocuments"):
+        await request(here, _named(name), MISSING, here.token(MISSING["user"]))
+    assert {"MemoryStore.session", "MemoryStore.load"} <= set(here.store.asked)
+    assert {"MemoryKnowledgeStore.get", "MemoryKnowledgeStore.list"} <= set(here.store.asked)
 
 
 async def compare(here: World, route: Route, token: str, method: str | None = None) -> Answer:

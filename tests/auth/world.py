@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from samvad.auth.api_keys import ApiKey, make_key
 from samvad.auth.authenticator import Authenticator
 from samvad.auth.keyring import Keyring, encoded
 from samvad.http.app import create_app
+from samvad.knowledge.store import KnowledgeStore
+from samvad.stores.base import Store
 from samvad.stores.memory import MemoryStore
 from samvad.types import SCOPES, trusted
 from tests.http.support import Api, HandClock
@@ -24,26 +27,32 @@ MISSING = {"user": NOBODY, "session": "session_none", "document": "kb_none"}
 OF_ASHA = {"user": ASHA, "session": "session_asha", "document": "kb_asha"}
 
 
-class SpyStore:
-    """The memory store, noting what it is asked, so that two requests can be told to have cost the same."""
+# What is asked of a store of conversations, and of one of documents: all of their protocols but their own upkeep.
+_UPKEEP = {"open", "close", "check", "expire", "changes"}
+ASKED = {
+    each: {name for name, of in vars(each).items() if inspect.isfunction(of) and name[0] != "_"} - _UPKEEP
+    for each in (Store, KnowledgeStore)
+}
 
-    def __init__(self) -> None:
-        self._store = MemoryStore()
-        self.asked: list[str] = []
+
+class SpyStore:
+    """A store, noting what it is asked in `asked`, so that two requests can be told to have cost the same."""
+
+    def __init__(self, store: Any, protocol: type, asked: list[str]) -> None:
+        self._store = store
+        self._noted = ASKED[protocol]
+        self.asked = asked
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._store, name)
-        if callable(found) and name in {
-            "commit",
-            "load",
-            "page",
-            "session",
-            "sessions",
-            "interruptions",
-            "receipt",
-        }:
-            self.asked.append(name)
-        return found
+        if name not in self._noted:
+            return found
+
+        def noting(*args: Any, **kwargs: Any) -> Any:  # at the call: who counts calls holds on to the method
+            self.asked.append(f"{type(self._store).__name__}.{name}")
+            return found(*args, **kwargs)
+
+        return noting
 
 
 class HeldKeys:
@@ -158,8 +167,10 @@ async def populate(samvad: Samvad) -> None:
 async def world() -> AsyncIterator[World]:
     """Asha and Bala in the tenant `default`, each with everything that a user can have; Bala in `other` as well."""
     clock, keys = HandClock(), HeldKeys()
-    store = SpyStore()
+    store = SpyStore(MemoryStore(), Store, [])
     async with open_samvad("memory://", clock=clock, store=store) as samvad:  # type: ignore[arg-type]
+        shelf = samvad.knowledge.core.shelf
+        shelf.store = SpyStore(shelf.store, KnowledgeStore, store.asked)  # type: ignore[assignment]
         auth = Authenticator(clock, keyring=Keyring(keys, clock), required=True)
         found = World(Api(samvad, create_app(samvad, auth=auth)), samvad, auth, clock, keys, store)
         await populate(samvad)

@@ -304,14 +304,23 @@ def test_a_token_that_has_ended(tmp_path: Path, launch: Launch, documents: list[
     asked = Asked(tmp_path)
     with Server(tmp_path, *documents, *asked.arguments) as server:
         context = launch(None).new_context()
-        tab = Tab(context, server.url, f"#token={asked.token(server, 3)}")
+        tab = Tab(context, server.url, f"#token={asked.token(server, 6)}")
+        tab.write(QUESTION)
+        tab.shows(QUESTION)
         tab.page.wait_for_selector("#state[data-state=over]")
         tab.page.get_by_text("The token of this page has expired").wait_for()
+        assert (
+            tab.bubbles() == []
+        )  # nothing stays on the screen, or in the browser, of who may not see it any more
+        stored = "JSON.stringify([{...localStorage}, {...sessionStorage}])"
+        assert "samvad_t1" not in tab.page.evaluate(stored)
+        assert "samvad.user" not in tab.page.evaluate("JSON.stringify({...localStorage})")
         session = tab.page.evaluate("sessionStorage['samvad.session']")
         tab.page.evaluate("token => { location.hash = 'token=' + token; }", asked.token(server, 600))
         tab.ready()
         starts = [each.get("sessionId") for each in tab.sent if each["type"] == "start_session"]
         assert session and starts == [None, session]
+        tab.shows(QUESTION)
         assert "token" not in tab.page.evaluate("location.href")
         tab.blameless()
         context.close()

@@ -59,7 +59,7 @@ export class Line {
       this.socket = null;
       this.ready = false;
       if (FINAL[code]) {
-        if (code === 4004 || code === 4005) this.known = null;
+        if (code === 4004 || code === 4005 || code === 4008 || code === 4009) this.known = null;
         this.on.state("over");
         this.on.over(code, ...FINAL[code]);
         return;

@@ -18,13 +18,17 @@ const kept = (store, name, value) => {
   }
 };
 
+// Where there is a token, nothing of who it is outlives the window.
+const withToken = new URLSearchParams(location.hash.slice(1)).has("token") || kept(sessionStorage, "samvad.token");
+const remembered = withToken ? sessionStorage : localStorage;
+
 function nameOfUser() {
   const asked = new URLSearchParams(location.search).get("user");
-  return asked || kept(localStorage, "samvad.user") || `guest-${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`;
+  return asked || kept(remembered, "samvad.user") || `guest-${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`;
 }
 
 let user = nameOfUser();
-kept(localStorage, "samvad.user", user);
+kept(remembered, "samvad.user", user);
 let turn = null;  // the answer under way: {id, text, spoken}
 let asked = null;  // the last thing written that has no answer yet: {id, text}
 let dropped = null;  // the answer that was under way when the line was lost
@@ -204,6 +208,11 @@ function onState(state) {
 
 function onOver(code, text, offer) {
   endTurn();
+  if (code === 4004 || code === 4008 || code === 4009) {  // whoever looks at the screen next is not let in any more
+    conversation.clear();
+    asked = dropped = null;
+    line.token = kept(sessionStorage, "samvad.token", null);
+  }
   notice(text, offer, () => {
     notice(null);
     if (code !== 4002) kept(sessionStorage, "samvad.session", null);
@@ -336,7 +345,7 @@ $("user").value = user;
 $("user").addEventListener("change", () => {
   user = $("user").value.trim() || user;
   $("user").value = user;
-  kept(localStorage, "samvad.user", user);
+  kept(remembered, "samvad.user", user);
   kept(sessionStorage, "samvad.session", null);
   asked = null;
   conversation.clear();
