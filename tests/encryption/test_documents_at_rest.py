@@ -18,11 +18,11 @@ from samvad.clock import SystemClock
 from samvad.errors import NotFound, SetupError, Unreadable
 from samvad.knowledge.embedders.openai import OpenAIEmbedder
 from samvad.knowledge.engine import Engine
-from samvad.knowledge.opening import data_keys_around, documents_path, index_directory
+from samvad.knowledge.opening import documents_path, index_directory
 from samvad.knowledge.records import Filter, Scope
 from samvad.stores.data_key_file import DataKeyFile
 from samvad.stores.data_keys import DataKeys
-from samvad.stores.encrypting import keys_file
+from samvad.stores.encrypting import data_keys_around, keys_file
 from samvad.stores.master_keys import master_keys
 from samvad.stores.urls import store_from_url
 from samvad.testing.embeddings import FakeEmbeddings

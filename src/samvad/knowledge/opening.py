@@ -17,6 +17,7 @@ from samvad.knowledge.shelf import Shelf
 from samvad.knowledge.sources import Uploads
 from samvad.knowledge.statistics import Keeps, Statistics
 from samvad.knowledge.store import KnowledgeStore, MemoryKnowledgeStore
+from samvad.stores.encrypting import data_keys_around
 from samvad.types import LOCAL
 
 
@@ -36,14 +37,6 @@ def has_documents(store: Any) -> bool:
     if isinstance(path, Path):
         return documents_path(path).exists()
     return getattr(getattr(store, "inner", store), "name", "") == "firestore"
-
-
-def data_keys_around(store: Any) -> Any:
-    """The keys of a store that seals what it keeps, also behind a journal; None where nothing is sealed."""
-    for each in (store, getattr(store, "inner", None)):
-        if each is not None and "data_keys" in vars(each):
-            return each.data_keys
-    return None
 
 
 def documents_beside(store: Any, clock: Clock) -> KnowledgeStore:

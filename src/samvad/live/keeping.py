@@ -223,15 +223,17 @@ class Keeping:
         if turn.phase == "over" or not self.parts.options.persist:
             return
         if self.keeper.idle:  # else the store is slow: it gets the next one
-            if not turn.checkpointed:
-                turn.checkpointed = True
-                self.parts.open_turns.add(self.key, self.session_id)
+            first, turn.checkpointed = not turn.checkpointed, True
             now_ms = self.service.core.clock.now_ms()
             kept = open_turn(turn, now_ms=now_ms, topic=self.topic, language=self.language)
-            self.keep(lambda: self._keep_checkpoint(turn, kept))
+            self.keep(lambda: self._keep_checkpoint(turn, kept, first))
         self._checkpoint_in(turn, self.parts.options.checkpoint_s)
 
-    async def _keep_checkpoint(self, turn: Turn, kept: Any) -> None:
+    async def _keep_checkpoint(self, turn: Turn, kept: Any, first: bool) -> None:
+        if first:
+            await self.parts.open_turns.add(self.key, self.session_id)
+            if turn.phase == "over":
+                self.parts.open_turns.discard(self.key, self.session_id)
         if turn.phase != "over":
             await keep_turn(self.service, self.key.user_id, self.session_id, kept)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from samvad import limits
 from samvad.live.meter import LiveMeter
-from samvad.live.recovery import OpenTurns
+from samvad.live.open_turns import OpenTurns
 from samvad.live.tools import ToolRegistry
 from samvad.runtime import Samvad
 

@@ -11,17 +11,16 @@ nobody comes back for them.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from samvad.errors import SamvadError
+from samvad.live.open_turns import OpenTurns
 from samvad.live.turn import Turn
-from samvad.records import StoredSession, UserKey
+from samvad.records import StoredSession
 from samvad.sessions.service import SessionPersistenceService
 
 _log = logging.getLogger(__name__)
@@ -136,50 +135,10 @@ async def keep_turn(
     await service.save_session_fields(session_id, user_id, fields)
 
 
-class OpenTurns:
-    """Names the sessions with a turn under way in a directory, one small file each. None: nowhere."""
-
-    def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
-        if directory is not None:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def add(self, key: UserKey, session_id: str) -> None:
-        """A turn of this session is under way."""
-        if self._directory is not None:
-            self._file(key.tenant, session_id).write_bytes(
-                msgspec.json.encode((key.tenant, key.user_id, session_id))
-            )
-
-    def discard(self, key: UserKey, session_id: str) -> None:
-        """It is over."""
-        if self._directory is not None:
-            self._file(key.tenant, session_id).unlink(missing_ok=True)
-
-    def left_over(self) -> Iterator[tuple[UserKey, str]]:
-        """The sessions that an earlier process left with a turn under way."""
-        if self._directory is None:
-            return
-        for file in sorted(self._directory.glob("*.turn")):
-            try:
-                tenant, user_id, session_id = msgspec.json.decode(
-                    file.read_bytes(), type=tuple[str, str, str]
-                )
-            except (OSError, msgspec.DecodeError):
-                file.unlink(missing_ok=True)
-                continue
-            yield UserKey(tenant, user_id), session_id
-
-    def _file(self, tenant: str, session_id: str) -> Path:
-        assert self._directory is not None
-        name = hashlib.sha256(f"{tenant}\0{session_id}".encode()).hexdigest()[:40]
-        return self._directory / f"{name}.turn"
-
-
 async def recover_left_over(service_of: Any, open_turns: OpenTurns) -> int:
     """Bring to their end all turns that an earlier process left; returns how many. `service_of` takes a tenant."""
     count = 0
-    for key, session_id in open_turns.left_over():
+    async for key, session_id in open_turns.left_over():
         service: SessionPersistenceService = service_of(key.tenant)
         try:
             record = await service.read_user(key.user_id)

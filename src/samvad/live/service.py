@@ -13,13 +13,15 @@ from samvad.errors import InvalidRequest, Overloaded
 from samvad.live.context import Background
 from samvad.live.conversation import Conversation
 from samvad.live.meter import LiveMeter
+from samvad.live.open_turns import OpenTurns
 from samvad.live.parts import LiveOptions, Parts
 from samvad.live.providers.base import Provider
-from samvad.live.recovery import OpenTurns, recover_left_over
+from samvad.live.recovery import recover_left_over
 from samvad.live.tokens import ResumeTokens, load_key
 from samvad.live.tools import ToolRegistry
 from samvad.records import UserKey
 from samvad.sessions.service import SessionPersistenceService
+from samvad.stores.encrypting import data_keys_around
 from samvad.types import trusted
 
 if TYPE_CHECKING:
@@ -64,7 +66,12 @@ class LiveService:
         folder = None if directory is None else directory / FOLDER
         self.meter = LiveMeter()
         self.parts = Parts(
-            samvad, self.options, tools or ToolRegistry(), OpenTurns(folder), self._opened, self.meter
+            samvad,
+            self.options,
+            tools or ToolRegistry(),
+            OpenTurns(folder, data_keys_around(samvad.store)),
+            self._opened,
+            self.meter,
         )
         self.on_first_open: Callable[[], None] = lambda: None  # a provider has imported what it needs
         self._opened_once: set[str] = set()
@@ -201,6 +208,7 @@ class LiveService:
         for connection, owner in list(self.connections.items()):
             if owner == key:
                 connection.end("erased")
+        self.parts.open_turns.forget(key)
 
     def _session_removed(self, tenant: str, session_id: str) -> None:
         conversation = self.conversations.get((tenant, session_id))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from samvad.clock import Clock
 from samvad.errors import SetupError, StoreUnavailable, Unavailable
 from samvad.stores.data_key_store import RINGS, DataKeyStore, MemoryDataKeys
+
+if TYPE_CHECKING:
+    from samvad.stores.data_keys import DataKeys
 
 _log = logging.getLogger(__name__)
 NO_KEY = "What is kept in {} is encrypted; give the master key in SAMVAD_MASTER_KEY."
@@ -32,6 +35,14 @@ def data_keys_of(store: Any) -> DataKeyStore:
 
         return DataKeyFile(keys_file(path), readonly=bool(getattr(store, "readonly", False)))
     return MemoryDataKeys()
+
+
+def data_keys_around(store: Any) -> DataKeys | None:
+    """The keys of a store that seals what it keeps, also behind a journal; None where nothing is sealed."""
+    for each in (store, getattr(store, "inner", None)):
+        if each is not None and (keys := getattr(each, "__dict__", {}).get("data_keys")) is not None:
+            return cast("DataKeys", keys)
+    return None
 
 
 class Guard:
