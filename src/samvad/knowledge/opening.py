@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from samvad.clock import Clock
 from samvad.knowledge.addresses import Network
@@ -71,6 +71,10 @@ def knowledge_beside(
         from samvad.knowledge.store_sealed import SealedKnowledgeStore
 
         documents = seals = SealedKnowledgeStore(documents, data_keys, clock, readonly=readonly)
+    else:
+        from samvad.knowledge.store_plain import PlainKnowledgeStore
+
+        documents = cast("KnowledgeStore", PlainKnowledgeStore(documents))
     path = getattr(store, "path", None)
     journal = getattr(store, "journal", None)
     if journal is not None and documents.name == "firestore":
