@@ -20,8 +20,9 @@ from samvad.clock import Clock, SystemClock
 from samvad.errors import SetupError, Unavailable
 from samvad.interruptions import InterruptionContextManager
 from samvad.records import UserKey
-from samvad.sessions.acting import SessionCore
+from samvad.sessions.acting import SessionCore, may_keep
 from samvad.sessions.cache import RecordCache
+from samvad.sessions.content import EVERY_TENANT, Content
 from samvad.sessions.cost import CostMeter, Prices
 from samvad.sessions.elsewhere import Elsewhere
 from samvad.sessions.feed import Feed
@@ -65,6 +66,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     record_interruptions: bool = False
     listen: bool = True
     fetch_networks: str = ""
+    content: Content = "keep"
+    content_none_tenants: str = ""
     keep_questions: Literal["no", "memory", "store"] = "memory"
     price_reads_usd: float = Prices().reads
     price_writes_usd: float = Prices().writes
@@ -83,8 +86,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 f"fetch_networks must be networks such as 10.1.0.0/16,fd12::/48, not {self.fetch_networks[:60]!r}."
             ) from None
 
+    def unkept(self) -> frozenset[str]:
+        """The tenants of which no content is kept."""
+        if self.content == "none":
+            return frozenset({EVERY_TENANT})
+        named = (each.strip() for each in self.content_none_tenants.split(","))
+        return frozenset(each for each in named if each)
+
     def check(self) -> None:
         """SetupError where a value cannot be."""
+        if self.content not in ("keep", "none"):
+            raise SetupError("content must be 'keep' or 'none'.")
         if not 1 <= self.window_messages <= limits.WINDOW_MESSAGES_MAX:
             raise SetupError(f"window_messages must be 1 to {limits.WINDOW_MESSAGES_MAX}.")
         if self.durability not in ("auto", "store", "memory"):
@@ -137,7 +149,13 @@ class Samvad(SessionPersistenceService):
         if isinstance(store, JournaledStore):
             durability = store.rules.durability
         shared = store.capabilities.shared
-        rules = Rules(self.options.window_messages, self.options.language, durability, shared)
+        rules = Rules(
+            self.options.window_messages,
+            self.options.language,
+            durability,
+            shared,
+            self.options.unkept(),
+        )
         if journal_dir is not None and self.options.durability == "auto":
             bytes_max = self.options.journal_bytes_max
             journal = Journal(journal_dir, clock=clock, bytes_max=bytes_max, **self._guard.journal_codec)
@@ -206,6 +224,9 @@ class Samvad(SessionPersistenceService):
                 embedder=self._embedder,
                 networks=self.options.networks(),
                 keeps=self.options.keep_questions,
+            )
+            self._knowledge.core.statistics.may_keep = lambda scope: may_keep(
+                self.core, scope.tenant or "", scope.user
             )
         return self._knowledge
 

@@ -32,6 +32,11 @@ DATABASE_NAME: Final = "samvad.db"
 # Variables that begin like settings and are none: the tests' own, and the token of `samvad chat`.
 _NOT_SETTINGS = frozenset({"SAMVAD_SOAK", "SAMVAD_TOKEN"})
 _FOREIGN_NAMES = {"project_id": "PROJECT_ID", "location": "LOCATION"}
+_OPTIONS: Final = (  # settings that the service takes as they are
+    "durability", "window_messages", "language", "record_ttl_s", "session_idle_s", "active_window_s",
+    "record_interruptions", "listen", "keep_questions", "fetch_networks", "content", "content_none_tenants",
+    "price_reads_usd", "price_writes_usd", "price_deletes_usd",
+)  # fmt: skip
 _YEAR_S = 366 * 24 * 3600
 # https://kubernetes.io/docs/concepts/containers/container-environment/#cluster-information
 _SERVICE_LINK = re.compile(r"SAMVAD_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)")
@@ -248,23 +253,9 @@ class Settings(ObservingSettings, frozen=True, kw_only=True):
 
     def service_options(self) -> dict[str, Any]:
         """What `open_samvad` takes, beside the URL."""
-        return {
-            "durability": self.durability,
-            "window_messages": self.window_messages,
-            "language": self.language,
-            "record_ttl_s": self.record_ttl_s,
-            "cache_bytes_max": self.cache_mib * 1024 * 1024,
-            "journal_bytes_max": self.journal_mib * 1024 * 1024,
-            "session_idle_s": self.session_idle_s,
-            "active_window_s": self.active_window_s,
-            "record_interruptions": self.record_interruptions,
-            "listen": self.listen,
-            "keep_questions": self.keep_questions,
-            "fetch_networks": self.fetch_networks,
-            "price_reads_usd": self.price_reads_usd,
-            "price_writes_usd": self.price_writes_usd,
-            "price_deletes_usd": self.price_deletes_usd,
-        }
+        same = {name: getattr(self, name) for name in _OPTIONS}
+        mib = 1024 * 1024
+        return same | {"cache_bytes_max": self.cache_mib * mib, "journal_bytes_max": self.journal_mib * mib}
 
 
 class Description(NamedTuple):

@@ -80,6 +80,17 @@ class ProtectionSettings(AuthSettings, frozen=True, kw_only=True):
         ),
     ] = "sensitive"
 
+    content: Annotated[
+        Literal["keep", "none"],
+        Meta(
+            description="Whether the content of what is said is kept. none: of everybody's messages only who, when and "
+            "how long; single users can ask for that as well."
+        ),
+    ] = "keep"
+    content_none_tenants: Annotated[
+        str, Meta(description="Tenants of which no content is kept, with commas between.")
+    ] = ""
+
     master_key: Annotated[
         str | None,
         Meta(

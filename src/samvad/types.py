@@ -69,7 +69,11 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
 class Message(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True
 ):
-    """One message of a user's history; `timestamp` is RFC 3339 UTC, set by the server."""
+    """One message of a user's history; `timestamp` is RFC 3339 UTC, set by the server.
+
+    Where its content was not kept, `content` is empty, `content_kept` false, and `content_length` (bytes of UTF-8) and
+    `content_chars` (code points) say how long it was.
+    """
 
     seq: int
     id: str
@@ -81,24 +85,42 @@ class Message(
     metadata: dict[str, Any] | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    content_length: int | None = None
+    content_chars: int | None = None
+    content_kept: bool = True
     extra: dict[str, Any] = {}
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What became of one appended message. `duplicate` is true where its id was there already."""
+    """What became of one appended message. `duplicate` is true where its id was there already.
+
+    `content_kept` is false where no content is kept of this user: the message stands there without what it says.
+    """
 
     message_id: str
     seq: int
     durability: Durability
     duplicate: bool = False
+    content_kept: bool = True
 
 
 class StateSaved(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What became of a saved state: its new version and entity tag, and how durable it is."""
+    """What became of a saved state: its new version and entity tag, and how durable it is.
+
+    `content_kept` is false where no content is kept of this user: then only `language` and `activeSessionId` are.
+    """
 
     etag: str
     version: int
     durability: Durability
+    content_kept: bool = True
+
+
+class Privacy(NamedTuple):
+    """Whether the content of what a user says is kept (`keep`, `none`), and who decided so."""
+
+    content: Literal["keep", "none"]
+    decided_by: Literal["user", "tenant", "default"]
 
 
 class UserState(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -185,6 +207,13 @@ class Cleared(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_de
     interruptions: int
     messages: int
     pending: bool = False
+
+
+class PrivacySaved(NamedTuple):
+    """What holds for a user from now on, and what was removed for that."""
+
+    privacy: Privacy
+    cleared: Cleared
 
 
 class ClearedSession(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

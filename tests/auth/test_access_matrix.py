@@ -48,6 +48,7 @@ def bodies(about: dict[str, str]) -> dict[str, Any]:
         "saveUserState": {"a": 1},
         "replaceUserState": {"a": 1},
         "saveUserProfile": {"preferences": {"a": 1}},
+        "savePrivacy": {"content": "none"},
         "appendToUserHistory": message,
         "clearUserData": {"userId": user},
         "saveSession": {"sessionId": session, "userId": user},

@@ -90,6 +90,33 @@ def test_erasing_asks_and_tells_what_was_removed(talked: Path) -> None:
         assert b"home loans" not in file.read_bytes()
 
 
+def test_no_content_is_kept_from_now_on(talked: Path) -> None:
+    """Asked for one user or all; what is there goes, the command is in the audit log, a look changes nothing."""
+    (talked / "data" / "audit").mkdir()
+    assert "asha: content is kept, as for everybody" in call("user", "privacy", "asha")
+    call("user", "privacy", "asha", "--content", "none", code=1)  # nobody is there to be asked
+    call("user", "privacy", code=1)
+    done = call("user", "privacy", "--everyone", "--content", "none", "--yes")
+    assert "asha: no content is kept from now on; erased 25 messages and 1 sessions" in done
+    assert b"home loans" not in (talked / "data" / "samvad.db").read_bytes()
+    assert "user privacy" in call("audit", "show")
+    with open_samvad(URL) as samvad:
+        samvad.append_to_user_history("asha", "user", "secret")
+    assert "no content is kept, by this user's own wish" in call("user", "privacy", "asha")
+    shown = call("user", "show", "asha")
+    assert "(6 bytes, not kept)" in shown and "secret" not in shown
+    exported = json.loads(call("user", "export", "asha"))
+    assert exported["preferences"]["contentKept"] is False
+    assert [each["content"] for each in exported["history"]] == [""]
+    call("export", "--output", "all.jsonl")
+    call("import", "all.jsonl", "--store", "sqlite:///other.db")
+    with open_samvad("sqlite:///other.db") as samvad:
+        taken = samvad.append_to_user_history("asha", "user", "secret")
+        assert not taken.content_kept, "an import takes the wish over"
+        assert [m.content_length for m in samvad.page_history("asha").messages] == [6, 6]
+    assert "content is kept from now on" in call("user", "privacy", "asha", "--content", "keep")
+
+
 @pytest.mark.parametrize("verb", [["show"], ["export"], ["erase", "--yes"]])
 def test_an_unknown_user_is_an_error(verb: list[str], talked: Path) -> None:
     """There is nothing to show, and no file is left behind."""

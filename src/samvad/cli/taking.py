@@ -27,9 +27,11 @@ from samvad.records import (
     StoredState,
     UserKey,
     UserRecord,
+    Version,
 )
 from samvad.runtime import Samvad
-from samvad.sessions.validation import check_id, check_object, new_message
+from samvad.sessions import content
+from samvad.sessions.validation import check_id, check_object, imported_message
 
 _encode = msgspec.json.encode
 
@@ -211,6 +213,12 @@ class Taker:
         """Write what the service has no verb for: times and versions as they were."""
         if not changes:
             return
+        wishes = content.wishes_none(head)
+        if wishes:
+            changes = [_wishing(change) for change in changes]
+        wishes = wishes or any(_wishes_none(change) for change in changes)
+        if wishes or not content.keeps_content(head, key.tenant, self._samvad.core.rules.unkept):
+            changes = [left for change in changes if (left := content.reduced_change(change)) is not None]
         await self._store.commit(Commit(key, head.version, tuple(changes)))
         self._samvad.cache.discard(key)  # it was read before this
         self._counts.users += head.version.revision == 0
@@ -224,7 +232,7 @@ class Taker:
                 fields = check_object(message, f"The {what}")
                 if fields.get("timestamp") is not None:
                     _time(fields, "timestamp")
-                new_message(fields)
+                imported_message(fields)
             except (SamvadError, BadLine) as error:
                 self._counts.messages_skipped += 1
                 problems.append(f"{what} {number}: {error}")
@@ -237,6 +245,20 @@ class Taker:
                 else:
                     self._counts.messages += 1
         return problems
+
+
+def _wishing(change: Change) -> Change:
+    """No import takes back a wish."""
+    if not isinstance(change, ProfileSet):
+        return change
+    preferences = content.with_wish(change.profile.preferences)
+    return ProfileSet(msgspec.structs.replace(change.profile, preferences=preferences))
+
+
+def _wishes_none(change: Change) -> bool:
+    return isinstance(change, ProfileSet) and content.wishes_none(
+        UserRecord(Version(0, 0), profile=change.profile)
+    )
 
 
 def _pieces(messages: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:

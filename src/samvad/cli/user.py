@@ -1,4 +1,4 @@
-"""`samvad user show|export|import|erase|verify-erasure|hash`: one user."""
+"""`samvad user show|export|import|erase|verify-erasure|hash|privacy`: one user."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from samvad.cli import flags, portable
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import log_key, reading, settings_of, writing
 from samvad.cli.output import printable, private_output, table
+from samvad.cli.user_privacy import privacy
 from samvad.clock import SystemClock, rfc3339
 from samvad.errors import NotFound, SetupError
 from samvad.logs import keyed_hash
@@ -91,7 +92,9 @@ async def _show(samvad: Any, user_id: str) -> None:
                     f"  {message.seq}",
                     message.timestamp,
                     message.role,
-                    printable(message.content, _CHARS_SHOWN),
+                    printable(message.content, _CHARS_SHOWN)
+                    if message.content_kept
+                    else f"({message.content_length:,} bytes, not kept)",
                 )
                 for message in messages
             )
@@ -254,3 +257,6 @@ def verify_erasure(
     for place_name, what in found["places"].items():
         typer.echo(f"{place_name}: {what}")
     typer.echo(f"signed by {public_key}")
+
+
+app.command("privacy", cls=PlainCommand)(privacy)

@@ -45,6 +45,7 @@ from samvad.http.resources import (
     health,
     interruptions,
     knowledge,
+    privacy,
     sessions,
     talk,
     users,
@@ -75,6 +76,7 @@ def routes() -> tuple[Route, ...]:
     """All routes of the API; the OpenAPI document and the tests are made from this table."""
     modules: Iterable[Any] = (
         users,
+        privacy,
         sessions,
         archive,
         batch,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 Level = Literal["off", "sensitive", "writes", "all"]
 
-SENSITIVE: Final = frozenset({"clearUserData", "exportUser", "mintToken"})  # and whatever deletes
+# And whatever deletes.
+SENSITIVE: Final = frozenset({"clearUserData", "exportUser", "mintToken", "savePrivacy"})
 _LIVE: Final = ("startLive", "renewLive", "endLive")  # see `samvad.live.noting`
 REFUSED: Final = frozenset({401, 403})
 _KINDS: Final = {"userId": "user", "sessionId": "session", "documentId": "document"}

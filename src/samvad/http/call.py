@@ -14,6 +14,7 @@ from samvad import limits
 from samvad.errors import InvalidJson, InvalidRequest, TooLarge, UnsupportedMediaType
 from samvad.http import browsers
 from samvad.records import UserKey
+from samvad.sessions.acting import may_keep
 from samvad.sessions.operations import ReceiptKey
 from samvad.sessions.service import SessionPersistenceService
 from samvad.sessions.validation import check_id
@@ -292,7 +293,8 @@ class Call:
 
         async def act_and_keep(receipt: ReceiptKey) -> _T:
             answer = await act(receipt)
-            await receipts.keep(owner, receipt, answer)
+            in_store = await may_keep(self.service.core, tenant, owner.user_id or None)
+            await receipts.keep(owner, receipt, answer, in_store=in_store)
             return answer
 
         acting = act_and_keep if keep else act

@@ -32,6 +32,7 @@ _PAGES = resources.files("samvad.http") / "pages"
 _TAGS = {
     "State": "What the application keeps about a user.",
     "Profile and history": "What was said, and how the user likes it.",
+    "Privacy": "Whether what is said is kept at all.",
     "Sessions": "One conversation on one device.",
     "Interruptions": "Where the assistant was cut off: the last three of each session, in memory.",
     "Live conversations": "What is said, as it is said. The WebSocket /api/live is beyond OpenAPI; its frames are in "

@@ -49,6 +49,17 @@ DESCRIPTIONS: dict[str, Description] = {
     "saveUserProfile": Description(
         "Profile and history", wire_answers.ProfileSavedAnswer, wire.PreferencesGiven, _BODY
     ),
+    "getPrivacy": Description("Privacy", wire_answers.PrivacyAnswer, errors=(_Bad, _Down)),
+    "savePrivacy": Description(
+        "Privacy",
+        wire_answers.PrivacySavedAnswer,
+        wire.PrivacyGiven,
+        _BODY,
+        other_answers={"202": wire_answers.PrivacySavedAnswer},
+        text="`none`: of what the user says from now on, only role, `seq`, id, session, time and length are kept. "
+        "Where there is content, all of the user is erased first, as by `POST /api/session/refresh`. 202 where the "
+        "store is down and will be purged when it is back.",
+    ),
     "appendToUserHistory": Description(
         "Profile and history",
         wire_answers.MessageAppended | wire_answers.MessagesAppended,

@@ -109,7 +109,7 @@ class Limiter:
         who, wanted = self._who(identity), self._wanted(scope, identity, 1, size)
         if route in _STARTS:
             wanted.append((who, self._quotas.starts, 1))
-        elif route == "clearUserData":
+        elif route in _ERASES:
             wanted.append((who, self._quotas.erasures, 1))
         elif route == "exportUser":
             wanted.append((who, self._quotas.exports, 1))
@@ -191,6 +191,7 @@ def _network(text: str) -> str:
     return str(found)
 
 
+_ERASES: Final = frozenset({"clearUserData", "savePrivacy"})
 _STARTS: Final = frozenset({"live", "liveEvents"})
 
 

@@ -7,7 +7,7 @@ JSON Schema can say: bounds in bytes of UTF-8 are given in characters here, and 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -65,6 +65,9 @@ Content = Annotated[
         max_length=limits.CONTENT_BYTES_MAX,
         description=f"At most {limits.CONTENT_BYTES_MAX} bytes of UTF-8.",
     ),
+]
+ContentSeen = Annotated[
+    str, Meta(max_length=limits.CONTENT_BYTES_MAX, description="What was said; empty where it is not kept.")
 ]
 NonEmpty = Annotated[str, Meta(min_length=1)]
 Text = Annotated[
@@ -150,6 +153,12 @@ class PreferencesGiven(Wire, forbid_unknown_fields=True):
     """Preferences to merge (RFC 7396): null removes a member."""
 
     preferences: dict[str, Any]
+
+
+class PrivacyGiven(Wire, forbid_unknown_fields=True):
+    """`none`: keep lengths and times only. A person may ask for that; `keep` takes a program."""
+
+    content: Literal["keep", "none"]
 
 
 class SessionGiven(Wire):

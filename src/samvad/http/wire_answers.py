@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from samvad import limits
 from samvad.http.wire import (
     SCHEMAS,
-    Content,
+    ContentSeen,
     Count,
     Degraded,
     Durable,
@@ -28,6 +28,10 @@ from samvad.types import Durability, HeardSource, InterruptionStatus, Interrupti
 RESULT_SCHEMA = {"anyOf": [{"$ref": SCHEMAS + name} for name in ("OperationDone", "OperationFailed")]}
 
 
+NotKept = Annotated[
+    bool,
+    Meta(description="False where no content is kept of this user.", extra_json_schema={"const": False}),
+]
 Usd = Annotated[float, Meta(ge=0)]
 
 
@@ -49,6 +53,7 @@ class StateSavedAnswer(Saved):
 
     user_id: str
     version: Annotated[int, Meta(ge=1)]
+    content_kept: NotKept | UnsetType = UNSET
 
 
 class StateSeen(Wire):
@@ -77,13 +82,18 @@ class MessageSeen(Wire):
     seq: Seq
     id: str
     role: Role
-    content: Content
+    content: ContentSeen
     timestamp: Timestamp
     session_id: str | UnsetType = UNSET
     name: str | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
     tool_calls: list[ToolCallSeen] | UnsetType = UNSET
     tool_call_id: str | UnsetType = UNSET
+    content_kept: NotKept | UnsetType = UNSET
+    content_length: Annotated[Count, Meta(description="Bytes of UTF-8 that the content had.")] | UnsetType = (
+        UNSET
+    )
+    content_chars: Annotated[Count, Meta(description="Characters that it had.")] | UnsetType = UNSET
 
 
 class ProfileSeen(Wire):
@@ -120,6 +130,7 @@ class AppendedSeen(Wire):
     seq: Seq
     durability: Durable
     duplicate: Yes | UnsetType = UNSET
+    content_kept: NotKept | UnsetType = UNSET
 
 
 class MessageAppended(Saved):
@@ -129,6 +140,7 @@ class MessageAppended(Saved):
     message_id: str
     seq: Seq
     duplicate: Yes | UnsetType = UNSET
+    content_kept: NotKept | UnsetType = UNSET
 
 
 class MessagesAppended(Saved):
@@ -166,6 +178,29 @@ class UserClearedAnswer(Saved):
     cleared: UserClearedSeen
     pending: Yes | UnsetType = UNSET
     receipt: dict[str, Any] | UnsetType = UNSET
+
+
+class PrivacySeen(Wire):
+    """Whether the content of what a user says is kept, and who decided so: the user, or what is set of the tenant."""
+
+    content: Literal["keep", "none"]
+    decided_by: Literal["user", "tenant", "default"]
+
+
+class PrivacyAnswer(Answer):
+    """Whether a user's content is kept."""
+
+    user_id: str
+    privacy: PrivacySeen
+
+
+class PrivacySavedAnswer(Saved):
+    """What holds from now on, and what was erased for that."""
+
+    user_id: str
+    privacy: PrivacySeen
+    cleared: UserClearedSeen
+    pending: Yes | UnsetType = UNSET
 
 
 class SessionSavedAnswer(Saved):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -97,6 +97,8 @@ class Statistics:
         self._keeps = keeps
         self._remembered: OrderedDict[Scope, Counts] = OrderedDict()  # questions that are in no store
         self._readonly = readonly
+        # Asked before the words of a question go into the store: whether that may be.
+        self.may_keep: Callable[[Scope], Awaitable[bool]] | None = None
         self._new: dict[Scope, Counts] = {}
         self._soon = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -189,6 +191,8 @@ class Statistics:
                 new = self._new.pop(scope, None)
                 if new is None:
                     continue
+                if new.unfound and self.may_keep is not None and not await self.may_keep(scope):
+                    new.unfound = {}
                 try:
                     await self._shelf.open()
                     there = await self._shelf.store.revisions(scope) if new.documents else {}

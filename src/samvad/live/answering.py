@@ -102,7 +102,8 @@ class Answering(Keeping):
 
     def _history(self) -> tuple[base.Turn, ...]:
         record = self.service.core.lanes.peek(self.key)
-        return earlier_turns(record, without=None if self.turn is None else self.turn.user_message_id)
+        without = None if self.turn is None else self.turn.user_message_id
+        return earlier_turns(record, without=without, unkept=self.unkept)
 
     def _kept_handle(self) -> tuple[str | None, str | None]:
         """The handle by which the provider's session goes on, also after a restart of this server."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -48,20 +49,29 @@ def background(record: UserRecord, session_id: str) -> Background:
 
 
 def earlier_turns(
-    record: UserRecord | None, *, without: str | None, most: int = limits.LIVE_CONTEXT_MESSAGES
+    record: UserRecord | None,
+    *,
+    without: str | None,
+    most: int = limits.LIVE_CONTEXT_MESSAGES,
+    unkept: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> tuple[EarlierTurn, ...]:
     """The last messages as a provider is told them; `without` is the message that is being answered now.
 
-    They never begin with a tool's result whose call is not among them.
+    They never begin with a tool's result whose call is not among them. Where content is not kept, `unkept` has what
+    this conversation remembers of it, by message id; of what was said before, a provider is told nothing.
     """
     if record is None:
         return ()
     window = [message for message in record.window if message.id != without][-most:]
-    while window and window[0].answers is not None:
-        del window[0]
-    turns = []
+    turns: list[EarlierTurn] = []
     for message in window:
         heard = _heard.decode(message.body)
+        if not heard.content:
+            if message.id not in unkept:
+                continue
+            heard = msgspec.convert(unkept[message.id], _Heard)
+        if heard.tool_call_id is not None and not turns:
+            continue
         turns.append(
             EarlierTurn(
                 role=heard.role,  # type: ignore[arg-type]  # checked when it was appended

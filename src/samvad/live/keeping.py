@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from samvad import limits
 from samvad.clock import uuid7
 from samvad.live import frames, phrases
 from samvad.live.context import Background
@@ -21,6 +23,7 @@ from samvad.live.topic import intent_of, topic_of
 from samvad.live.transcript import Heard
 from samvad.live.turn import Turn
 from samvad.records import UserKey
+from samvad.sessions.acting import is_kept
 from samvad.sessions.service import SessionPersistenceService
 from samvad.types import Appended
 
@@ -61,6 +64,8 @@ class Keeping:
         self._speaking = False  # as the client has noticed
         self.keeper = Keeper(service, key.user_id)
         self.keeper.on_failing = self._warn_not_kept
+        # What was said last, by id, where its content is not kept: for as long as this conversation lives.
+        self.unkept: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._state = known.state
         self._system_instruction = system_instruction
         self._client_activity = client_activity
@@ -123,6 +128,10 @@ class Keeping:
 
     def append(self, messages: list[dict[str, Any]]) -> asyncio.Future[list[Appended] | None]:
         """Append messages to the history, after all that waits."""
+        if not is_kept(self.service.core, self.key):
+            self.unkept.update((message["id"], message) for message in messages)
+            while len(self.unkept) > limits.LIVE_CONTEXT_MESSAGES:
+                self.unkept.popitem(last=False)
         return self.kept(lambda: self.service.append_many(self.key.user_id, messages))
 
     def keep_user_message(self, turn: Turn, **more: Any) -> None:
@@ -220,7 +229,7 @@ class Keeping:
         turn.timer = asyncio.get_running_loop().call_later(after_s, self._checkpoint, turn)
 
     def _checkpoint(self, turn: Turn) -> None:
-        if turn.phase == "over" or not self.parts.options.persist:
+        if turn.phase == "over" or not self.parts.options.persist or not is_kept(self.service.core, self.key):
             return
         if self.keeper.idle:  # else the store is slow: it gets the next one
             first, turn.checkpointed = not turn.checkpointed, True

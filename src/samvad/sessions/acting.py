@@ -11,15 +11,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from samvad.clock import Clock
-from samvad.errors import Forbidden
+from samvad.errors import Forbidden, Unavailable
 from samvad.records import (
     Committed,
     Removed,
     StoredSession,
     UserKey,
     UserRecord,
+    Version,
 )
-from samvad.sessions import user_log, views
+from samvad.sessions import content, user_log, views
 from samvad.sessions.lanes import Lanes
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.validation import check_id
@@ -32,6 +33,7 @@ _T = TypeVar("_T")
 _SEQ_MAX = 1 << 62  # more than will ever be said, and a store may count in 64 bits
 
 
+_UNKNOWN = UserRecord(Version(0, 0))
 _WIRE_NAMES = {"session_id": "sessionId", "tool_calls": "toolCalls", "tool_call_id": "toolCallId"}
 
 
@@ -108,6 +110,22 @@ class Acting:
 
     def _open_after_ms(self) -> int:
         return self.core.clock.now_ms() - round(self.core.session_idle_s * 1000)
+
+
+def is_kept(core: SessionCore, key: UserKey) -> bool:
+    """Whether the content of what a user says is kept, as far as memory tells; for who has asked already."""
+    record = core.lanes.peek(key)
+    return content.keeps_content(record or _UNKNOWN, key.tenant, core.rules.unkept)
+
+
+async def may_keep(core: SessionCore, tenant: str, user_id: str | None) -> bool:
+    """As `is_kept`, certain: False where it cannot be known now. None: of what belongs to no user."""
+    if user_id is not None:
+        try:
+            await core.lanes.read(UserKey(tenant, user_id))
+        except Unavailable:
+            return False
+    return is_kept(core, UserKey(tenant, user_id or ""))
 
 
 def wire_names(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,8 +39,8 @@ class Entry:
     """
 
     __slots__ = (
-        "at_s", "commit", "disputed", "early", "epoch", "number", "of_erased", "replica", "tried", "unproven",
-        "verbatim", "waiter",
+        "at_s", "commit", "disputed", "early", "epoch", "is_reduced", "number", "of_erased", "replica", "tried",
+        "unproven", "verbatim", "waiter",
     )  # fmt: skip
 
     def __init__(self, replica: str, number: int, commit: Commit, epoch: int) -> None:
@@ -51,6 +51,7 @@ class Entry:
         self.at_s = 0.0  # when it was taken in, by the monotonic clock
         self.tried = False
         self.of_erased = False
+        self.is_reduced = False  # the journal has content of a user of whom none is kept
         self.disputed = False
         self.unproven = is_unproven(commit.operation)
         self.waiter: Done | None = None

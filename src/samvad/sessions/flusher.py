@@ -307,7 +307,7 @@ class Flusher(FlushLanes):
                     entry.answer(committed)
         if erased:
             lane.epoch = committed.version.epoch
-        if erased or any(entry.of_erased for entry in entries):
+        if erased or any(entry.of_erased or entry.is_reduced for entry in entries):
             self.scrubber.scrub()
         if commit.expected == ANY_VERSION:
             return

@@ -18,13 +18,11 @@ import msgspec
 
 from samvad import limits
 from samvad.clock import Clock
-from samvad.errors import Overloaded, SamvadError, SetupError, StaleVersion, StoreUnavailable, Unavailable
+from samvad.errors import Overloaded, SamvadError, StaleVersion, StoreUnavailable, Unavailable
 from samvad.records import (
-    Change,
     Commit,
     Committed,
     MessagesAdded,
-    Origin,
     Removed,
     SessionRemoved,
     UserKey,
@@ -35,46 +33,20 @@ from samvad.records import (
 from samvad.sessions import user_log
 from samvad.sessions.breaker import Breaker, Patience, is_up
 from samvad.sessions.coalesce import removes
+from samvad.sessions.content import to_keep
 from samvad.sessions.flush_lane import Done, Entry, FlushLane
 from samvad.sessions.flusher import BLIND, Flusher
 from samvad.sessions.journal import Journal
-from samvad.sessions.operations import AnyOperation, AppendMessages
+from samvad.sessions.journal_entry import decode_entry, encode_entry
+from samvad.sessions.operations import AppendMessages
 from samvad.sessions.overlay import OverlaidReads
 from samvad.sessions.user_log import Rules
 from samvad.stores.base import Capabilities, HealthReport, Store, awaited
 
 _log = logging.getLogger(__name__)
 
+_LOOK_AGAIN_S: Final = 0.05
 _ASKED_IN_VAIN_MAX: Final = 10_000
-
-
-class JournalEntry(msgspec.Struct, array_like=True):
-    """One commit as the journal keeps it: the intent, or where there is none, what it changes."""
-
-    tenant: str
-    user_id: str
-    epoch: int
-    steps: int
-    operation: AnyOperation | None
-    changes: tuple[Change, ...] = ()
-    revision: int = -1
-    origin: Origin | None = None
-
-
-SEALED: Final = b"\xc1SJ1"  # how a sealed entry begins; neither MessagePack nor JSON does
-_encode = msgspec.msgpack.encode
-_decode = msgspec.msgpack.Decoder(JournalEntry).decode
-_decode_json = msgspec.json.Decoder(JournalEntry).decode
-
-
-def decode_entry(payload: bytes) -> JournalEntry:
-    """What an entry of the journal holds; SetupError where a newer version wrote it, or it is sealed."""
-    if payload.startswith(SEALED):
-        raise SetupError("The journal is encrypted; give the master key in SAMVAD_MASTER_KEY.")
-    try:
-        return (_decode_json if payload.startswith(b"[") else _decode)(payload)
-    except msgspec.DecodeError as error:
-        raise SetupError(f"The journal holds an entry that this version cannot read: {error}.") from error
 
 
 class JournaledStore(OverlaidReads):
@@ -165,6 +137,20 @@ class JournaledStore(OverlaidReads):
     async def drain(self, timeout_s: float) -> int:
         """Bring what is pending to the store, for at most `timeout_s`; returns how many entries are left."""
         return await self.flusher.drain(timeout_s)
+
+    async def written(self, user: UserKey, timeout_s: float) -> bool:
+        """Wait until the store has all that is pending of a user now; False where that takes longer."""
+        lane = self.flusher.find(user)
+        last = lane.entries[-1].number if lane is not None and lane.entries else -1
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while lane is not None and lane.entries and lane.entries[0].number <= last:
+                    self.flusher.wake(lane, at_once=True)
+                    if lane.task is None:  # it is parked, or the service is closing
+                        return False
+                    await asyncio.wait([lane.task], timeout=_LOOK_AGAIN_S)
+                return True
+        return False
 
     async def close(self) -> None:
         if not self._opened:
@@ -278,7 +264,7 @@ class JournaledStore(OverlaidReads):
                 self._journaled(lane, commit, result, epoch, generation, done)
                 self.flusher.release(lane)
 
-        self._write(_payload(commit, epoch), journaled)
+        self._write(encode_entry(commit, epoch), journaled)
 
     @property
     def memory_bytes(self) -> int:
@@ -308,7 +294,7 @@ class JournaledStore(OverlaidReads):
             self.flusher.add(self.flusher.lane(commit.user), entry)
 
         epoch = commit.expected.epoch
-        self._write(_payload(commit, epoch), journaled)
+        self._write(encode_entry(commit, epoch), journaled)
 
     def _journaled(
         self, lane: FlushLane, commit: Commit, number: int, epoch: int, generation: int, done: Done
@@ -351,14 +337,19 @@ class JournaledStore(OverlaidReads):
             return msgspec.structs.replace(commit, record=None)
         if -1 < commit.expected.epoch < record.version.epoch:
             return StaleVersion()
+        operation = to_keep(commit.operation, record, commit.user.tenant, self.rules.unkept)
         try:
-            applied = user_log.apply(record, commit.operation, self.rules)
+            applied = user_log.apply(record, operation, self.rules)
         except SamvadError as error:
             lane.refused()
             return error
         lane.head = applied.record.version
         return msgspec.structs.replace(
-            commit, expected=record.version, changes=applied.changes, record=applied.record
+            commit,
+            expected=record.version,
+            changes=applied.changes,
+            operation=operation,
+            record=applied.record,
         )
 
     def _removed(self, lane: FlushLane, commit: Commit) -> Removed:
@@ -427,22 +418,3 @@ def _with_told_ids(commit: Commit) -> Commit:
         for m in operation.messages
     )
     return msgspec.structs.replace(commit, operation=msgspec.structs.replace(operation, messages=messages))
-
-
-def _payload(commit: Commit, epoch: int) -> bytes:
-    if not commit.changes:
-        return b""
-    kept = JournalEntry(
-        commit.user.tenant,
-        commit.user.user_id,
-        epoch,
-        commit.steps,
-        commit.operation,
-        () if commit.operation is not None else commit.changes,
-        commit.expected.revision,
-        commit.origin,
-    )
-    try:
-        return _encode(kept)
-    except OverflowError:  # an integer of more than 64 bits, which MessagePack does not have
-        return msgspec.json.encode(kept)

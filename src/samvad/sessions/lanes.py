@@ -27,6 +27,7 @@ from samvad.errors import (
 from samvad.records import ANY_VERSION, Commit, Committed, UserKey, UserRecord, Version
 from samvad.sessions import user_log
 from samvad.sessions.cache import RecordCache
+from samvad.sessions.content import to_keep
 from samvad.sessions.lane import (
     NEWER_THAN_ANY,
     Acknowledged,
@@ -88,11 +89,9 @@ class Lanes:
         # Told what becomes of those who are followed; what other replicas write of them is looked up at once as well.
         self.on_published: list[Published] = []
         self.is_followed: Callable[[UserKey], bool] = lambda key: bool(self.on_published)
-        self.loads = 0
-        self.retries = 0
+        self.loads = self.retries = 0
         self.acknowledged = Acknowledged(rules.durability)
-        self.reads_fail = False
-        self.writes_fail = False
+        self.reads_fail = self.writes_fail = False
 
     @property
     def degraded(self) -> bool:
@@ -331,6 +330,7 @@ class Lanes:
         if self._early and self._waiting >= limits.COMMITS_QUEUED_MAX and not written.acknowledged:
             written.fail(Unavailable("Too much is waiting to be written; try again soon."))
             return
+        written.operation = to_keep(written.operation, lane.latest, lane.key.tenant, self._rules.unkept)
         asked = written.operation.receipt
         if asked is not None and -1 < asked.as_of != lane.load:
             written.fail(AskAgain())

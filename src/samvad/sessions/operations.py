@@ -61,19 +61,28 @@ class AppendMessages(Operation):
 class SaveState(Operation):
     """The state is merged with `patch` (RFC 7396), or replaced by it.
 
-    `if_match` are the acceptable ETags (`*`: any that is there); `if_absent` demands that there is none.
+    `if_match` are the acceptable ETags (`*`: any that is there); `if_absent` demands that there is none. `reduced`:
+    what counts as content was dropped.
     """
 
     patch: dict[str, Any]
     replace: bool = False
     if_match: tuple[str, ...] | None = None
     if_absent: bool = False
+    reduced: bool = False
 
 
 class SavePreferences(Operation):
     """The preferences are merged with `patch` (RFC 7396)."""
 
     patch: dict[str, Any]
+
+
+class KeepContent(Operation):
+    """From now on the content of what the user says is kept, or not; `patch` goes into the preferences with it."""
+
+    kept: bool
+    patch: dict[str, Any] = {}
 
 
 class SaveSession(Operation):
@@ -131,6 +140,7 @@ AnyOperation = (
     AppendMessages
     | SaveState
     | SavePreferences
+    | KeepContent
     | SaveSession
     | EndSession
     | RemoveSession

@@ -24,8 +24,9 @@ from samvad.records import UserKey
 from samvad.sessions import parked_requests
 from samvad.sessions.flush_lane import FlushLane
 from samvad.sessions.journal_disk import LocalDisk
+from samvad.sessions.journal_entry import JournalEntry, decode_entry
 from samvad.sessions.journal_recovery import Entry, read_directory
-from samvad.sessions.journaled import JournaledStore, JournalEntry, decode_entry
+from samvad.sessions.journaled import JournaledStore
 
 FILE: Final = "parked.json"
 _LOOKS: Final = 5  # at a directory that a server is changing

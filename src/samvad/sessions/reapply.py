@@ -9,6 +9,7 @@ import msgspec
 from samvad.errors import MessageExists, SamvadError
 from samvad.records import ANY_VERSION, Commit, ReceiptKept, StoredReceipt, UserRecord
 from samvad.sessions import user_log
+from samvad.sessions.content import to_keep
 from samvad.sessions.flush_lane import Entry
 from samvad.sessions.operations import (
     AppendMessages,
@@ -68,6 +69,8 @@ def applied_anew(
             operation = _of_no_life(operation)
     if isinstance(operation, SaveState):  # it was acknowledged under the condition
         operation = msgspec.structs.replace(operation, if_match=None, if_absent=False)
+    given, operation = operation, to_keep(operation, record, commit.user.tenant, rules.unkept)
+    entry.is_reduced = entry.is_reduced or operation is not given
     try:
         applied = user_log.apply(record, operation, rules)
     except SamvadError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -30,6 +31,7 @@ from samvad.sessions.operations import ReceiptKey
 from samvad.stores.base import Store
 
 _T = TypeVar("_T")
+_UNKEPT_MAX: Final = 1_000
 _ASKED_MAX: Final = 5  # times that a record may be loaded anew while its store is asked for a key
 _KEPT_REFUSALS = {
     kind.code: kind
@@ -51,6 +53,8 @@ class Receipts:
         self._store = store
         self._loaded = loaded
         self._clock = clock
+        # Answers that no store may hold, because they say what a user said of whom no content is kept.
+        self._unkept: OrderedDict[bytes, StoredReceipt] = OrderedDict()
         self._under_way: dict[bytes, tuple[bytes, asyncio.Future[Any]]] = {}
         self.replays = 0
 
@@ -104,8 +108,9 @@ class Receipts:
             # The record first: should another replica use the key from now on, what this one builds on tells.
             as_of = await self._loaded(user) if bound else -1
             unproven = False
+            kept: StoredReceipt | None = self._unkept.get(key)
             try:
-                kept = await self._store.receipt(key)
+                kept = kept or await self._store.receipt(key)
             except StoreUnavailable:
                 if not self._store.capabilities.goes_on:
                     raise
@@ -133,9 +138,19 @@ class Receipts:
             raise _KEPT_REFUSALS[refusal.code](refusal.message)
         return msgspec.json.decode(kept.answer, type=answer_type)
 
-    async def keep(self, user: UserKey, receipt: ReceiptKey, answer: object) -> None:
-        """Keep an answer by itself: of what happened in memory alone, or was a refusal."""
+    async def keep(
+        self, user: UserKey, receipt: ReceiptKey, answer: object, *, in_store: bool = True
+    ) -> None:
+        """Keep an answer by itself: of what happened in memory alone, or was a refusal.
+
+        Where it may not be `in_store`, it is given again as long as this process lives, to the last 1,000 keys.
+        """
         kept = StoredReceipt(
             receipt.key, receipt.fingerprint, self._clock.now_ms(), msgspec.json.encode(answer)
         )
+        if not in_store:
+            self._unkept[receipt.key] = kept
+            while len(self._unkept) > _UNKEPT_MAX:
+                self._unkept.popitem(last=False)
+            return
         await self._store.commit(Commit(user, ANY_VERSION, (ReceiptKept(kept),)))

@@ -22,15 +22,17 @@ from samvad.records import (
 )
 from samvad.sessions import views
 from samvad.sessions.acting import removed_by, to_the_end, wire_names
+from samvad.sessions.content import KEPT
 from samvad.sessions.operations import (
     AppendMessages,
     EraseUser,
+    KeepContent,
     ReceiptKey,
     SavePreferences,
     SaveState,
 )
-from samvad.sessions.session_verbs import SessionVerbs
-from samvad.sessions.validation import check_object, new_message
+from samvad.sessions.privacy_verbs import PrivacyVerbs
+from samvad.sessions.validation import check_object, imported_message, new_message
 from samvad.types import (
     Appended,
     Cleared,
@@ -48,7 +50,7 @@ _T = TypeVar("_T")
 _SEQ_MAX = 1 << 62  # more than will ever be said, and a store may count in 64 bits
 
 
-class SessionPersistenceService(SessionVerbs):
+class SessionPersistenceService(PrivacyVerbs):
     """Keeps who the user is, what was said, and on which device; acts for one principal.
 
     Message and session dictionaries carry the field names of the wire (camelCase); unknown fields are kept.
@@ -126,6 +128,8 @@ class SessionPersistenceService(SessionVerbs):
         """Merge the user's preferences (RFC 7396); TooLarge past 64 KiB."""
         key = self._user(user_id)
         patch = check_object(preferences, "preferences")
+        if KEPT in patch and patch.pop(KEPT) is False:  # read somewhere and brought here: never the other way
+            await self.core.lanes.write(key, KeepContent(at_ms=self.core.clock.now_ms(), kept=False))
         operation = SavePreferences(at_ms=self.core.clock.now_ms(), receipt=receipt, patch=patch)
         await self.core.lanes.write(key, operation)
 
@@ -177,7 +181,8 @@ class SessionPersistenceService(SessionVerbs):
                     f"{message.get('timestamp')!r} is not an RFC 3339 timestamp since 1970."
                 ) from None
             # One from the future would hold back the time of all that follows.
-            taken.append(new_message(message, at_ms=None if at_ms is None else min(at_ms, now_ms)))
+            at_ms = None if at_ms is None else min(at_ms, now_ms)
+            taken.append(imported_message(message, at_ms=at_ms))
         appended: list[Appended]
         appended, _ = await self.core.lanes.write(key, AppendMessages(at_ms=now_ms, messages=tuple(taken)))
         return appended

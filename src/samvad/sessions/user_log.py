@@ -35,11 +35,13 @@ from samvad.records import (
     Version,
     made_id,
 )
+from samvad.sessions.content import KEPT, wishes_none
 from samvad.sessions.operations import (
     AppendMessages,
     EndSession,
     EraseUser,
     ForgetInterruptions,
+    KeepContent,
     Operation,
     RecordInterruption,
     RemoveSession,
@@ -64,12 +66,16 @@ _LATE_MAX = 16  # messages of a record that stand apart
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """The settings that applying depends on. `shared`: other processes may write to the store as well."""
+    """The settings that applying depends on. `shared`: other processes may write to the store as well.
+
+    `unkept` are the tenants of which no content is kept (`*`: all).
+    """
 
     window: int = limits.WINDOW_MESSAGES
     language: str = "en"
     durability: Durability = "stored"
     shared: bool = False
+    unkept: frozenset[str] = frozenset()
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):
@@ -199,7 +205,13 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
             there = seen.get(message_id)
             if there is not None:
                 outcomes.append(
-                    Appended(message_id=message_id, seq=there, durability=rules.durability, duplicate=True)
+                    Appended(
+                        message_id=message_id,
+                        seq=there,
+                        durability=rules.durability,
+                        duplicate=True,
+                        content_kept=bool(message.content),
+                    )
                 )
                 continue
             if record.seq > len(record.window):
@@ -234,7 +246,12 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
         added_bytes += len(encoded) + _MESSAGE_OVERHEAD_BYTES
         if seen is not None:
             seen[message_id] = seq
-        outcomes.append(Appended(message_id=message_id, seq=seq, durability=rules.durability))
+        if message.content:
+            outcomes.append(Appended(message_id=message_id, seq=seq, durability=rules.durability))
+        else:
+            outcomes.append(
+                Appended(message_id=message_id, seq=seq, durability=rules.durability, content_kept=False)
+            )
     if not added:
         return Applied(record, (), outcomes)
     new = tuple(added)
@@ -301,7 +318,10 @@ def _save_state(record: UserRecord, op: SaveState, rules: Rules) -> Applied:
     updated_ms = max(op.at_ms, state.updated_ms if state is not None else 0)
     saved = StoredState(body, updated_ms, state.version + 1 if state is not None else 1)
     outcome = StateSaved(
-        etag=etag(record.version.epoch, saved.version), version=saved.version, durability=rules.durability
+        etag=etag(record.version.epoch, saved.version),
+        version=saved.version,
+        durability=rules.durability,
+        content_kept=not op.reduced,
     )
     return Applied(_changed(record, state=saved), (StateSet(saved),), outcome)
 
@@ -315,6 +335,13 @@ def _save_preferences(record: UserRecord, op: SavePreferences, rules: Rules) -> 
     updated_ms = max(op.at_ms, profile.updated_ms if profile is not None else 0)
     saved = StoredProfile(body, profile.created_ms if profile is not None else updated_ms, updated_ms)
     return Applied(_changed(record, profile=saved), (ProfileSet(saved),), True)
+
+
+def _keep_content(record: UserRecord, op: KeepContent, rules: Rules) -> Applied:
+    if op.kept != wishes_none(record) and not op.patch:
+        return Applied(record, (), True)
+    patch = {**op.patch, KEPT: None if op.kept else False}
+    return _save_preferences(record, SavePreferences(at_ms=op.at_ms, patch=patch), rules)
 
 
 def _session(record: UserRecord, session_id: str, prior: StoredSession | None) -> StoredSession | None:
@@ -390,6 +417,7 @@ _RULES: dict[type[Operation], _Rule] = {
     AppendMessages: _append,
     SaveState: _save_state,
     SavePreferences: _save_preferences,
+    KeepContent: _keep_content,
     SaveSession: _save_session,
     EndSession: _end_session,
     RemoveSession: _remove_session,

@@ -12,6 +12,7 @@ import msgspec
 from samvad import limits
 from samvad.clock import random_hex
 from samvad.errors import InvalidId, InvalidRequest, MissingFields, TooLarge
+from samvad.sessions.content import read_back
 from samvad.sessions.operations import NewMessage
 from samvad.sessions.user_log import MESSAGE_FIELDS
 from samvad.types import ROLES
@@ -121,6 +122,15 @@ def new_message(message: Mapping[str, Any], *, at_ms: int | None = None) -> NewM
     if message_id is None:
         return NewMessage(None, random_hex(), role, content, fields, at_ms)
     return NewMessage(check_id(message_id, "id"), "", role, content, fields, at_ms)
+
+
+def imported_message(message: Mapping[str, Any], *, at_ms: int | None = None) -> NewMessage:
+    """As `new_message`; one that was kept without its content somewhere else stays what it is."""
+    unkept = read_back(message) if isinstance(message, _OBJECT) else None
+    if unkept is None:
+        return new_message(message, at_ms=at_ms)
+    told = new_message({**message, "content": "-"}, at_ms=at_ms)
+    return msgspec.structs.replace(told, content="", fields=unkept)
 
 
 _OBJECT = (dict, Mapping)  # asking an abstract class costs ten times as much: the plain one comes first

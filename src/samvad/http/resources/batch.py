@@ -117,7 +117,7 @@ async def _state(call: Call, part: str, operation: dict[str, Any]) -> Result:
     replace = operation["op"] == "replaceState"
     verb = call.service.replace_user_state if replace else call.service.save_user_state
     saved = await call.once(user_id, StateSaved, lambda receipt: verb(user_id, state, receipt=receipt), part)
-    return {
+    answer = {
         "success": True,
         "message": "User state saved successfully",
         "userId": user_id,
@@ -125,6 +125,9 @@ async def _state(call: Call, part: str, operation: dict[str, Any]) -> Result:
         "etag": saved.etag,
         "durability": saved.durability,
     }
+    if not saved.content_kept:
+        answer["contentKept"] = False
+    return answer
 
 
 async def _preferences(call: Call, part: str, operation: dict[str, Any]) -> Result:

@@ -62,6 +62,8 @@ async def _save(call: Call, replace: bool) -> Reply:
         "version": saved.version,
         "durability": saved.durability,
     }
+    if not saved.content_kept:
+        body["contentKept"] = False
     return Reply(encode(body), headers=((b"etag", saved.etag.encode()),))
 
 
@@ -205,6 +207,8 @@ def appended_answer(user_id: str, appended: list[Appended], many: bool) -> dict[
     }
     if first.duplicate:
         answer["duplicate"] = True
+    if not first.content_kept:
+        answer["contentKept"] = False
     return answer
 
 
@@ -255,19 +259,24 @@ async def refresh(call: Call) -> Reply:
         "message": "User data cleared successfully",
         "userId": user_id,
         "durability": call.service.core.rules.durability,
-        "cleared": {
-            "userState": cleared.user_state,
-            "userProfile": cleared.user_profile,
-            "sessions": cleared.sessions,
-            "interruptions": cleared.interruptions,
-            "messages": cleared.messages,
-        },
+        "cleared": cleared_answer(cleared),
     }
     if wants_receipt:
         answer["receipt"] = call.erasure_receipt(UserKey(call.tenant, user_id), cleared)
     if cleared.pending:  # the store is down: nobody reads anything of the user from now on, purging follows
         return Reply(encode({**answer, "pending": True}), 202)
     return Reply(encode(answer))
+
+
+def cleared_answer(cleared: Cleared) -> dict[str, Any]:
+    """What was removed, as it is told."""
+    return {
+        "userState": cleared.user_state,
+        "userProfile": cleared.user_profile,
+        "sessions": cleared.sessions,
+        "interruptions": cleared.interruptions,
+        "messages": cleared.messages,
+    }
 
 
 ROUTES = (
