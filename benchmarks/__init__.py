@@ -12,5 +12,16 @@ raises :class:`benchmarks.measure.Unavailable` with one line that says why; it i
 
 from __future__ import annotations
 
-NAMES = ("http", "locks", "appends", "peers", "firestore", "footprint", "interruptions", "live", "knowledge")
+NAMES = (
+    "http",
+    "locks",
+    "neighbours",
+    "appends",
+    "peers",
+    "firestore",
+    "footprint",
+    "interruptions",
+    "live",
+    "knowledge",
+)
 """Every benchmark, in the order in which they run."""

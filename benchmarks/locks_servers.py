@@ -1,7 +1,8 @@
 """The server with some of its locks on: `python -m benchmarks.locks_servers LOCKS DATA_DIR`.
 
 It is what `samvad serve` runs. LOCKS are words of `LOCKS` joined by `+`, or `none`. Limits hold where credentials are
-asked for, so that `limits` brings `auth` with it; their amounts are beyond what a benchmark asks for.
+asked for, so that `limits` brings `auth` with it; their amounts are beyond what a benchmark asks for, or with
+`auth+default` those of a server as it comes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def settings(locks: set[str], data_dir: str) -> dict[str, Any]:
     found: dict[str, Any] = {"port": 0, "data_dir": data_dir, "auth": "off", "audit": "off"}
     if locks & {"auth", "limits"}:
         found |= {"auth": "required", "audit": "sensitive"}
+    if locks & {"auth", "limits"} and "default" not in locks:
         amount = PLENTY if "limits" in locks else 0
         found |= {f"limit_{name}": amount for name in (*AMOUNTS, "starts", "erasures")}
         found |= {f"limit_{name}": amount // 1024 for name in MIB}
