@@ -1,7 +1,8 @@
 """A user far past their limit: `python -m benchmarks.noise URL TOKEN CONNECTIONS`, until its input ends.
 
-On every connection the next request follows the last answer at once: a profile, or a message of 60 KiB. What is closed
-is opened again. It comes from an address of its own, and says in the end how often it was answered with what.
+On every connection the next request follows the last answer at once: a state, or a message of 60 KiB. What is closed is
+opened again. It comes from an address of its own, says when it is past its limit on every connection, and in the end
+how often it was answered with what.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def requests(token: str) -> tuple[bytes, bytes]:
         f"HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\n"
     )
     body = json.dumps({"role": "user", "content": "x" * BODY_BYTES})
-    get = f"GET /api/session/noisy/profile {head}\r\n"
+    get = f"GET /api/session/noisy/state {head}\r\n"
     post = f"POST /api/session/noisy/history {head}content-length: {len(body)}\r\n\r\n{body}"
     return get.encode(), post.encode()
 
@@ -55,7 +56,7 @@ class Hammer(asyncio.Protocol):
         length = int(head[at + 16 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
         if len(body) >= length:
             self._read = b""
-            self._noise.answered[head[9:12].decode()] += 1
+            self._noise.count(head[9:12].decode())
             self._ask()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -66,12 +67,19 @@ class Hammer(asyncio.Protocol):
 class Noise:
     """All of its connections."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, connections: int) -> None:
         self._where = urlsplit(url)
         self.requests = requests(token)
         self.answered: Counter[str] = Counter()
+        self._connections = connections
         self._opened = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def count(self, status: str) -> None:
+        """Take in an answer."""
+        self.answered[status] += 1
+        if status == "429" and self.answered[status] == self._connections:
+            print("past the limit", flush=True)
 
     def open_one(self) -> None:
         """Open another connection."""
@@ -99,7 +107,7 @@ class Noise:
 async def main() -> None:
     """Hammer until standard input ends."""
     url, token, connections = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    noise = Noise(url, token)
+    noise = Noise(url, token, connections)
     for _ in range(connections):
         noise.open_one()
     await asyncio.to_thread(sys.stdin.read)

@@ -135,6 +135,10 @@ KEYS_MAX: Final = 1_000
 KEY_USED_S: Final = 600  # how exactly it is noted when a key was last used
 JWKS_STALE_S_MAX: Final = 24 * 3600
 LIMITED_KEYS_MAX: Final = 200_000  # windows in memory: of users, keys and addresses
+REFUSALS_PER_S: Final = 20  # of one user, key or address, that are told at once; further ones wait
+REFUSAL_HELD_S_MAX: Final = 5
+REFUSALS_HELD_EACH_MAX: Final = 1_000  # of one of them at a time; the connections of further ones are closed
+REFUSALS_HELD_MAX: Final = 2_000
 
 # Who answers in live conversations
 LIVE_PROVIDER_OPEN_S_MAX: Final = 30

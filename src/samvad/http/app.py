@@ -166,6 +166,7 @@ class SamvadApp:
         params: list[str] = []
         left: list[Left] = []
         call: Call | None = None
+        whose: str | None = None
         try:
             path = own_path(scope)
             try:
@@ -201,9 +202,9 @@ class SamvadApp:
                 if error.status >= 500:
                     told = {"route": name, "status": error.status, "code": error.code}
                     _log.warning("request failed", extra=told)
-                if isinstance(error, TooManyRequests):
-                    left = error.details.get("left", left)
                 reply = problem_reply(error, request_id)
+                if isinstance(error, TooManyRequests):
+                    left, whose = error.details.get("left", left), error.details.get("whose")
         except Disconnected:
             return
         except Exception:  # the top of the request: a fault of ours is logged, and told without its insides
@@ -215,6 +216,8 @@ class SamvadApp:
             self._tell(
                 AccessRecord(request_id, name, reply.status, identity, _address(scope), tuple(params), users)
             )
+        if whose is not None and self._limiter is not None and await self._limiter.holding.hold(whose):
+            reply = reply._replace(headers=(*reply.headers, *_hang_up(scope)))
         body = reply.body
         headers = (
             *reply.described(),
@@ -253,7 +256,9 @@ class SamvadApp:
             self._streams.discard(stream)
 
     def stop_streams(self) -> None:
-        """The server stops: end what would go on for ever."""
+        """The server stops: end what would go on for ever, or for a while."""
+        if self._limiter is not None:
+            self._limiter.holding.let_go()
         for stream in self._streams:
             stream.end()
         if self._live is not None:
@@ -374,6 +379,11 @@ class SamvadApp:
                 await self.samvad.aclose()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _hang_up(scope: Scope) -> Headers:
+    """The header that ends a connection; HTTP/2 has none."""
+    return ((b"connection", b"close"),) if scope.get("http_version", "1.1") < "2" else ()
 
 
 def _address(scope: Scope) -> str | None:

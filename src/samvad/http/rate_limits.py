@@ -17,6 +17,7 @@ from samvad import limits
 from samvad.auth.authenticator import Identity
 from samvad.clock import Clock
 from samvad.errors import TooManyRequests
+from samvad.http.holding import Holding
 from samvad.http.windows import Left, Quota, Wanted, Windows
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Limiter:
         self._down_s = float("-inf")
         self._proxies = proxies
         self.windows = Windows(limits.LIMITED_KEYS_MAX)
+        self.holding = Holding()
         self.refusals: Counter[str] = Counter()  # by the quota that was used up
 
     @property
@@ -127,7 +129,8 @@ class Limiter:
         """
         quota, now_s = self._quotas.refused, self._clock.monotonic_s()
         if quota.amount:
-            self._refuse(self.windows.spend([(self.address(scope), quota, 1)], now_s))
+            wanted = [(self.address(scope), quota, 1)]
+            self._refuse(wanted, self.windows.spend(wanted, now_s))
 
     async def close(self) -> None:
         """Let go of what several replicas share."""
@@ -161,20 +164,21 @@ class Limiter:
                 self._down_s = now_s
                 _log.warning("limits are this replica's own for now: %s", type(error).__name__)
             else:
-                self._refuse(found)
+                self._refuse(wanted, found)
                 return found
         found = self.windows.spend(wanted, now_s)
-        self._refuse(found)
+        self._refuse(wanted, found)
         return found
 
-    def _refuse(self, found: Sequence[Left]) -> None:
-        wait_s = 0
-        for left in found:
+    def _refuse(self, wanted: Sequence[Wanted], found: Sequence[Left]) -> None:
+        wait_s, whose = 0, ""
+        for left, (key, _, _) in zip(found, wanted, strict=True):
             if left.wait_s:
                 self.refusals[left.quota.name] += 1
-                wait_s = max(wait_s, left.wait_s)
+                if left.wait_s > wait_s:
+                    wait_s, whose = left.wait_s, key
         if wait_s:
-            raise TooManyRequests(retry_after_s=wait_s, left=list(found))
+            raise TooManyRequests(retry_after_s=wait_s, left=list(found), whose=whose)
 
 
 @lru_cache(maxsize=10_000)
