@@ -155,6 +155,7 @@ def limit_families(limiter: Limiter) -> Iterator[Metric]:
         "samvad_limit_refusals", "Requests refused, by the quota used up.", "quota", limiter.refusals
     )
     yield gauge("samvad_limit_windows", "Windows of quotas in memory.", len(limiter.windows))
+    yield gauge("samvad_limit_refusals_held", "Refusals that wait to be told.", len(limiter.holding))
     if limiter.shared_up is not None:
         yield gauge(
             "samvad_limit_shared_up", "1 where the windows of all replicas can be asked.", limiter.shared_up
