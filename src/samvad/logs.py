@@ -34,7 +34,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 # Vendors' clients tell bodies and frames, with all that was said, at `debug`, and each request at `info`.
 _OTHERS: Final = (
     *("aiohttp", "asyncio", "google", "google_genai", "grpc", "h11", "hpack", "httpcore", "httpcore2"),
-    *("httpx", "httpx2", "openai", "uvicorn", "websockets"),
+    *("httpx", "httpx2", "openai", "opentelemetry", "urllib3", "uvicorn", "websockets"),
 )
 _COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m", "debug": "\x1b[2m"}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import msgspec
 
-from samvad import limits
+from samvad import limits, tracing
 from samvad.clock import Clock, SystemClock
 from samvad.errors import SetupError, Unavailable
 from samvad.interruptions import InterruptionContextManager
@@ -35,6 +35,7 @@ from samvad.sessions.parked import ParkedNotes
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.service import SessionPersistenceService
 from samvad.sessions.user_log import Rules
+from samvad.sessions.verb_spans import trace_verbs
 from samvad.sessions.watching import Watcher
 from samvad.stores.base import Store, TellsChanges
 from samvad.stores.encrypting import Guard
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from samvad.knowledge.embedding import Embedder
 
 _log = logging.getLogger(__name__)
+tracing.when_used(trace_verbs)
 _UPKEEP_S = 60.0
 
 
@@ -138,6 +140,7 @@ class Samvad(SessionPersistenceService):
         self.options = options or Options()
         self.options.check()
         clock = clock or SystemClock()
+        tracing.adopt()
         self._guard = Guard(store, master_key, journal_dir, clock)
         store = self._guard.store
         self.store_meter = StoreMeter()
@@ -250,6 +253,7 @@ class Samvad(SessionPersistenceService):
         return self
 
     async def _open(self) -> None:
+        tracing.adopt()  # what is around us may have set it since
         await self.cost.load()
         await self._guard.before_open()
         await self.store.open()

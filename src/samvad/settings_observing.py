@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -18,6 +18,13 @@ class ObservingSettings(LimitSettings, frozen=True, kw_only=True):
             description="Log a line for each request that is answered; those that fail with 5xx have one anyway."
         ),
     ] = False
+    otel: Annotated[
+        Literal["off", "on"],
+        Meta(
+            description="Whether traces are sent to an OpenTelemetry collector (OTLP over HTTP); where it is and all "
+            "else is said by OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT."
+        ),
+    ] = "off"
     log_secret: Annotated[
         Annotated[str, Meta(min_length=16)] | None,  # of a union, msgspec bounds the parts alone
         Meta(

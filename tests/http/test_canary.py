@@ -1,4 +1,4 @@
-"""What people say, and who they are, is in no log at any level, in no measure and in no audit entry."""
+"""What people say, and who they are, is in no log at any level, no measure, no trace and no audit entry."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from samvad.http.asked import log_answered
 from samvad.http.auditing import Auditing
 from samvad.sessions import validation
 from tests.auth.test_audit import requested
+from tests.tracing.support import Spans, traced
 
 pytestmark = pytest.mark.anyio
 CANARY = "canary-9e04"
@@ -40,9 +41,16 @@ def logged() -> Iterator[io.StringIO]:
     root.handlers[:], root.level = handlers, level
 
 
+@pytest.fixture
+def spans() -> Iterator[Spans]:
+    """Traces are on."""
+    with traced() as found:
+        yield found
+
+
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_nothing_that_was_said_is_logged_or_measured(
-    tmp_path: Path, logged: io.StringIO, encrypted: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, logged: io.StringIO, spans: Spans, encrypted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At DEBUG, of every logger; of requests that succeed, that are refused, and that a fault of ours ends."""
     key = base64.b64encode(os.urandom(32)).decode() if encrypted else None
@@ -84,8 +92,10 @@ async def test_nothing_that_was_said_is_logged_or_measured(
     lines = logged.getvalue()
     noted = " ".join(path.read_text() for path in log.directory.glob("*.jsonl"))
     assert "samvad_requests" in measured
-    assert [text.count(CANARY) for text in (lines, measured, noted)] == [0, 0, 0]
-    assert [text.count("asha") for text in (lines, measured, noted)] == [0, 0, 0]
+    traces = spans.text()
+    assert [text.count(CANARY) for text in (lines, measured, noted, traces)] == [0, 0, 0, 0]
+    assert [text.count("asha") for text in (lines, measured, noted, traces)] == [0, 0, 0, 0]
+    assert len(spans.named("POST /api/session/{userId}/state")) == 3
     told = [json.loads(line) for line in lines.splitlines()]
     (failed,) = [line for line in told if line["message"] == "a handler failed"]
     assert "check_object" in failed["exception"] or "_save_state" in failed["exception"]

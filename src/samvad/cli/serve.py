@@ -55,6 +55,7 @@ def run(settings: Settings) -> None:
     from samvad.http.auth_opening import authenticator, may_be_reached
     from samvad.http.limit_opening import limiter_of
     from samvad.http.live_opening import live_maker
+    from samvad.http.trace_opening import trace
     from samvad.runtime import open_samvad
     from samvad.sessions.cost import FILE as COST_FILE
 
@@ -64,6 +65,7 @@ def run(settings: Settings) -> None:
     journaled = url.startswith("firestore:") and settings.durability == "auto"
     journal_dir = settings.data_path() / "journal" if journaled else None
     cost_file = settings.data_path() / COST_FILE if url.startswith("firestore:") else None
+    end_traces = trace(settings)
     samvad = open_samvad(
         url,
         journal_dir=journal_dir,
@@ -97,7 +99,10 @@ def run(settings: Settings) -> None:
         typer.echo(f"samvad {__version__} listening on {url}")
         _tell_who_can_reach(settings, auth is not None and auth.required)
 
-    server.run(samvad, application, bound, drain_s=settings.drain_s, on_ready=on_ready)
+    try:
+        server.run(samvad, application, bound, drain_s=settings.drain_s, on_ready=on_ready)
+    finally:
+        end_traces()
 
 
 def _audit(settings: Settings, samvad: Any, application: Any) -> None:

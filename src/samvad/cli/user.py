@@ -18,9 +18,10 @@ from samvad.cli.output import printable, private_output, table
 from samvad.cli.user_privacy import privacy
 from samvad.clock import SystemClock, rfc3339
 from samvad.errors import NotFound, SetupError
-from samvad.logs import keyed_hash
+from samvad.logs import hash_users_with, keyed_hash
 from samvad.records import UserKey
 from samvad.sessions.validation import check_id
+from samvad.tracing import conversation_hash
 from samvad.types import DEFAULT_TENANT
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)]
@@ -34,11 +35,14 @@ app = verbs("Show, export, import or erase one user.")
 @app.command("hash", cls=PlainCommand)
 def name_in_logs(
     user: User,
+    session: Annotated[bool, typer.Option("--session", help="It is the id of a session.")] = False,
     tenant: Tenant = DEFAULT_TENANT,
     data_dir: flags.DataDir = None,
 ) -> None:
     """Print what a user is called in the server's logs and traces, to look for it there. A server may be running."""
-    typer.echo(keyed_hash(log_key(settings_of(None, data_dir), make=False), tenant, user))
+    key = log_key(settings_of(None, data_dir), make=False)
+    hash_users_with(lambda: key)
+    typer.echo(conversation_hash(tenant, user) if session else keyed_hash(key, tenant, user))
 
 
 def _missing(user_id: str) -> NotFound:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from samvad import limits, logs
+from samvad import limits, logs, tracing
 from samvad.auth.authenticator import Authenticator, Identity
 from samvad.errors import Overloaded, SamvadError, TooManyRequests, Unauthenticated
 from samvad.http.access import (
@@ -54,6 +54,7 @@ from samvad.http.resources import (
     auth as auth_routes,
 )
 from samvad.http.routing import Route, Router, Stream, own_path
+from samvad.http.spans import server_span
 from samvad.http.windows import Left
 from samvad.records import UserKey
 
@@ -150,10 +151,12 @@ class SamvadApp:
         token = logs.context.set(asked)
         self.metrics.under_way += 1
         try:
-            if kind == "http":
-                await self._http(scope, receive, send, asked)
-            elif kind == "websocket":
-                await self._websocket(scope, receive, send, asked)
+            answer = self._http if kind == "http" else self._websocket
+            if tracing.tracer is None:
+                await answer(scope, receive, send, asked)
+            else:
+                with server_span(scope, asked):
+                    await answer(scope, receive, send, asked)
         finally:
             self.metrics.under_way -= 1
             logs.context.reset(token)
@@ -172,7 +175,7 @@ class SamvadApp:
             try:
                 route, params = self._route(scope, path)
                 name = route.name
-                asked.route, asked.params = route, params
+                asked.route, asked.path, asked.params = route, route.path, params
                 self._browsers.check(scope)
                 if not self.samvad.is_open:  # mounted where nobody runs its lifespan
                     await self.samvad.open()
@@ -196,12 +199,13 @@ class SamvadApp:
                     self._tell(AccessRecord(request_id, name, 200, identity, _address(scope), tuple(params)))
                     headers = self._headers(scope, request_id, DATA, left)
                     await self._run_stream(reply, receive, send, headers)
-                    self._answered(name, 200, started_s)
+                    self._answered(asked, name, 200, started_s)
                     return
             except SamvadError as error:
                 if error.status >= 500:
                     told = {"route": name, "status": error.status, "code": error.code}
                     _log.warning("request failed", extra=told)
+                asked.code = error.code
                 reply = problem_reply(error, request_id)
                 if isinstance(error, TooManyRequests):
                     left, whose = error.details.get("left", left), error.details.get("whose")
@@ -210,7 +214,7 @@ class SamvadApp:
         except Exception:  # the top of the request: a fault of ours is logged, and told without its insides
             _log.exception("a handler failed", extra={"route": name})
             reply = problem_reply(SamvadError("Something went wrong; the log has the rest."), request_id)
-        self._answered(name, reply.status, started_s)
+        self._answered(asked, name, reply.status, started_s)
         if self.on_access:
             users = () if call is None else tuple(call.users)
             self._tell(
@@ -227,7 +231,8 @@ class SamvadApp:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    def _answered(self, route: str, status: int, started_s: float) -> None:
+    def _answered(self, asked: Asked, route: str, status: int, started_s: float) -> None:
+        asked.status = status
         seconds = time.perf_counter() - started_s
         self.metrics.observe(route, status, seconds)
         if self.access_log is not None:
@@ -284,6 +289,7 @@ class SamvadApp:
             await refuse_socket(scope, send)
             return
         request_id = asked.request_id
+        asked.path = LIVE_PATH.decode()
         identity: Identity | None = None
         try:
             self._browsers.check(scope)
@@ -298,7 +304,8 @@ class SamvadApp:
             self._tell(AccessRecord(request_id, "live", error.status, identity, _address(scope), ()))
             await receive()
             await refuse_socket(scope, send, error, request_id)
-            self._answered("live", error.status, started_s)
+            asked.code = error.code
+            self._answered(asked, "live", error.status, started_s)
             return
         try:
             service = self.samvad.acting_as(identity.principal)
@@ -307,7 +314,7 @@ class SamvadApp:
             await serve_socket(scope, receive, send, live, service, access, limit, tell)
         except Exception:  # the top of the connection
             _log.exception("a live connection failed")
-        self._answered("live", 101, started_s)
+        self._answered(asked, "live", 101, started_s)
 
     def _live_tell(self, scope: Scope, request_id: str, identity: Identity) -> Tell | None:
         """What hears of the starts and ends of a live connection."""

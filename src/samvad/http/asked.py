@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from samvad import tracing
 from samvad.logs import user_hash
 
 if TYPE_CHECKING:
@@ -22,11 +23,14 @@ _log = logging.getLogger("samvad.access")
 class Asked:
     """A request under way. What is known of it is filled in as it becomes known."""
 
-    __slots__ = ("call", "identity", "params", "request_id", "route", "whose")
+    __slots__ = ("call", "code", "identity", "params", "path", "request_id", "route", "status", "whose")
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.route: Route | None = None
+        self.path: str | None = None  # that of the route
+        self.status = 0  # until it is answered
+        self.code: str | None = None  # of the error
         self.params: Sequence[str] = ()
         self.identity: Identity | None = None
         self.call: Call | None = None
@@ -40,6 +44,8 @@ class Asked:
         whose = self.user()
         if whose is not None:
             fields["user"] = user_hash(*whose)
+        if (span := tracing.here()) is not None:
+            fields["trace"] = f"{span.trace_id:032x}"
         return fields
 
     def user(self) -> tuple[str, str] | None:

@@ -20,9 +20,12 @@ from samvad.knowledge.records import Document, Filter, Hit, KnowledgeAnswer, Sco
 from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.store import KnowledgeStore
 from samvad.knowledge.worker import Ask, Count, Drop, Put, Remove, Revisions, Search, Unlock
+from samvad.tracing import spanning
 
 _log = logging.getLogger(__name__)
 _SCOPES_MAX: Final = 10_000
+_RETRIEVAL: Final = "retrieval samvad.knowledge"
+_TOLD: Final = {"gen_ai.operation.name": "retrieval", "gen_ai.data_source.id": "samvad.knowledge"}
 _BATCH_CHARS: Final = 200_000  # of documents indexed at a time: searches come in between
 
 
@@ -198,21 +201,23 @@ class Shelf:
 
     async def search(self, query: str, scopes: Sequence[Scope], condition: Filter, limit: int) -> list[Hit]:
         """The best passages of these scopes."""
-        await self._ready(scopes)
-        vector = None
-        if self.embedding is not None:
-            for scope in scopes:
-                self.embedding.follow(scope)
-            vector = await self.embedding.vector(query, scopes)
-        found: list[Hit] = await self.engine.ask(Search(query, list(scopes), condition, limit, vector))
+        with spanning(_RETRIEVAL, _TOLD):
+            await self._ready(scopes)
+            vector = None
+            if self.embedding is not None:
+                for scope in scopes:
+                    self.embedding.follow(scope)
+                vector = await self.embedding.vector(query, scopes)
+            found: list[Hit] = await self.engine.ask(Search(query, list(scopes), condition, limit, vector))
         return found
 
     async def answer(
         self, query: str, scopes: Sequence[Scope], condition: Filter, threshold: float
     ) -> KnowledgeAnswer:
         """An answer out of these scopes."""
-        await self._ready(scopes)
-        found: KnowledgeAnswer = await self.engine.ask(Ask(query, list(scopes), condition, threshold, 3))
+        with spanning(_RETRIEVAL, _TOLD):
+            await self._ready(scopes)
+            found: KnowledgeAnswer = await self.engine.ask(Ask(query, list(scopes), condition, threshold, 3))
         return found
 
     async def _ready(self, scopes: Sequence[Scope]) -> None:

@@ -166,6 +166,8 @@ class Answering(Keeping):
             self.answer_begins(turn)
         if is_piece and turn.asked_s is not None:
             self.parts.meter.first_piece(self.now_s() - turn.asked_s)
+            if turn.spans is not None:
+                turn.spans.first_piece(self.now_s() - turn.asked_s)
             turn.asked_s = None
         if turn.timer is None and not turn.said.chars and not turn.said.spoken and not turn.notice:
             after_s = 0.0 if turn.user_text and not turn.user_kept else self.parts.options.checkpoint_s
@@ -243,6 +245,8 @@ class Answering(Keeping):
         turn.generated = True
         turn.said.finish()
         turn.usage = usage
+        if turn.spans is not None:
+            turn.spans.generated(usage)
         if metadata:
             turn.metadata.update(metadata)
         self.heard_on(turn)
@@ -261,7 +265,7 @@ class Answering(Keeping):
 
     def complete(self, turn: Turn) -> None:
         """The whole answer was heard."""
-        turn.end()
+        turn.over("complete")
         if self.turn is turn:
             self.turn = None
         if not turn.notice:
@@ -272,7 +276,7 @@ class Answering(Keeping):
     def _cut_short(self, turn: Turn, code: str) -> None:
         """Something went wrong in mid-answer: what was said until then stays said."""
         heard = turn.said.everything() if self.line is not None else turn.heard()
-        turn.end()
+        turn.over("failed", code)
         self.turn = None
         turn.metadata["error"] = code
         self.parts.meter.turns["failed"] += 1

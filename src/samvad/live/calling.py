@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -26,7 +27,9 @@ async def call_tool(talk: Answering, turn: Turn, event: base.ToolCall) -> None:
     try:
         if len(turn.calls) > limits.LIVE_TOOL_CALLS_MAX:
             raise ToolFailed("Too many calls at once.")
-        result = await talk.parts.tools.call(event.name, event.arguments, context)
+        known = event.name if event.name in talk.parts.tools else None
+        with nullcontext() if turn.spans is None else turn.spans.tool(known):
+            result = await talk.parts.tools.call(event.name, event.arguments, context)
     except ToolFailed as failed:
         error = str(failed)
     talk.parts.meter.tool_calls["ok" if error is None else "failed"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from typing import Final
 
 from samvad import limits
@@ -142,7 +143,8 @@ class Conversation(Interrupting):
         if session is None or turn.phase == "over":
             return
         try:
-            await session.send_text(turn.user_text, note=self.note())
+            with nullcontext() if turn.spans is None else turn.spans.asked():
+                await session.send_text(turn.user_text, note=self.note())
         except SamvadError as error:
             self._refused(error.code, error.message, error.retryable)
             self._cut_short(turn, error.code)

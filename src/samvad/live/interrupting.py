@@ -88,7 +88,7 @@ class Interrupting(Answering):
             # The model was stopped before it had said all: what it would have said is not known, but there is more.
             rest = f"{heard.rest} {_MORE}".strip()
             heard = heard._replace(rest=rest, progress=min(heard.progress, rules.PROGRESS_RESUMABLE_MAX))
-        turn.end()
+        turn.over("interrupted")
         self.turn = None
         self.touched_s = self.now_s()
         if self._reciting is not None and turn.local:
@@ -195,7 +195,7 @@ class Interrupting(Answering):
         self.parts.meter.false_alarms += 1
         self.manager.mark_false_alarm(self.session_id, interruption.id, tenant=self.key.tenant)
         if turn is not None:  # "haan": it is kept, and answered by going on
-            turn.phase = "over"
+            turn.end()
             self.turn = None
             self.keep_user_message(turn, utterance="BACKCHANNEL")
         self.spawn(self.go_on(interruption, self.new_turn(), with_phrase=False))

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from samvad import limits
+from samvad import limits, tracing
 from samvad.clock import uuid7
 from samvad.live import frames, phrases
 from samvad.live.context import Background
@@ -26,6 +26,9 @@ from samvad.records import UserKey
 from samvad.sessions.acting import is_kept
 from samvad.sessions.service import SessionPersistenceService
 from samvad.types import Appended
+
+if TYPE_CHECKING:
+    from samvad.live.turn_spans import TurnSpans
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Keeping:
         self.last_said = ""
         self.by_voice = False  # the user spoke last, and did not write
         self._speaking = False  # as the client has noticed
+        self.spans: TurnSpans | None = None  # of the last turn: what is kept belongs to it
         self.keeper = Keeper(service, key.user_id)
         self.keeper.on_failing = self._warn_not_kept
         # What was said last, by id, where its content is not kept: for as long as this conversation lives.
@@ -103,6 +107,10 @@ class Keeping:
         """A turn that begins now."""
         now_ms = self.service.core.clock.now_ms()
         self.turn = Turn(uuid7(now_ms), self.now_s, on_delivered=self.heard_on)
+        if tracing.tracer is not None:
+            from samvad.live.turn_spans import TurnSpans
+
+            self.spans = self.turn.spans = TurnSpans(self)
         return self.turn
 
     def _warn_not_kept(self) -> None:
@@ -124,7 +132,7 @@ class Keeping:
             done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             done.set_result(None)
             return done
-        return self.keeper.later(work)
+        return self.keeper.later(work if self.spans is None else self.spans.bound(work))
 
     def append(self, messages: list[dict[str, Any]]) -> asyncio.Future[list[Appended] | None]:
         """Append messages to the history, after all that waits."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from samvad.live.transcript import Heard, Transcript
+
+if TYPE_CHECKING:
+    from samvad.live.turn_spans import TurnSpans
 
 Phase = Literal["listening", "answering", "over"]
 
@@ -43,6 +46,7 @@ class Turn:
         self.resumes: str | None = None
         self.checkpointed = False
         self.timer: asyncio.TimerHandle | None = None
+        self.spans: TurnSpans | None = None  # where traces are on
         self.delivered_chars = 0
         self.delivered_ms = 0.0
         self._plays_until_s = 0.0
@@ -102,9 +106,17 @@ class Turn:
             delivered_ms=self.delivered_ms if spoken else None,
         )
 
+    def over(self, outcome: str, code: str | None = None) -> None:
+        """The turn is over, so or so: complete, interrupted, failed with this code."""
+        if self.spans is not None:
+            self.spans.over(outcome, code)
+        self.end()
+
     def end(self) -> None:
         """The turn is over; what it waited for is let go of."""
         self.phase = "over"
+        if self.spans is not None:
+            self.spans.over("dropped")
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
+from samvad import tracing
 from samvad.clock import Clock
 from samvad.errors import SamvadError
 from samvad.records import (
@@ -21,6 +24,9 @@ from samvad.records import (
 )
 from samvad.sessions.coalesce import coalesce, erases, removes, steps_of
 from samvad.sessions.operations import is_unproven
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 BATCH_MESSAGES_MAX = 500
 BATCH_BYTES_MAX = 4 * 1024 * 1024
@@ -39,8 +45,8 @@ class Entry:
     """
 
     __slots__ = (
-        "at_s", "commit", "disputed", "early", "epoch", "is_reduced", "number", "of_erased", "replica", "tried",
-        "unproven", "verbatim", "waiter",
+        "at_s", "commit", "disputed", "early", "epoch", "is_reduced", "number", "of_erased", "origin", "replica",
+        "tried", "unproven", "verbatim", "waiter",
     )  # fmt: skip
 
     def __init__(self, replica: str, number: int, commit: Commit, epoch: int) -> None:
@@ -49,6 +55,7 @@ class Entry:
         self.commit = commit
         self.epoch = epoch
         self.at_s = 0.0  # when it was taken in, by the monotonic clock
+        self.origin: SpanContext | None = None  # what asked for it, where traces are on
         self.tried = False
         self.of_erased = False
         self.is_reduced = False  # the journal has content of a user of whom none is kept
@@ -235,6 +242,18 @@ class FlushLanes:
     def parked(self) -> list[FlushLane]:
         """The lanes whose first operation the store refuses for ever."""
         return [lane for lane in self._lanes.values() if lane.parked is not None]
+
+
+def flush_span(lane: FlushLane, entries: Sequence[Entry], name: str = "flush") -> AbstractContextManager[Any]:
+    """A trace of its own for what goes to the store behind everybody's back, linked to the requests that wrote it."""
+    if tracing.tracer is None:
+        return tracing.spanning(name)
+    return tracing.spanning(
+        name,
+        {"samvad.operations": len(entries), **tracing.user_attributes(*lane.user)},
+        links=tracing.links_to(entry.origin for entry in entries),
+        context=tracing.nothing(),
+    )
 
 
 def unbound(entries: list[Entry]) -> bool:

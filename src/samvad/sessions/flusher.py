@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 
-from samvad import limits
+from samvad import limits, tracing
 from samvad.clock import Clock
 from samvad.errors import MessageExists, SamvadError, SessionTaken, StaleVersion, Unavailable
 from samvad.logs import user_hash
@@ -33,7 +33,7 @@ from samvad.records import (
 from samvad.sessions import user_log, verbatim
 from samvad.sessions.breaker import Breaker, Patience
 from samvad.sessions.coalesce import erases, steps_of
-from samvad.sessions.flush_lane import Entry, FlushLane, FlushLanes, unbound
+from samvad.sessions.flush_lane import Entry, FlushLane, FlushLanes, flush_span, unbound
 from samvad.sessions.journal import Journal
 from samvad.sessions.pending import PendingIndex
 from samvad.sessions.proving import dispute, prove, settle
@@ -127,7 +127,7 @@ class Flusher(FlushLanes):
                 lane.entries.clear()
                 lane.rebase()
             self.index.erased(before.commit for before in lane.entries)
-        entry.at_s = self._clock.monotonic_s()
+        entry.at_s, entry.origin = self._clock.monotonic_s(), tracing.here()
         lane.entries.append(entry)
         if not entry.verbatim:
             self.index.add(entry.commit)
@@ -258,7 +258,8 @@ class Flusher(FlushLanes):
             return await verbatim.flush(self, lane, entries[0])
         if (lane.base is None and not unbound(entries)) or any(entry.unproven for entry in entries):
             try:
-                await self.rebase(lane)
+                with flush_span(lane, entries, "rebase"):
+                    await self.rebase(lane)
             except Unavailable:
                 return False
             return True
@@ -269,7 +270,8 @@ class Flusher(FlushLanes):
             if erases(commit):
                 for remove in self.before_erasing:
                     await self.breaker.through(functools.partial(remove, lane.user))
-            committed = await self.breaker.through(lambda: self.store.commit(commit))
+            with flush_span(lane, entries):
+                committed = await self.breaker.through(lambda: self.store.commit(commit))
         except (StaleVersion, MessageExists) as error:
             if isinstance(error, MessageExists):
                 learn(entries, error)

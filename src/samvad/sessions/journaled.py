@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from samvad import limits
+from samvad import limits, tracing
 from samvad.clock import Clock
 from samvad.errors import Overloaded, SamvadError, StaleVersion, StoreUnavailable, Unavailable
 from samvad.records import (
@@ -276,7 +276,7 @@ class JournaledStore(OverlaidReads):
             full = Overloaded("Too much waits for the store; nothing was acknowledged, try again soon.")
             asyncio.get_running_loop().call_soon(done, full)
         else:
-            self.journal.submit(payload, done)
+            self.journal.submit(payload, tracing.timed("journal append", done))
 
     def _submit_verbatim(self, lane: FlushLane, commit: Commit, done: Done) -> None:
         lane.head = None  # what follows is not known to build on what is pending

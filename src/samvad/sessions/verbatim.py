@@ -14,7 +14,7 @@ import msgspec
 from samvad.errors import SamvadError, Unavailable
 from samvad.records import Committed, Origin
 from samvad.sessions.coalesce import erases
-from samvad.sessions.flush_lane import Entry, FlushLane
+from samvad.sessions.flush_lane import Entry, FlushLane, flush_span
 
 if TYPE_CHECKING:
     from samvad.sessions.flusher import Flusher
@@ -27,7 +27,8 @@ async def flush(flusher: Flusher, lane: FlushLane, entry: Entry) -> bool:
     entry.tried = True
     answer: Committed | SamvadError
     try:
-        answer = await flusher.breaker.through(lambda: flusher.store.commit(commit))
+        with flush_span(lane, [entry]):
+            answer = await flusher.breaker.through(lambda: flusher.store.commit(commit))
     except Unavailable:
         return False
     except SamvadError as error:

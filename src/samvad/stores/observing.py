@@ -1,4 +1,4 @@
-"""The calls of a store counted and timed, whichever engine it is."""
+"""The calls of a store counted and timed, and where traces are on told as spans, whichever engine it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, Final
 
+from samvad import tracing
 from samvad.errors import SamvadError
 from samvad.meters import Histogram
 from samvad.records import Commit, Committed
@@ -18,6 +19,10 @@ Done = Callable[[Committed | SamvadError], None]
 
 READS: Final = ("load", "page", "session", "sessions", "interruptions", "receipt", "stats", "users", "expire")
 OK: Final = "ok"
+
+
+# As OpenTelemetry names database systems; others by their own name.
+_SYSTEMS: Final = {"firestore": "gcp.firestore"}
 
 
 class StoreMeter:
@@ -40,23 +45,36 @@ def observe(store: Store, meter: StoreMeter) -> None:
 
     A store whose attributes cannot be set (`__slots__`) goes uncounted.
     """
+    system = _SYSTEMS.get(store.name, store.name)
     with contextlib.suppress(AttributeError):
         for kind in READS:
-            setattr(store, kind, _counted(kind, getattr(store, kind), meter))
+            setattr(store, kind, _counted(kind, getattr(store, kind), meter, system))
         submit: Callable[[Commit, Done], None] | None = getattr(store, "submit", None)
         if submit is not None:  # its `commit` goes the same way
-            store.submit = _counted_submit(submit, meter)  # type: ignore[attr-defined]
+            store.submit = _counted_submit(submit, meter, system)  # type: ignore[attr-defined]
         else:
-            store.commit = _counted_commit(store.commit, meter)  # type: ignore[assignment,method-assign]
+            store.commit = _counted_commit(store.commit, meter, system)  # type: ignore[assignment,method-assign]
 
 
-def _counted(kind: str, call: Callable[..., Awaitable[Any]], meter: StoreMeter) -> Callable[..., Any]:
+def _told(kind: str, system: str) -> tuple[str, dict[str, Any]]:
+    """The name and the attributes of a call's span (OpenTelemetry's conventions for databases)."""
+    return f"{kind} {system}", {"db.system.name": system, "db.operation.name": kind}
+
+
+def _counted(
+    kind: str, call: Callable[..., Awaitable[Any]], meter: StoreMeter, system: str
+) -> Callable[..., Any]:
     seconds = meter.seconds[kind] = Histogram()
+    name, attributes = _told(kind, system)
 
     async def counted(*args: Any, **kwargs: Any) -> Any:
         began_s = perf_counter()
         try:
-            answer = await call(*args, **kwargs)
+            if tracing.tracer is None:
+                answer = await call(*args, **kwargs)
+            else:
+                with tracing.spanning(name, attributes, kind="CLIENT"):
+                    answer = await call(*args, **kwargs)
         except BaseException as error:
             meter.failed(kind, error)
             raise
@@ -69,12 +87,16 @@ def _counted(kind: str, call: Callable[..., Awaitable[Any]], meter: StoreMeter) 
 
 
 def _counted_submit(
-    submit: Callable[[Commit, Done], None], meter: StoreMeter
+    submit: Callable[[Commit, Done], None], meter: StoreMeter, system: str
 ) -> Callable[[Commit, Done], None]:
     seconds = meter.commits
+    name, attributes = _told("commit", system)
 
     def counted(commit: Commit, done: Done) -> None:
         began_s = perf_counter()
+        if tracing.tracer is not None:
+            more = {"db.operation.batch.size": max(commit.steps, 1)}
+            done = tracing.timed(name, done, attributes | more, kind="CLIENT")
 
         def settled(result: Committed | SamvadError) -> None:
             seconds.add(perf_counter() - began_s)
@@ -90,15 +112,23 @@ def _counted_submit(
 
 
 def _counted_commit(
-    commit: Callable[[Commit], Awaitable[Committed]], meter: StoreMeter
+    commit: Callable[[Commit], Awaitable[Committed]], meter: StoreMeter, system: str
 ) -> Callable[[Commit], asyncio.Future[Committed]]:
+    name, attributes = _told("commit", system)
+
     def counted(wanted: Commit) -> asyncio.Future[Committed]:
         began_s = perf_counter()
+        span: Any = None
+        if tracing.tracer is not None:
+            more = {"db.operation.batch.size": max(wanted.steps, 1)}
+            span = tracing.begin(name, attributes | more, kind="CLIENT")
         answer = asyncio.ensure_future(commit(wanted))
 
         def settled(answered: asyncio.Future[Committed]) -> None:
             meter.commits.add(perf_counter() - began_s)
             error = asyncio.CancelledError() if answered.cancelled() else answered.exception()
+            if span is not None:
+                tracing.finish(span, error)
             if error is None:
                 meter.commits_ok += 1
             else:
