@@ -39,7 +39,7 @@ from samvad.sessions.verb_spans import trace_verbs
 from samvad.sessions.watching import Watcher
 from samvad.stores.base import Store, TellsChanges
 from samvad.stores.encrypting import Guard
-from samvad.stores.observing import StoreMeter, observe
+from samvad.stores.observing import observe
 from samvad.stores.urls import store_from_url
 from samvad.types import LOCAL, Durability
 
@@ -140,11 +140,9 @@ class Samvad(SessionPersistenceService):
         self.options = options or Options()
         self.options.check()
         clock = clock or SystemClock()
-        tracing.adopt()
         self._guard = Guard(store, master_key, journal_dir, clock)
         store = self._guard.store
-        self.store_meter = StoreMeter()
-        observe(store.inner if isinstance(store, JournaledStore) else store, self.store_meter)
+        self.store_meter = observe(store.inner if isinstance(store, JournaledStore) else store)
         early = self.options.durability == "memory"
         durability: Durability = "stored" if store.capabilities.durable and not early else "memory"
         if journal_dir is not None and self.options.durability == "auto":
@@ -253,7 +251,7 @@ class Samvad(SessionPersistenceService):
         return self
 
     async def _open(self) -> None:
-        tracing.adopt()  # what is around us may have set it since
+        tracing.adopt()
         await self.cost.load()
         await self._guard.before_open()
         await self.store.open()

@@ -40,12 +40,13 @@ class StoreMeter:
         self.outcomes[kind, "cancelled" if isinstance(error, asyncio.CancelledError) else code] += 1
 
 
-def observe(store: Store, meter: StoreMeter) -> None:
-    """Have the calls of a store counted. The object stays what it is: others ask it for its client, its path, its name.
+def observe(store: Store) -> StoreMeter:
+    """Have the calls of a store counted, by what is returned.
 
-    A store whose attributes cannot be set (`__slots__`) goes uncounted.
+    The object stays what it is: others ask it for its client, its path, its name. A store whose attributes cannot be
+    set (`__slots__`) goes uncounted.
     """
-    system = _SYSTEMS.get(store.name, store.name)
+    meter, system = StoreMeter(), _SYSTEMS.get(store.name, store.name)
     with contextlib.suppress(AttributeError):
         for kind in READS:
             setattr(store, kind, _counted(kind, getattr(store, kind), meter, system))
@@ -54,6 +55,7 @@ def observe(store: Store, meter: StoreMeter) -> None:
             store.submit = _counted_submit(submit, meter, system)  # type: ignore[attr-defined]
         else:
             store.commit = _counted_commit(store.commit, meter, system)  # type: ignore[assignment,method-assign]
+    return meter
 
 
 def _told(kind: str, system: str) -> tuple[str, dict[str, Any]]:
