@@ -84,6 +84,7 @@ COMMIT_RETRIES_MAX: Final = 16
 EXPORTS_AT_ONCE_MAX: Final = 4
 EXPORT_SEND_S_MAX: Final = 60  # that a client takes for one piece
 EXPORT_S_MAX: Final = 3_600
+ARCHIVE_BYTES_MAX: Final = 16 * 1024 * 1024 * 1024  # of all members of one that is taken in
 
 # The audit log
 AUDIT_FILE_BYTES_MAX: Final = 64 * 1024 * 1024  # then the next file is begun

@@ -89,13 +89,13 @@ class Manifest(msgspec.Struct, kw_only=True, rename="camel"):
 
 
 class UserPart(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """`user.json`; state and preferences are JSON objects as they were saved."""
+    """`user.json`; state and preferences are JSON objects as they were saved, or empty where there are none."""
 
     user_id: str
-    state: msgspec.Raw | None = None
+    state: msgspec.Raw = msgspec.Raw()
     state_version: int | None = None
     state_updated_at: str | None = None
-    preferences: msgspec.Raw | None = None
+    preferences: msgspec.Raw = msgspec.Raw()
     created_at: str | None = None
     last_updated: str | None = None
 

@@ -19,7 +19,7 @@ from samvad.archive.zipping import Part, StreamedZip
 from samvad.clock import parse_rfc3339, rfc3339
 from samvad.errors import Conflict, NotFound, StoreUnavailable
 from samvad.knowledge.carrying import checksum
-from samvad.knowledge.opening import has_documents
+from samvad.knowledge.opening import data_keys_around, has_documents
 from samvad.knowledge.records import Scope, StoredDocument
 from samvad.knowledge.store import KnowledgeStore
 from samvad.records import (
@@ -241,7 +241,6 @@ def _document_json(stored: StoredDocument) -> Iterable[bytes]:
 
 def also_kept(store: Any, *, erased_before: bool) -> list[Kept]:
     """What is kept about somebody without being in their archive: kinds of data, and no content of anybody's."""
-    inner = getattr(store, "inner", store)
     kept = [
         Kept("the search index and vectors of your documents", "beside the documents", "as long as they are"),
         Kept(
@@ -251,7 +250,7 @@ def also_kept(store: Any, *, erased_before: bool) -> list[Kept]:
         ),
         Kept("a hash of your id", "the operator's logs", "as long as the operator keeps logs"),
     ]
-    if hasattr(store, "data_keys") or hasattr(inner, "data_keys"):
+    if data_keys_around(store) is not None:
         kept.append(
             Kept(
                 "the key that your data is encrypted with",

@@ -173,6 +173,43 @@ async def _write(store: Any, key: UserKey, head: Any, out: IO[bytes]) -> int:
     return count
 
 
+@app.command("import", cls=PlainCommand)
+def take_in(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE.zip",
+            help="What `user export --archive` wrote, here or elsewhere.",
+            show_default=False,
+        ),
+    ],
+    as_user: Annotated[
+        str | None,
+        typer.Option("--as", metavar="USER", help="The name of the user here; else as in the archive."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Erase everything that is there of the user first.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    tenant: Tenant = DEFAULT_TENANT,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Take in the archive of one user: the same messages, ids, times, sessions, state, preferences and documents.
+
+    All of it is checked before anything is written. Cut off and run again, it is completed. A user who has other data
+    there is left alone. No server may be running on the database.
+    """
+    from samvad.cli.archive_taking import import_archive
+
+    settings = settings_of(store, data_dir)
+    if replace and not yes:
+        if not sys.stdin.isatty():
+            raise SetupError("Erasing cannot be undone; say --yes to do it without being asked.")
+        typer.confirm("Remove everything that is there of the user for good?", abort=True)
+    import_archive(settings, file, tenant=tenant, as_user=as_user, replace=replace)
+
+
 @app.command(cls=PlainCommand)
 def erase(
     user: User,
