@@ -182,6 +182,31 @@ async def test_a_history_that_lost_its_beginning_is_numbered_anew(tmp_path: Path
         ]
 
 
+async def test_who_wants_no_content_kept_gets_none(tmp_path: Path) -> None:
+    """An archive with content is refused where the user, or the tenant, wants none; one without is taken in."""
+    path, without = tmp_path / "a.zip", tmp_path / "b.zip"
+    async with open_samvad("memory://") as samvad:
+        await populate(samvad)
+        path.write_bytes(await archive(samvad))
+        await samvad.save_privacy(ASHA, content="none")
+        await samvad.append_to_user_history(ASHA, "user", "My card ends in 4711.", sessionId="phone")
+        with pytest.raises(SetupError, match="No content is to be kept"):
+            await take_in(samvad, path, replace=True)
+        without.write_bytes(await archive(samvad))
+        assert "not kept: 21 characters" in members(without)["conversation.md"].decode()
+    async with open_samvad(f"sqlite:///{tmp_path}/b.db", content_none_tenants="default") as samvad:
+        with pytest.raises(SetupError, match="No content is to be kept"):
+            await take_in(samvad, path)
+        assert await take_in(samvad, without) == "imported"
+        assert members(await archive(samvad))["history.jsonl"] == members(without)["history.jsonl"]
+    found = members(without)
+    changed = found | {"history.jsonl": found["history.jsonl"].replace(b'"content":""', b'"content":"4711"')}
+    without.write_bytes(packed(changed))
+    async with open_samvad(f"sqlite:///{tmp_path}/c.db") as samvad:
+        with pytest.raises(SetupError, match="No content is to be kept"):
+            await take_in(samvad, without)
+
+
 async def test_messages_without_content_are_taken(tmp_path: Path) -> None:
     """Where only lengths are kept, the archive says so, and is imported like any other."""
     path = tmp_path / "a.zip"
@@ -195,7 +220,7 @@ async def test_messages_without_content_are_taken(tmp_path: Path) -> None:
         )
         await samvad.store.commit(Commit(user, Version(0, 0), changes))
         path.write_bytes(await archive(samvad))
-        assert "not kept; its length was 12" in members(path)["conversation.md"].decode()
+        assert "not kept: 12 bytes" in members(path)["conversation.md"].decode()
     async with open_samvad(f"sqlite:///{tmp_path}/b.db") as samvad:
         assert await take_in(samvad, path) == "imported"
         assert members(await archive(samvad))["history.jsonl"] == members(path)["history.jsonl"]

@@ -31,7 +31,6 @@ class AuditFacts:
         self._names = {self._user: "the user"}
         self._names |= {whom(key, "session", user.tenant, each): f"session {each}" for each in sessions}
         self._names |= {whom(key, "document", user.tenant, each): f"document {each}" for each in documents}
-        self._tenant = user.tenant
         self.found = 0
 
     def some(self) -> bytes | None:
@@ -49,8 +48,6 @@ class AuditFacts:
         return b"".join(lines) if looked else None
 
     def _fact(self, entry: AuditEntry) -> dict[str, Any] | None:
-        if entry.tenant != self._tenant:
-            return None
         by = list(_users_in(entry.who))
         about = [self._names[each] for each in entry.whom if each in self._names]
         if not about and self._user not in by:

@@ -13,8 +13,11 @@ from samvad.records import StoredMessage
 
 _SPEAKERS: Final = {"user": "You", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 _SHOWN: Final = frozenset(
-    {"seq", "id", "role", "content", "timestamp", "sessionId", "name", "interrupted", "unheardText"}
-)
+    {
+        "seq", "id", "role", "content", "timestamp", "sessionId", "name", "interrupted", "unheardText",
+        "contentLength", "contentChars", "contentKept",
+    }
+)  # fmt: skip
 _decode = msgspec.json.decode
 
 
@@ -58,9 +61,9 @@ class Conversation:
         if isinstance(content, str) and content:
             yield from quoted(content)
         else:
-            length = fields.get("contentLength")
-            told = f"; its length was {length}" if isinstance(length, int) else ""
-            yield f"(What was said is not kept{told}.)"
+            chars, size = fields.get("contentChars"), fields.get("contentLength")
+            length = f"{chars} characters" if isinstance(chars, int) else f"{size} bytes"
+            yield f"(What was said is not kept: {length}.)"
         if fields.get("interrupted"):
             yield "\nCut off here." + (" Not heard any more:\n" if fields.get("unheardText") else "")
         if isinstance(fields.get("unheardText"), str):

@@ -19,7 +19,7 @@ from samvad.archive.zipping import Part, StreamedZip
 from samvad.clock import parse_rfc3339, rfc3339
 from samvad.errors import Conflict, NotFound, StoreUnavailable
 from samvad.knowledge.carrying import checksum
-from samvad.knowledge.opening import data_keys_around, has_documents
+from samvad.knowledge.opening import has_documents
 from samvad.knowledge.records import Scope, StoredDocument
 from samvad.knowledge.store import KnowledgeStore
 from samvad.records import (
@@ -32,6 +32,7 @@ from samvad.records import (
     line_of_message,
 )
 from samvad.runtime import Samvad
+from samvad.stores.encrypting import data_keys_around
 from samvad.types import trusted
 
 _MESSAGES_PER_PIECE: Final = 500
@@ -65,8 +66,6 @@ class UserArchive:
     async def begin(self) -> None:
         """Look who it is. NotFound where nothing is kept of them, StoreUnavailable where that cannot be known."""
         await self._samvad.core.lanes.settled(self._user)  # what was only acknowledged is in the store now
-        if self._samvad.core.lanes.degraded:
-            raise StoreUnavailable("The store is down: not all that is kept of this user can be known now.")
         self._head = await head_of(self._store, self._user)
         if self._head.partial:
             raise StoreUnavailable

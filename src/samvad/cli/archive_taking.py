@@ -28,7 +28,8 @@ from samvad.errors import SetupError
 from samvad.knowledge.carrying import checksum, kept
 from samvad.knowledge.opening import has_documents
 from samvad.knowledge.records import Scope, StoredDocument
-from samvad.records import Change, UserKey
+from samvad.records import Change, UserKey, UserRecord, Version
+from samvad.sessions import content
 from samvad.sessions.validation import check_id
 from samvad.settings import Settings
 from samvad.types import trusted
@@ -64,6 +65,7 @@ class _Import:
     async def run(self, samvad: Any) -> str:
         """Do it; `imported`, or `already there:`."""
         self._store = samvad.store
+        await self._look_at_wishes(samvad)
         await self._look_at_sessions()
         documents = await self._documents_of(samvad)
         differs = await self._look_at_documents(documents)
@@ -82,6 +84,25 @@ class _Import:
         return "imported" if taker.outcome == "added" or added else "already there:"
 
     # --- looking ---------------------------------------------------------------------------------------
+
+    async def _look_at_wishes(self, samvad: Any) -> None:
+        """Where no content is to be kept of the user, an archive that holds some is not taken in."""
+        head = await head_of(self._store, self._user)
+        wished = content.wishes_none(UserRecord(head.version, profile=self._archive.profile))
+        keeps = content.keeps_content(head, self._user.tenant, samvad.core.rules.unkept)
+        if (wished or not keeps) and self._holds_content():
+            raise SetupError(
+                f"No content is to be kept of {self._user.user_id!r}, and the archive holds some; nothing was imported."
+            )
+
+    def _holds_content(self) -> bool:
+        archive = self._archive
+        record = UserRecord(Version(0, 0), state=archive.state, profile=archive.profile)
+        return (
+            content.holds_content(record)
+            or any(kept or content.session_holds_content(session) for session, kept in archive.sessions())
+            or any(_says_something(msgspec.json.decode(message.body)) for message in archive.messages())
+        )
 
     async def _look_at_sessions(self) -> None:
         for session, _ in self._archive.sessions():
@@ -184,6 +205,12 @@ class _Trial(UserTaker):
 
     async def _commit(self, *changes: Change) -> None:
         pass
+
+
+def _says_something(fields: dict[str, Any]) -> bool:
+    """Whether a message is more than who, when and how long."""
+    left = content.read_back(fields)
+    return left is None or not fields.keys() <= {*left, "seq", "id", "role", "content", "timestamp"}
 
 
 def _pieces(parts: Iterator[Any], count_max: int) -> Iterator[list[Any]]:
