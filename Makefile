@@ -30,6 +30,7 @@ serve: $(SERVE_STAMP)  ## run the server (ARGS are its flags)
 
 test: $(DEV_STAMP)  ## run the tests (ARGS are pytest's)
 	@sh tools/debian.sh chromium:chromium chromedriver:chromium-driver redis-server:redis-server || true
+	@sh tools/debian.sh promtool:prometheus || true
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(DEV_STAMP)  ## style, types, layers, dependencies, and the built wheel in an environment of its own
