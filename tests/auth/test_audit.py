@@ -238,6 +238,30 @@ async def test_requests_are_noted_without_content(tmp_path: Path, level: Any, wa
     assert CANARY not in text and "asha-id" not in text and "the-session" not in text
 
 
+async def test_what_is_refused_over_http_is_noted(tmp_path: Path) -> None:
+    """Bad credentials, and what they do not allow, at every level; with `all` also what succeeds, or is not there."""
+    for level in ("sensitive", "all"):
+        async with world() as here:
+            key = here.key("sessions")
+            await here.auth.refresh()
+            log = audited(here, tmp_path / level, level)
+            asked = [
+                ("GET", f"/api/session/{BALA}/state", "x", 401),
+                ("GET", f"/api/session/{CARL}/state", here.token(BALA), 403),
+                ("GET", f"/api/session/{CARL}/state", key, 403),
+                ("GET", f"/api/session/{BALA}/profile", here.token(BALA), 200),
+                ("GET", "/api/session/session_asha", here.token(BALA), 404),
+                ("POST", f"/api/session/{BALA}/history", here.token(BALA), 400),
+            ]
+            for method, path, token, status in asked:
+                answer = await here.api(method, path, headers={"authorization": f"Bearer {token}"})
+                assert answer.status == status
+            found = [(status, did) for _, did, status, _ in told(log)]
+        refused = [(401, "getUserState"), (403, "getUserState"), (403, "getUserState")]
+        rest = [(200, "getUserProfile"), (404, "getSession"), (400, "appendToUserHistory")]
+        assert found == (refused if level == "sensitive" else refused + rest)
+
+
 # --- live conversations ------------------------------------------------------------------------------------
 
 
