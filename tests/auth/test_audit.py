@@ -19,8 +19,11 @@ from samvad.clock import SystemClock
 from samvad.errors import Unavailable
 from samvad.http.app import SamvadApp
 from samvad.http.auditing import Auditing
+from samvad.http.rate_limits import Limiter, quotas
+from samvad.settings import Settings
 from tests.auth.world import BALA, Socket, World, world
 from tests.cli.processes import run
+from tests.http.support import Api
 from tests.support import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -260,6 +263,33 @@ async def test_what_is_refused_over_http_is_noted(tmp_path: Path) -> None:
         refused = [(401, "getUserState"), (403, "getUserState"), (403, "getUserState")]
         rest = [(200, "getUserProfile"), (404, "getSession"), (400, "appendToUserHistory")]
         assert found == (refused if level == "sensitive" else refused + rest)
+
+
+@pytest.mark.parametrize(
+    ("proxies", "told_by_proxies", "address"),
+    [
+        (0, "203.0.113.9", "127.0.0.1"),
+        (1, "203.0.113.9", "203.0.113.9"),
+        (1, "198.51.100.1, 203.0.113.9", "203.0.113.9"),
+        (1, "2001:db8::1", "2001:db8::1"),
+        (1, f"{CANARY}", None),
+        (2, "203.0.113.9", "127.0.0.1"),
+    ],
+)
+async def test_the_address_is_the_clients(
+    tmp_path: Path, proxies: int, told_by_proxies: str, address: str | None
+) -> None:
+    """Behind proxies, what the outermost of them saw, and nothing that is no address."""
+    async with world() as here:
+        limiter = Limiter(here.clock, quotas(Settings()), proxies=proxies)
+        app = SamvadApp(here.samvad, auth=here.auth, limiter=limiter)
+        log = AuditLog(tmp_path, SystemClock())
+        app.on_access.append(Auditing(log, "sensitive", app.router.routes).note)
+        headers = {"x-forwarded-for": told_by_proxies}
+        assert (await Api(here.samvad, app)("GET", "/api/session/stats", headers=headers)).status == 401
+        assert [did for _, did, _, _ in told(log)] == ["getStats"]
+    (entry,) = audit.entries(log.directory)
+    assert entry.address == address
 
 
 # --- live conversations ------------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ def live_name(what: str, identity: Identity) -> str:
 class AccessRecord(NamedTuple):
     """One answered request, for who keeps a log of them. `identity` is None where nobody was asked who they are.
 
-    `params` are those of the path, and `users` whose data it wrote: ids, and no content.
+    `params` are those of the path, and `users` whose data it wrote: ids, and no content. `address` is what the
+    outermost of our own proxies said, and may be no address.
     """
 
     request_id: str

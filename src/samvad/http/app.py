@@ -196,7 +196,9 @@ class SamvadApp:
                     raise Overloaded("Too many event streams; try again soon.")
                 reply = await route.handler(call)
                 if not isinstance(reply, Reply):
-                    self._tell(AccessRecord(request_id, name, 200, identity, _address(scope), tuple(params)))
+                    self._tell(
+                        AccessRecord(request_id, name, 200, identity, self._address(scope), tuple(params))
+                    )
                     headers = self._headers(scope, request_id, DATA, left)
                     await self._run_stream(reply, receive, send, headers)
                     self._answered(asked, name, 200, started_s)
@@ -218,7 +220,9 @@ class SamvadApp:
         if self.on_access:
             users = () if call is None else tuple(call.users)
             self._tell(
-                AccessRecord(request_id, name, reply.status, identity, _address(scope), tuple(params), users)
+                AccessRecord(
+                    request_id, name, reply.status, identity, self._address(scope), tuple(params), users
+                )
             )
         if whose is not None and self._limiter is not None and await self._limiter.holding.hold(whose):
             reply = reply._replace(headers=(*reply.headers, *_hang_up(scope)))
@@ -301,7 +305,7 @@ class SamvadApp:
                 check(live_name("startLive", identity))
             live = self.live
         except SamvadError as error:
-            self._tell(AccessRecord(request_id, "live", error.status, identity, _address(scope), ()))
+            self._tell(AccessRecord(request_id, "live", error.status, identity, self._address(scope), ()))
             await receive()
             await refuse_socket(scope, send, error, request_id)
             asked.code = error.code
@@ -325,7 +329,7 @@ class SamvadApp:
             users = () if user_id is None else (user_id,)
             params = () if session_id is None else (session_id,)
             name = live_name(what, identity)
-            self._tell(AccessRecord(request_id, name, status, identity, _address(scope), params, users))
+            self._tell(AccessRecord(request_id, name, status, identity, self._address(scope), params, users))
 
         return tell
 
@@ -368,6 +372,13 @@ class SamvadApp:
             return None
         return lambda requests, size: limiter.frame(scope, identity, requests, size)
 
+    def _address(self, scope: Scope) -> str | None:
+        """From where a request comes, as the outermost of our own proxies saw it."""
+        if self._limiter is not None:
+            return self._limiter.whence(scope)
+        client = scope.get("client")
+        return client[0] if client else None
+
     def _tell(self, record: AccessRecord) -> None:
         for listener in self.on_access:
             listener(record)
@@ -391,12 +402,6 @@ class SamvadApp:
 def _hang_up(scope: Scope) -> Headers:
     """The header that ends a connection; HTTP/2 has none."""
     return ((b"connection", b"close"),) if scope.get("http_version", "1.1") < "2" else ()
-
-
-def _address(scope: Scope) -> str | None:
-    """The address from which a request came, as the server under us sees it."""
-    client = scope.get("client")
-    return client[0] if client else None
 
 
 def create_app(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Final, Literal
 
 from samvad.auth.audit import AuditLog
@@ -76,7 +77,7 @@ class Auditing:
             record.route,
             record.status,
             sorted(set(concerned)),
-            address=record.address,
+            address=_is_address(record.address),
             request=record.request_id,
         )
 
@@ -91,3 +92,11 @@ class Auditing:
 
         samvad.after_open.append(start)
         samvad.before_close.append(stop)
+
+
+def _is_address(text: str | None) -> str | None:
+    """The text, if it is an address: behind proxies it is what they have passed on."""
+    try:
+        return None if text is None else str(ipaddress.ip_address(text))
+    except ValueError:
+        return None

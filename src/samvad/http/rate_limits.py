@@ -95,6 +95,10 @@ class Limiter:
 
     def address(self, scope: dict[str, Any]) -> str:
         """From where a request comes: what the outermost of our own proxies saw; of IPv6 the network (/64)."""
+        return _network(self.whence(scope))
+
+    def whence(self, scope: dict[str, Any]) -> str:
+        """The same as it stands there: not yet known to be an address."""
         client = scope.get("client")
         text = client[0] if client else ""
         if self._proxies:
@@ -102,7 +106,7 @@ class Limiter:
             hops = [hop.strip() for hop in b",".join(told).decode("latin-1").split(",") if hop.strip()]
             if len(hops) >= self._proxies:
                 text = hops[-self._proxies]
-        return _network(text)
+        return str(text)
 
     async def admit(self, scope: dict[str, Any], identity: Identity, route: str, size: int) -> list[Left]:
         """Let a request in that brings `size` bytes; what is left then. TooManyRequests where it is not allowed."""
