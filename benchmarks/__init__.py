@@ -16,6 +16,7 @@ NAMES = (
     "http",
     "locks",
     "neighbours",
+    "erasing",
     "appends",
     "peers",
     "firestore",
