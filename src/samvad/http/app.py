@@ -30,7 +30,7 @@ from samvad.http.access import (
 )
 from samvad.http.asked import Asked
 from samvad.http.browsers import DATA, PREFLIGHT, Browsers, Headers
-from samvad.http.call import Call, Disconnected, Reply
+from samvad.http.call import WHOLE_ANSWER, Call, Disconnected, Reply
 from samvad.http.live_events import open_events
 from samvad.http.live_socket import PATH as LIVE_PATH
 from samvad.http.live_socket import refuse_socket, serve_socket
@@ -232,6 +232,9 @@ class SamvadApp:
             *self._headers(scope, request_id, reply.security, left),
             *reply.headers,
         )
+        if WHOLE_ANSWER in scope.get("extensions", ()):
+            await send({"type": WHOLE_ANSWER, "status": reply.status, "headers": headers, "body": body})
+            return
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 

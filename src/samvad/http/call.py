@@ -37,6 +37,7 @@ _HASHED_AT_ONCE_BYTES_MAX = 1024 * 1024
 encode = msgspec.json.encode
 
 JSON = b"application/json"
+WHOLE_ANSWER = "samvad.response"  # the extension of ASGI in `whole_answers`
 Headers = list[tuple[bytes, bytes]]
 
 

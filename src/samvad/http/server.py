@@ -22,13 +22,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
 from samvad import limits, logs
 from samvad.errors import InvalidRequest, Overloaded, SamvadError, SetupError, TooLarge
 from samvad.http.problems import problem_reply
+from samvad.http.whole_answers import EXTENSIONS, WholeAnswers
 
 if TYPE_CHECKING:
     from samvad.runtime import Samvad
@@ -154,6 +155,11 @@ class _BoundedHttp(HttpToolsProtocol):
         crowded = most is not None and max(len(self.connections), len(self.tasks)) >= most
         self.app = _busy if crowded else self.config.loaded_app
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.__class__ = WholeAnswers  # uvicorn makes it, and has no word for another
+        cycle.scope["extensions"] = EXTENSIONS
+        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         self._bytes = 0
