@@ -22,6 +22,7 @@ class WholeAnswers(RequestResponseCycle):
     """uvicorn's side of one request, which takes whole answers as well."""
 
     async def send(self, message: Any) -> None:
+        """Send one of uvicorn's messages, or a whole answer."""
         if message["type"] != WHOLE_ANSWER:
             await super().send(message)
             return
