@@ -16,6 +16,7 @@ import pytest
 from samvad import open_samvad
 from samvad.clock import SystemClock
 from samvad.errors import NotFound, SetupError, Unreadable
+from samvad.knowledge import copies
 from samvad.knowledge.embedders.openai import OpenAIEmbedder
 from samvad.knowledge.engine import Engine
 from samvad.knowledge.opening import documents_path, index_directory
@@ -366,6 +367,21 @@ async def test_what_was_altered_is_refused_and_the_others_are_found(
         assert not (await samvad.knowledge.get("a-bit")).document.unreadable
 
 
+async def test_a_text_cannot_be_set_back_alone(tmp_path: Path) -> None:
+    """The text of an earlier version under the record of a later one."""
+    base, key = Base("sqlite", tmp_path), new_key()
+    async with base.open(key) as samvad:
+        await samvad.knowledge.add_text("Hours", "Ten to four.", id="hours")
+    with apsw.Connection(str(documents_path(base.path))) as connection:
+        before = connection.execute("SELECT text FROM documents").get
+    async with base.open(key) as samvad:
+        await samvad.knowledge.add_text("Hours", "Ten to five.", id="hours")
+    spoil(base.path, "UPDATE documents SET text = ?", (before,))
+    async with base.open(key) as samvad:
+        with pytest.raises(Unreadable):
+            await samvad.knowledge.get("hours")
+
+
 async def test_another_tenants_document_is_not_believed(tmp_path: Path) -> None:
     """Moved as it is, with its id, from one tenant to another and to everyone."""
     base, key = Base("sqlite", tmp_path), new_key()
@@ -462,8 +478,10 @@ def test_an_index_that_was_altered_is_none(tmp_path: Path, monkeypatch: pytest.M
         other.read_bytes(),
     ):
         place.write_bytes(spoiled)
+        assert copies.read(place, key) is None
         assert engine().revisions(here) == {}
     place.write_bytes(whole)
+    assert copies.read(place, key) is not None
     assert set(engine().revisions(here)) == {"loans"}
     two = Engine(tmp_path, sealed=True)
     two.unlock(here, os.urandom(32))
