@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import re
 import resource
 import time
@@ -50,14 +51,15 @@ def measured(side: str, directory: Path, passages: int, queries: int) -> Scale:
         return pool.submit(_SIDES[side], directory, passages, queries).result()
 
 
-def _samvad(directory: Path, passages: int, queries: int) -> Scale:
-    """Our engine, as the process that searches runs it."""
+def _samvad(directory: Path, passages: int, queries: int, *, sealed: bool = False) -> Scale:
+    """Our engine, as the process that searches runs it; `sealed`: in memory, with a sealed copy of the index."""
     from samvad.knowledge.engine import Engine
     from samvad.knowledge.records import Filter
     from samvad.knowledge.worker import make_steady
     from tests.knowledge.lists import SCOPE, stored
 
-    engine = Engine(directory)
+    engine = Engine(directory, sealed=sealed)
+    engine.unlock(SCOPE, os.urandom(32))
     make_steady()
     filled = 0.0
     texts = enumerate(documents(passages))
@@ -68,6 +70,7 @@ def _samvad(directory: Path, passages: int, queries: int) -> Scale:
         filled += time.process_time() - begin
     filled_mib = _peak_mib()
     took = _asked(queries, lambda query: engine.search(query, [SCOPE], Filter(), RESULTS))
+    engine.close()
     path = engine.path(SCOPE)
     assert path is not None
     return _scale(passages, filled, took, filled_mib, path)
@@ -97,7 +100,11 @@ def _plain(directory: Path, passages: int, queries: int) -> Scale:
     return _scale(passages, filled, _asked(queries, ask), filled_mib, path)
 
 
-_SIDES = {"samvad": _samvad, "plain": _plain}
+def _sealed(directory: Path, passages: int, queries: int) -> Scale:
+    return _samvad(directory, passages, queries, sealed=True)
+
+
+_SIDES = {"samvad": _samvad, "sealed": _sealed, "plain": _plain}
 
 
 def _batches(texts: Iterator[_T]) -> Iterator[list[_T]]:

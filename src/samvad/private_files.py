@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 
 def make_private(path: Path) -> None:
@@ -19,11 +22,18 @@ def replace_private(path: Path, data: bytes, *, sync: bool) -> None:
 
     Of two processes that write at once, the last one stays.
     """
+    with replacing_private(path, sync=sync) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing_private(path: Path, *, sync: bool) -> Iterator[IO[bytes]]:
+    """As `replace_private`, for what is written piece by piece: in place of the old file once all of it is there."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor)
-            file.write(data)
+            yield file
             file.flush()
             if sync:
                 os.fsync(file.fileno())

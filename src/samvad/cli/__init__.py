@@ -124,6 +124,8 @@ def _complain(message: str, code: int) -> int:
 
 def main() -> NoReturn:
     """The program `samvad`."""
+    # It forks only to become another program, and gRPC's handlers of forks have crashed that before it was one.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     sys.exit(run())
 
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from samvad.private_files import replace_private
+from samvad.private_files import replacing_private
 from samvad.stores.master_keys import NONCE_BYTES, aead_of, opened_with, sealed_with
 
 SUFFIX: Final = ".sealed"
@@ -86,15 +86,15 @@ class Copies:
 def write(path: Path, key: bytes, data: bytes) -> None:
     """Put a sealed copy in place of the one that is there, in one step. OSError where that cannot be."""
     aead, file_id, view = aead_of(key), os.urandom(_ID_BYTES), memoryview(data)
-    parts = [_MAGIC + file_id]
-    for number, at in enumerate(range(0, len(data), _PIECE_BYTES)):
-        context = _context(path, file_id, number, at + _PIECE_BYTES >= len(data))
-        parts.append(sealed_with(aead, view[at : at + _PIECE_BYTES], context))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    replace_private(path, b"".join(parts), sync=False)
+    with replacing_private(path, sync=False) as file:
+        file.write(_MAGIC + file_id)
+        for number, at in enumerate(range(0, len(data), _PIECE_BYTES)):
+            context = _context(path, file_id, number, at + _PIECE_BYTES >= len(data))
+            file.write(sealed_with(aead, view[at : at + _PIECE_BYTES], context))
 
 
-def read(path: Path, key: bytes) -> bytes | None:
+def read(path: Path, key: bytes) -> bytearray | None:
     """What was written there with this key; None where nothing was, or not all of it is as it was written."""
     try:
         with path.open("rb") as source:
@@ -103,7 +103,7 @@ def read(path: Path, key: bytes) -> bytes | None:
         return None
 
 
-def _read(source: BinaryIO, path: Path, key: bytes) -> bytes | None:
+def _read(source: BinaryIO, path: Path, key: bytes) -> bytearray | None:
     if source.read(len(_MAGIC)) != _MAGIC:
         return None
     aead, file_id, data = aead_of(key), source.read(_ID_BYTES), bytearray()
@@ -115,7 +115,7 @@ def _read(source: BinaryIO, path: Path, key: bytes) -> bytes | None:
             return None
         data += opened
         number, piece = number + 1, following
-    return bytes(data) if number else None
+    return data if number else None
 
 
 def _context(path: Path, file_id: bytes, number: int, last: bool) -> bytes:

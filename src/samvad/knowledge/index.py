@@ -122,7 +122,7 @@ class ScopeIndex:
         """All of the index, for `load`."""
         return self._connection.serialize("main") or b""
 
-    def load(self, data: bytes) -> bool:
+    def load(self, data: bytes | bytearray) -> bool:
         """Become what was dumped, in memory; false where that is no index of this layout."""
         connection = apsw.Connection(":memory:")
         try:

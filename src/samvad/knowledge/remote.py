@@ -69,7 +69,7 @@ class RemoteEngine:
                 await process.stdin.drain()
                 (size,) = HEADER.unpack(await process.stdout.readexactly(HEADER.size))
                 return msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Answer)
-            except (OSError, asyncio.IncompleteReadError) as error:
+            except (OSError, asyncio.IncompleteReadError, RuntimeError) as error:  # uvloop's of a closed pipe
                 await self._end()
                 self.faults += 1
                 _log.warning("the search engine's process has died; it is started again when it is needed")
