@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from samvad import limits
+from samvad.clock import rfc3339
 from samvad.types import Cleared
 
 
@@ -65,6 +66,21 @@ def stored_message(seq: int, at_ms: int, given: bool, body: bytes) -> StoredMess
     return StoredMessage(seq, fields.id, fields.role, at_ms, body, calls, fields.tool_call_id, given)
 
 
+UNREADABLE: Final = b'{"unreadable":true}'
+"""Stands for a JSON object that is not what was stored, or cannot be opened any more; it is told by its identity."""
+
+
+def unreadable_message(seq: int, message_id: str, role: str, at_ms: int) -> StoredMessage:
+    """A message of which the content cannot be read any more, as callers see it."""
+    told = {"seq": seq, "id": message_id, "role": role, "content": "", "timestamp": rfc3339(at_ms)}
+    return StoredMessage(seq, message_id, role, at_ms, msgspec.json.encode(told | {"unreadable": True}))
+
+
+def lost_message(seq: int) -> StoredMessage:
+    """What stands in the place of a message of which nothing can be read: rows may be damaged by anybody."""
+    return unreadable_message(seq, made_id(max(seq, 1), "0" * 20), "system", 0)
+
+
 class _Line(_ToolFields, kw_only=True, rename="camel", gc=False):
     timestamp: datetime
 
@@ -80,8 +96,11 @@ def line_of_message(message: StoredMessage) -> bytes:
 
 
 def message_of_line(seq: int, line: bytes) -> StoredMessage:
-    """The message that `line_of_message` made a line of, and where it stands."""
-    fields = _line.decode(line)
+    """The message that `line_of_message` made a line of, and where it stands; a `lost_message` where it is none."""
+    try:
+        fields = _line.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return lost_message(seq)
     body = line.removesuffix(b" ")
     calls = tuple([call["id"] for call in fields.tool_calls]) if fields.tool_calls else ()
     at_ms = round(fields.timestamp.timestamp() * 1000)

@@ -134,7 +134,12 @@ def encryption_families(sealed: Any) -> Iterator[Metric]:
     yield counter(
         "samvad_encryption_messages_gone",
         "Messages read of which the key is not there any more.",
-        sealed.messages_gone,
+        sealed.opened.messages_gone,
+    )
+    yield counter(
+        "samvad_encryption_unreadable",
+        "Parts read that are not what was sealed there.",
+        sealed.opened.unreadable,
     )
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from samvad import limits
 from samvad.records import (
+    UNREADABLE,
     Change,
     InterruptionAdded,
     ProfileSet,
@@ -59,11 +60,11 @@ def keeps_content(record: UserRecord, tenant: str, unkept: frozenset[str]) -> bo
 def wishes_none(record: UserRecord) -> bool:
     """Whether it is this user's own wish that no content is kept."""
     profile = record.profile
-    return (
-        profile is not None
-        and _WISH in profile.preferences
-        and _decode(profile.preferences).get(KEPT) is False
-    )
+    if profile is None:
+        return False
+    if profile.preferences is UNREADABLE:  # nobody knows: then the stricter
+        return True
+    return _WISH in profile.preferences and _decode(profile.preferences).get(KEPT) is False
 
 
 def holds_content(record: UserRecord) -> bool:

@@ -330,13 +330,13 @@ class Lanes:
         if self._early and self._waiting >= limits.COMMITS_QUEUED_MAX and not written.acknowledged:
             written.fail(Unavailable("Too much is waiting to be written; try again soon."))
             return
-        written.operation = to_keep(written.operation, lane.latest, lane.key.tenant, self._rules.unkept)
+        operation = to_keep(written.operation, lane.latest, lane.key.tenant, self._rules.unkept)
         asked = written.operation.receipt
         if asked is not None and -1 < asked.as_of != lane.load:
             written.fail(AskAgain())
             return
         try:
-            applied = user_log.apply(lane.latest, written.operation, self._rules)
+            applied = user_log.apply(lane.latest, operation, self._rules)
         except SamvadError as error:
             if not lane.pending or written.acknowledged:
                 written.fail(error)
@@ -350,9 +350,7 @@ class Lanes:
         written.applied = applied
         written.attempts += 1
         self._waiting += 1
-        commit = Commit(
-            lane.key, lane.latest.version, applied.changes, None, written.operation, applied.record
-        )
+        commit = Commit(lane.key, lane.latest.version, applied.changes, None, operation, applied.record)
         early = self._early and is_certain(applied) and all(before.acknowledged for before in lane.pending)
         lane.pending.append(written)
         lane.latest = applied.record

@@ -13,8 +13,9 @@ import msgspec
 
 from samvad import limits
 from samvad.clock import rfc3339
-from samvad.errors import NotFound, PreconditionFailed, StoreUnavailable, TooLarge
+from samvad.errors import NotFound, PreconditionFailed, StoreUnavailable, TooLarge, Unreadable
 from samvad.records import (
+    UNREADABLE,
     Change,
     Erased,
     InterruptionAdded,
@@ -309,6 +310,10 @@ def _save_state(record: UserRecord, op: SaveState, rules: Rules) -> Applied:
         current = etag(record.version.epoch, state.version) if state is not None else None
         if current is None or ("*" not in op.if_match and current not in op.if_match):
             raise PreconditionFailed(etag=current)
+    if not op.replace and state is not None and state.body is UNREADABLE:
+        raise Unreadable(
+            "The user's state is not what was stored there: replace it as a whole, or restore it."
+        )
     patch = {name: value for name, value in op.patch.items() if name not in STATE_FIELDS}
     if op.replace or state is None:
         merged = patch if op.replace else merge_patch({}, patch)
@@ -328,7 +333,14 @@ def _save_state(record: UserRecord, op: SaveState, rules: Rules) -> Applied:
 
 def _save_preferences(record: UserRecord, op: SavePreferences, rules: Rules) -> Applied:
     profile = record.profile
-    current = default_preferences(rules) if profile is None else _decode(profile.preferences)
+    if profile is None:
+        current = default_preferences(rules)
+    elif (
+        profile.preferences is UNREADABLE
+    ):  # whether the user wished so is not known: see content.wishes_none
+        current = {**default_preferences(rules), KEPT: False}
+    else:
+        current = _decode(profile.preferences)
     body = _bounded(
         _encode(merge_patch(current, op.patch)), limits.PREFERENCES_BYTES_MAX, "A user's preferences"
     )
@@ -361,7 +373,8 @@ def _with_session(record: UserRecord, session: StoredSession) -> UserRecord:
 def _save_session(record: UserRecord, op: SaveSession, rules: Rules) -> Applied:
     session = _session(record, op.session_id, op.prior)
     fields = {name: value for name, value in op.fields.items() if name not in SESSION_FIELDS}
-    merged = merge_patch({} if session is None else _decode(session.body), fields)
+    known = session is not None and session.body is not UNREADABLE
+    merged = merge_patch(_decode(session.body) if session is not None and known else {}, fields)
     merged.setdefault("language", rules.language)
     body = _bounded(_encode(merged), limits.SESSION_BYTES_MAX, "A session")
     created_ms = op.at_ms if session is None else session.created_ms

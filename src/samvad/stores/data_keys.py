@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from samvad.errors import SetupError, StoreUnavailable
+from samvad.errors import SetupError, StoreUnavailable, Unreadable
 from samvad.records import UserKey, user_hash
 from samvad.stores.data_key_store import RINGS, DataKeyEntry, DataKeyStore
 from samvad.stores.master_keys import KEY_BYTES, MasterKey, aead_of, opened_with, sealed_with
@@ -61,8 +61,25 @@ class _UserKeys(msgspec.Struct, array_like=True):
 
 
 _rings = msgspec.msgpack.Decoder(_Rings).decode
-_user_keys = msgspec.msgpack.Decoder(_UserKeys).decode
+_decode_keys = msgspec.msgpack.Decoder(_UserKeys).decode
 _encode = msgspec.msgpack.encode
+
+
+def _user_keys(value: bytes) -> _UserKeys:
+    try:
+        return _decode_keys(value)
+    except msgspec.DecodeError:
+        raise Unreadable(
+            "The keys of this user were changed: restore them, or erase the user, which always works."
+        ) from None
+
+
+def _user_keys_or_none(value: bytes) -> _UserKeys:
+    """As `_user_keys`; no keys where they were changed: what they sealed is not read, and can be erased."""
+    try:
+        return _user_keys(value)
+    except Unreadable:
+        return _UserKeys()
 
 
 class Rewrapped(NamedTuple):
@@ -187,7 +204,7 @@ class DataKeys:
             self._held.move_to_end(hashed)
             return held
         entry = await self.store.get(hashed)
-        return self._hold(hashed, _user_keys(entry.value) if entry is not None else _UserKeys())
+        return self._hold(hashed, _user_keys_or_none(entry.value) if entry is not None else _UserKeys())
 
     def _hold(self, hashed: bytes, kept: _UserKeys) -> dict[int, DataKey]:
         keys: dict[int, DataKey] = {}
@@ -214,7 +231,7 @@ class DataKeys:
         KeyError where the key is gone already.
         """
         entry = await self.store.get(hashed)
-        for each in _user_keys(entry.value).keys if entry is not None else ():
+        for each in _user_keys_or_none(entry.value).keys if entry is not None else ():
             if each.key_id == key.key_id and each.ring_id in self._ring_keys:
                 context = _context(hashed, each.epoch, each.key_id)
                 plain = opened_with(self._ring_keys[each.ring_id], each.key, context)
@@ -237,7 +254,12 @@ class DataKeys:
             if epoch <= kept.destroyed:
                 return None
             if any(each.epoch == epoch for each in kept.keys):
-                return self._hold(hashed, kept).get(epoch)
+                key_there = self._hold(hashed, kept).get(epoch)
+                if key_there is None:
+                    raise Unreadable(
+                        "The key of this user does not open: restore it, or erase the user, which always works."
+                    )
+                return key_there
             key_id, key = os.urandom(KEY_ID_BYTES), os.urandom(KEY_BYTES)
             wrapped = sealed_with(self._ring_keys[self._ring_id], key, _context(hashed, epoch, key_id))
             kept.keys.append(_Wrapped(epoch, key_id, self._ring_id, wrapped))
@@ -263,7 +285,7 @@ class DataKeys:
             entry = await self.store.get(hashed)
             if entry is None:
                 return None
-            kept = _user_keys(entry.value)
+            kept = _user_keys_or_none(entry.value)
             if kept.destroyed >= epoch and kept.user is not None:
                 return None
             kept.keys = [each for each in kept.keys if each.epoch > epoch]
@@ -279,7 +301,7 @@ class DataKeys:
         entry = await self.store.get(hashed)
         if entry is None:
             return
-        kept, old = _user_keys(entry.value), _user_keys(before.value)
+        kept, old = _user_keys_or_none(entry.value), _user_keys_or_none(before.value)
         if kept.destroyed == epoch and kept.user is not None:
             old.keys += [each for each in kept.keys if each.epoch > epoch and each not in old.keys]
             if await self._swap(hashed, entry, old):
@@ -300,7 +322,7 @@ class DataKeys:
             entry = await self.store.get(hashed)
             if entry is None:
                 return
-            kept = _user_keys(entry.value)
+            kept = _user_keys_or_none(entry.value)
             if kept.user is None or kept.destroyed > epoch:
                 return  # told already, or another erasing is under way
             kept.user = None
@@ -311,7 +333,7 @@ class DataKeys:
         """Whose keys were destroyed without the rest being erased yet, and up to which life."""
         found: list[tuple[UserKey, int]] = []
         for _, entry in await self.store.scan(limit=_SCAN, erasing=True):
-            kept = _user_keys(entry.value)
+            kept = _user_keys_or_none(entry.value)
             if kept.user is not None:
                 found.append((UserKey(*kept.user), kept.destroyed))
         return found
@@ -381,7 +403,7 @@ class DataKeys:
             after = found[-1][0]
             for name, entry in found:
                 if name != RINGS:
-                    kept = _user_keys(entry.value)
+                    kept = _user_keys_or_none(entry.value)
                     entries += bool(kept.keys)
                     erasing += entry.erasing
                     others += any(each.ring_id != self._ring_id for each in kept.keys)

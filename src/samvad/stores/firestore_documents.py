@@ -23,14 +23,16 @@ from samvad.records import (
     StoredSession,
     StoredState,
     UserKey,
+    lost_message,
     made_id,
     seq_of_made_id,
     stored_message,
 )
 from samvad.stores.firestore_client import Document, Write
-from samvad.stores.firestore_names import place
+from samvad.stores.firestore_names import EPOCH_BITS, place
 
 Fields = dict[str, Any]
+SEQ_MAX: Final = (1 << EPOCH_BITS) - 1
 
 _pack = msgspec.msgpack.encode
 _unpack_message = msgspec.msgpack.Decoder(tuple[int, int, bool, bytes]).decode
@@ -136,9 +138,12 @@ def packed_message(message: StoredMessage) -> bytes:
     return _pack((message.seq, message.at_ms, message.given, message.body))
 
 
-def unpacked_message(packed: bytes) -> StoredMessage:
-    """A message from its bytes."""
-    return stored_message(*_unpack_message(packed))
+def unpacked_message(seq: int, packed: bytes) -> StoredMessage:
+    """A message from its bytes; what stands for one that is damaged, where these are none."""
+    try:
+        return stored_message(*_unpack_message(packed))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return lost_message(seq)
 
 
 def segment_name(messages: Sequence[StoredMessage], packed: bytes) -> str:
@@ -180,8 +185,13 @@ def listed_id(epoch: int, message_id: str) -> str:
 
 
 def segment_messages(document: Any) -> list[StoredMessage]:
-    """The messages of a segment."""
-    return [stored_message(*parts) for parts in _unpack_messages(document.fields["messages"].bytes_value)]
+    """The messages of a segment; what stands for them where they are damaged."""
+    packed = document.fields["messages"].bytes_value
+    try:
+        return [stored_message(*parts) for parts in _unpack_messages(packed)]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        first, last = (int(document.fields[name].integer_value) & SEQ_MAX for name in ("place", "end"))
+        return [lost_message(seq) for seq in range(first, last + 1)]
 
 
 # --- state, sessions, interruptions, receipts --------------------------------------------------------------

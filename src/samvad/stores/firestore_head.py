@@ -143,7 +143,9 @@ def head_from(user: UserKey, document: Any) -> Head:
         profile = StoredProfile(
             get["preferences"].bytes_value, get["createdMs"].integer_value, get["updatedMs"].integer_value
         )
-    messages = [documents.unpacked_message(packed.bytes_value) for packed in tail.values()]
+    messages = [
+        documents.unpacked_message(int(name[1:]), packed.bytes_value) for name, packed in tail.items()
+    ]
     messages.sort(key=lambda message: message.seq)
     return Head(
         epoch=get["epoch"].integer_value,

@@ -28,6 +28,7 @@ from samvad.errors import (
     ShuttingDown,
     StaleVersion,
     Unavailable,
+    Unreadable,
 )
 from samvad.logs import user_hash as user_name
 from samvad.records import (
@@ -49,6 +50,7 @@ from samvad.stores import sealing
 from samvad.stores.base import Capabilities, HealthReport, Store, awaited, not_open
 from samvad.stores.data_key_store import DataKeyEntry
 from samvad.stores.data_keys import NO_LIFE, DataKey, DataKeys
+from samvad.stores.sealed_opening import Opened
 from samvad.stores.sealing import KeyMissing, Keys
 
 _log = logging.getLogger(__name__)
@@ -78,7 +80,7 @@ class SealedStore:
         self._lines: dict[UserKey, deque[tuple[Commit, Done]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
         self._waiting = 0
-        self.messages_gone = 0  # read, and the key that sealed them was not there any more
+        self.opened = Opened(data_keys)
         self._open: bool | None = None  # None until it was opened once
 
     def __getattr__(self, name: str) -> Any:
@@ -286,41 +288,23 @@ class SealedStore:
             self.data_keys.keys_of(hashed),
         )
         self.data_keys.retire(hashed, record.version.epoch)
-        return await self._with_keys(hashed, lambda keys, last: self._open_record(keys, hashed, record, last))
+        return await self._with_keys(hashed, lambda keys, last: self._open_record(keys, user, record, last))
 
-    def _open_record(self, keys: Keys, hashed: bytes, record: UserRecord, last: bool) -> UserRecord:
-        strict = self.data_keys.strict
+    def _open_record(self, keys: Keys, user: UserKey, record: UserRecord, last: bool) -> UserRecord:
         epoch = record.version.epoch
         keys = (
             {epoch: keys[epoch]} if epoch in keys else {}
         )  # what another life's key opens is not of this one
-        window = self._open_messages(keys, hashed, record.window, last)
-        state, profile = record.state, record.profile
+        window = self.opened.messages(keys, user, record.window, last)
         return _replace(
             record,
             early=window,
             start=0,
             late=(),
-            state=None if state is None else sealing.open_state(keys, hashed, state, strict),
-            profile=None if profile is None else sealing.open_profile(keys, hashed, profile, strict),
-            sessions={
-                each.id: sealing.open_session(keys, hashed, each, strict) for each in record.sessions.values()
-            },
+            state=self.opened.state(keys, user, record.state),
+            profile=self.opened.profile(keys, user, record.profile),
+            sessions={each.id: self.opened.session(keys, user, each) for each in record.sessions.values()},
         )
-
-    def _open_messages(
-        self, keys: Keys, hashed: bytes, messages: Sequence[StoredMessage], last: bool
-    ) -> tuple[StoredMessage, ...]:
-        opened = []
-        for message in messages:
-            try:
-                opened.append(sealing.open_message(keys, hashed, message, self.data_keys.strict))
-            except KeyMissing:
-                if not last:
-                    raise
-                self.messages_gone += 1
-                opened.append(sealing.gone_message(message))
-        return tuple(opened)
 
     async def page(
         self, user: UserKey, *, after: int | None, before: int | None, limit: int, bytes_max: int
@@ -329,7 +313,7 @@ class SealedStore:
         sealed, more = await self.inner.page(user, after=after, before=before, limit=limit, bytes_max=room)
         hashed = user_hash(user)
         found = await self._with_keys(
-            hashed, lambda keys, last: self._open_messages(keys, hashed, sealed, last)
+            hashed, lambda keys, last: self.opened.messages(keys, user, sealed, last)
         )
         taken = size = 0
         for message in found if after is not None else reversed(found):
@@ -341,13 +325,12 @@ class SealedStore:
         return list(found[:taken] if after is not None else found[len(found) - taken :]), more
 
     async def _opened_session(self, tenant: str, session: StoredSession) -> StoredSession:
-        hashed = user_hash(UserKey(tenant, session.user_id))
-        strict = self.data_keys.strict
-        keys = await self.data_keys.keys_of(hashed)
-        opened = sealing.open_session(keys, hashed, session, strict)
+        user = UserKey(tenant, session.user_id)
+        hashed = user_hash(user)
+        opened = self.opened.session(await self.data_keys.keys_of(hashed), user, session)
         if opened.body is sealing.GONE:
             keys = await self.data_keys.keys_of(hashed, fresh=True)
-            opened = sealing.open_session(keys, hashed, session, strict)
+            opened = self.opened.session(keys, user, session)
         return opened
 
     async def session(self, tenant: str, session_id: str) -> StoredSession | None:
@@ -361,12 +344,14 @@ class SealedStore:
     async def interruptions(self, tenant: str, session_id: str, limit: int) -> list[StoredInterruption]:
         opened = []
         for kept in await self.inner.interruptions(tenant, session_id, limit):
-            hashed = sealing.user_of(kept.body) or b""
-            keys = await self._keys_for(hashed, kept.body)
             try:
+                hashed = sealing.user_of(kept.body) or b""
+                keys = await self._keys_for(hashed, kept.body)
                 opened.append(sealing.open_interruption(keys, hashed, kept, self.data_keys.strict))
             except KeyMissing:
                 continue  # erased: what is left of it goes as soon as it can
+            except (Unreadable, TypeError):
+                self.opened.note(None, "interruption")
         return opened
 
     async def _keys_for(self, hashed: bytes, body: bytes) -> Keys:

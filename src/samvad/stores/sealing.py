@@ -20,6 +20,7 @@ import msgspec
 from samvad.clock import rfc3339
 from samvad.errors import Unreadable
 from samvad.records import (
+    UNREADABLE,
     Change,
     InterruptionAdded,
     MessagesAdded,
@@ -33,6 +34,7 @@ from samvad.records import (
     StoredReceipt,
     StoredSession,
     StoredState,
+    unreadable_message,
 )
 from samvad.stores.data_keys import KEY_ID_BYTES, DataKey
 from samvad.stores.master_keys import NONCE_BYTES, aead_of, opened_with, sealed_with
@@ -40,7 +42,7 @@ from samvad.stores.master_keys import NONCE_BYTES, aead_of, opened_with, sealed_
 MEMBER: Final = "samvad.sealed"
 _OPENING: Final = b'"samvad.sealed":"'
 _VERSION: Final = b"\x01"
-GONE: Final = b'{"unreadable":true}'
+GONE: Final = UNREADABLE
 _replace = msgspec.structs.replace
 _pack = msgspec.msgpack.encode
 _json = msgspec.json.encode
@@ -141,9 +143,8 @@ def open_message(keys: Keys, hashed: bytes, m: StoredMessage, strict: bool) -> S
 
 
 def gone_message(m: StoredMessage) -> StoredMessage:
-    """A message of which the key is destroyed."""
-    told = {"seq": m.seq, "id": m.id, "role": m.role, "content": "", "timestamp": rfc3339(m.at_ms)}
-    return _replace(m, body=_json(told | {"unreadable": True}))
+    """A message of which the key is destroyed, or that is not what was sealed."""
+    return _replace(m, body=unreadable_message(m.seq, m.id, m.role, m.at_ms).body)
 
 
 # --- all else ----------------------------------------------------------------------------------------------

@@ -95,11 +95,17 @@ def set_updated(connection: apsw.Connection, user_no: int | None, updated_ms: in
     )
 
 
+def _lines(body: Any) -> list[bytes]:
+    return (body if isinstance(body, bytes) else str(body).encode()).split(
+        b"\n"
+    )  # text: somebody else's hand
+
+
 def backwards(connection: apsw.Connection, user_no: int, low: int, high: int) -> Iterator[tuple[int, bytes]]:
     """The seq and body of a user's messages with low < seq < high, from the last to the first."""
     for sql in (_RECENT_BEFORE, _HISTORY_BEFORE):
         for first_seq, body in connection.execute(sql, (user_no, high, low)):
-            lines = body.split(b"\n")
+            lines = _lines(body)
             for place in range(min(len(lines), high - first_seq) - 1, max(0, low + 1 - first_seq) - 1, -1):
                 yield first_seq + place, lines[place]
 
@@ -108,7 +114,7 @@ def forwards(connection: apsw.Connection, user_no: int, low: int, high: int) -> 
     """The seq and body of a user's messages with low < seq < high, from the first to the last."""
     for sql in (_HISTORY_AFTER, _RECENT_AFTER):
         for first_seq, body in connection.execute(sql, (user_no, high, low)):
-            lines = body.split(b"\n")
+            lines = _lines(body)
             for place in range(max(0, low + 1 - first_seq), min(len(lines), high - first_seq)):
                 yield first_seq + place, lines[place]
 
