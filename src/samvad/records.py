@@ -219,6 +219,8 @@ class UserRecord(msgspec.Struct, frozen=True, gc=False):
     erased: Erasure = Erasure()
     start: int = 0
     late: tuple[StoredMessage, ...] = ()
+    # The last seq that was trimmed: the history begins behind it.
+    trimmed: int = 0
 
     @property
     def window(self) -> tuple[StoredMessage, ...]:
@@ -283,6 +285,21 @@ class InterruptionsRemoved(msgspec.Struct, frozen=True, tag="interruptions_remov
     session_id: str
 
 
+class Trimmed(msgspec.Struct, frozen=True, tag="trimmed", gc=False):
+    """The history begins at `before_seq`: the messages in front of it are gone, and so are their ids.
+
+    No `seq` is used again. Where there is no message yet, the first one will have this `seq`.
+    """
+
+    before_seq: int
+
+
+class InterruptionsTrimmed(msgspec.Struct, frozen=True, tag="interruptions_trimmed", gc=False):
+    """The user's recorded interruptions from before this moment are gone, whatever session they are of."""
+
+    before_ms: int
+
+
 class Erased(msgspec.Struct, frozen=True, tag="erased", gc=False):
     """Everything of the user is gone; what follows belongs to the next epoch."""
 
@@ -304,6 +321,8 @@ Change = (
     | SessionRemoved
     | InterruptionAdded
     | InterruptionsRemoved
+    | Trimmed
+    | InterruptionsTrimmed
     | Erased
     | ReceiptKept
 )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -20,6 +18,7 @@ from samvad.clock import Clock, SystemClock
 from samvad.errors import SetupError, Unavailable
 from samvad.interruptions import InterruptionContextManager
 from samvad.records import UserKey
+from samvad.retention.rules import RetentionOptions
 from samvad.sessions.acting import SessionCore, may_keep
 from samvad.sessions.cache import RecordCache
 from samvad.sessions.content import EVERY_TENANT, Content
@@ -32,6 +31,7 @@ from samvad.sessions.journaled import JournaledStore
 from samvad.sessions.lane import Lane
 from samvad.sessions.lanes import Lanes
 from samvad.sessions.parked import ParkedNotes
+from samvad.sessions.plain_verbs import SyncSamvad
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.service import SessionPersistenceService
 from samvad.sessions.user_log import Rules
@@ -48,13 +48,14 @@ if TYPE_CHECKING:
     from samvad.knowledge.addresses import Network
     from samvad.knowledge.base import KnowledgeBase
     from samvad.knowledge.embedding import Embedder
+    from samvad.retention.sweeper import Sweeper
 
 _log = logging.getLogger(__name__)
 tracing.when_used(trace_verbs)
 _UPKEEP_S = 60.0
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class Options(RetentionOptions, frozen=True, kw_only=True):
     """What can be set of a service, whoever runs it. Times are seconds, sizes bytes."""
 
     durability: Literal["auto", "store", "memory"] = "auto"
@@ -104,6 +105,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if self.durability not in ("auto", "store", "memory"):
             raise SetupError("durability must be 'auto', 'store' or 'memory'.")
         self.networks()
+        self.retention()
         for name in (
             "record_ttl_s",
             "cache_bytes_max",
@@ -206,6 +208,8 @@ class Samvad(SessionPersistenceService):
         self._knowledge: KnowledgeBase | None = None
         self._embedder = embedder
         self._upkeep: asyncio.Task[None] | None = None
+        self._sweeper: Sweeper | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self.watcher: Watcher | None = None
         self._watch(store)
         self._opening: asyncio.Future[None] | None = None
@@ -236,6 +240,15 @@ class Samvad(SessionPersistenceService):
         """Whether the knowledge base was asked for already."""
         return self._knowledge is not None
 
+    @property
+    def sweeper(self) -> Sweeper:
+        """Who applies the retention rules of the options."""
+        if self._sweeper is None:
+            from samvad.retention.opening import sweeper_of
+
+            self._sweeper = sweeper_of(self)
+        return self._sweeper
+
     async def open(self) -> Self:
         """Open the store; SetupError where that cannot be. Who comes while it is being opened waits for it."""
         if self._closed:
@@ -260,6 +273,8 @@ class Samvad(SessionPersistenceService):
             self._parked_notes()  # what an earlier run left there is tried again
         self._opened = True
         self._upkeep = asyncio.create_task(self._keep_up())
+        if self.options.retention_is_on and not getattr(self.store, "readonly", False):
+            self._sweeping = asyncio.create_task(self.sweeper.run())
         if self.watcher is not None:
             self.watcher.start()
 
@@ -286,10 +301,11 @@ class Samvad(SessionPersistenceService):
             await listener()
         self._opened = False
         self._closed = True
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._upkeep
+        for task in (self._upkeep, self._sweeping):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         if self.watcher is not None:
             await self.watcher.stop()
         ends_s = self.core.clock.monotonic_s() + drain_s
@@ -362,27 +378,6 @@ class Samvad(SessionPersistenceService):
         if self._portal is not None:
             self._portal.__exit__(kind, error, trace)
             self._portal = None
-
-
-class SyncSamvad:
-    """The verbs of `Samvad` as plain functions, for scripts: each call waits for its answer."""
-
-    def __init__(self, samvad: Samvad | KnowledgeBase, call: Callable[..., Any]) -> None:
-        self._samvad = samvad
-        self._call = call
-
-    def __getattr__(self, name: str) -> Any:
-        verb = getattr(self._samvad, name)
-        if name == "knowledge":
-            return SyncSamvad(verb, self._call)
-        if not inspect.iscoroutinefunction(verb):
-            return verb
-
-        @functools.wraps(verb)
-        def plain(*args: Any, **kwargs: Any) -> Any:
-            return self._call(functools.partial(verb, *args, **kwargs))
-
-        return plain
 
 
 def _keeps(directory: Path) -> bool:

@@ -25,7 +25,7 @@ from msgspec import Meta
 from samvad import limits
 from samvad.env_file import ENV_FILE, PREFIX, read_env_file
 from samvad.errors import SetupError
-from samvad.settings_observing import ObservingSettings
+from samvad.settings_retention import RetentionSettings
 
 DATABASE_NAME: Final = "samvad.db"
 
@@ -44,7 +44,7 @@ _SERVICE_LINK = re.compile(r"SAMVAD_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT_\d+_(
 Seconds = Annotated[float, Meta(gt=0, le=10 * _YEAR_S)]
 
 
-class Settings(ObservingSettings, frozen=True, kw_only=True):
+class Settings(RetentionSettings, frozen=True, kw_only=True):
     """How this process is to run. Times are seconds."""
 
     host: Annotated[
@@ -255,6 +255,7 @@ class Settings(ObservingSettings, frozen=True, kw_only=True):
         """What `open_samvad` takes, beside the URL."""
         same = {name: getattr(self, name) for name in _OPTIONS}
         mib = 1024 * 1024
+        same |= self.retention_options()
         return same | {"cache_bytes_max": self.cache_mib * mib, "journal_bytes_max": self.journal_mib * mib}
 
 
@@ -380,7 +381,8 @@ def _specs() -> list[_Spec]:
                     type=hints[field.name],
                     default=field.default,
                     description=described.description or "",
-                    expected=_expected(hints[field.name].__origin__, metas),
+                    expected=(described.extra or {}).get("expected")
+                    or _expected(hints[field.name].__origin__, metas),
                     secret=bool((described.extra or {}).get("secret")),
                 )
             )
@@ -422,13 +424,10 @@ def _convert(spec: _Spec, one: Given) -> Any:
         if isinstance(converted, str) and ("\0" in converted or not converted):
             raise msgspec.ValidationError
     except msgspec.ValidationError:
-        shown = "" if spec.secret else f", not {_clip(str(one.value))!r}"
+        text = str(one.value)
+        shown = "" if spec.secret else f", not {text if len(text) <= 60 else text[:57] + '...'!r}"
         raise SetupError(f"{one.source} must be {spec.expected}{shown}.") from None
     return converted
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _shown(spec: _Spec, value: Any) -> str:

@@ -147,11 +147,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class HistoryPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Messages of a user in the order of `seq`, and whether more follow in the direction asked for."""
+    """Messages of a user in the order of `seq`, and whether more follow in the direction asked for.
+
+    `first_seq` is where the history begins: 1, unless retention removed what was in front of it.
+    """
 
     user_id: str
     messages: list[Message]
     has_more: bool
+    first_seq: int = 1
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

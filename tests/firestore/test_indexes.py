@@ -13,6 +13,7 @@ from samvad.records import (
     Erased,
     InterruptionAdded,
     InterruptionsRemoved,
+    InterruptionsTrimmed,
     MessagesAdded,
     ProfileSet,
     ReceiptKept,
@@ -23,6 +24,7 @@ from samvad.records import (
     StoredReceipt,
     StoredSession,
     StoredState,
+    Trimmed,
     UserKey,
     Version,
 )
@@ -78,6 +80,7 @@ async def do_everything() -> Any:
         (ReceiptKept(StoredReceipt(b"r" * 32, b"f" * 32, 1, b"{}")),),
         (MessagesAdded((raw_message(10_001, "new", 1),), ("new",)),),
         (InterruptionsRemoved("s69"),),
+        (Trimmed(150), InterruptionsTrimmed(1)),
     ):
         version = (await store.commit(Commit(ASHA, version, changes))).version
     await store.load(ASHA, window=100, open_after_ms=0, sessions_max=9)
@@ -85,6 +88,8 @@ async def do_everything() -> Any:
     await store.page(ASHA, after=None, before=500, limit=9, bytes_max=9_999)
     await store.sessions(ASHA, open_after_ms=None)
     await store.interruptions("default", "s69", 3)
+    await store.interruptions_before(ASHA, 1)
+    await store.newest_ms()
     await store.stats("default", active_after_ms=0, open_after_ms=0)
     await store.users("default", after="", limit=9)
     changes = store.changes()

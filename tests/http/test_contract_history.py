@@ -90,6 +90,7 @@ async def test_an_unknown_user_has_an_empty_profile(api: Api) -> None:
         "userId": "nobody",
         "messages": [],
         "hasMore": False,
+        "firstSeq": 1,
     }
     assert (await api.ok("GET", "/api/session/stats"))["stats"]["totalProfiles"] == 0
 

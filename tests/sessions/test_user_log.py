@@ -23,7 +23,8 @@ from samvad.sessions.operations import (
     SaveSession,
     SaveState,
 )
-from samvad.sessions.user_log import Rules, apply, loaded, merge_patch, window_bytes
+from samvad.sessions.user_log import Rules, apply, loaded, merge_patch
+from samvad.sessions.window import window_bytes
 
 RULES = Rules()
 EMPTY = UserRecord(Version(0, 0))

@@ -34,6 +34,7 @@ VERBS: Final = {
     "parked": ("samvad.cli.parked", "Decide about operations that the store refuses for ever."),
     "cost": ("samvad.cli.cost", "Tell what Firestore bills for what the server did."),
     "kb": ("samvad.cli.kb", "Look after the knowledge base."),
+    "retention": ("samvad.cli.retention", "Look at the retention rules, or apply them now."),
     "stats": ("samvad.cli.stats", "Count users, sessions and messages."),
     "user": ("samvad.cli.user", "Show, export or erase one user."),
     "import": ("samvad.cli.importing", "Take in conversations from a file of JSON lines."),

@@ -15,7 +15,7 @@ from samvad.cli.carry.files import BackupWriter
 from samvad.cli.carry.kinds import KINDS, read_erasures
 from samvad.cli.carry.lines import DoneLine, EndLine
 from samvad.cli.carry.opening import opened
-from samvad.cli.carry.reading import keys_of, user_lines
+from samvad.cli.carry.reading import Moved, keys_of, user_lines
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import settings_of
 from samvad.cli.output import private_output, progress
@@ -92,13 +92,25 @@ async def write(source: Any, out: IO[bytes], *, only_erasures: bool = False) -> 
 
 async def _gathered(source: Any, key: UserKey) -> tuple[Any, EndLine | None]:
     """A user's lines but for the last, in a file that is in memory while it is small; and the last one."""
+    while True:
+        spool, end = await _gathered_once(source, key)
+        if spool is not None:
+            return spool, end
+
+
+async def _gathered_once(source: Any, key: UserKey) -> tuple[Any, EndLine | None]:
+    """As `_gathered`; None where the history was trimmed meanwhile."""
     spool = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 (closed by _take)
     end: EndLine | None = None
-    async for line in user_lines(source, key):
-        if isinstance(line, EndLine):
-            end = line
-        else:
-            spool.write(lines.encode(line) + b"\n")
+    try:
+        async for line in user_lines(source, key):
+            if isinstance(line, EndLine):
+                end = line
+            else:
+                spool.write(lines.encode(line) + b"\n")
+    except Moved:
+        spool.close()
+        return None, None
     return spool, end
 
 

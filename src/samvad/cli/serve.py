@@ -121,6 +121,8 @@ def _audit(settings: Settings, samvad: Any, application: Any) -> None:
     application.before.append(auditing.check)
     application.on_access.append(auditing.note)
     application.metrics.audit = log
+    if samvad.options.retention_is_on:
+        samvad.sweeper.note = auditing.note_retention
 
 
 def _tell_who_can_reach(settings: Settings, asks: bool) -> None:

@@ -81,6 +81,11 @@ class Auditing:
             request=record.request_id,
         )
 
+    def note_retention(self, did: str, tenant: str, whom: list[tuple[str, str, str]]) -> None:
+        """Take in what the sweeper did, by itself."""
+        concerned = [self.log.hashed(*each) for each in whom]
+        self.log.note("retention", tenant, did, 200, concerned)
+
     def begin(self, samvad: Samvad) -> None:
         """Write as long as the service is open."""
 

@@ -136,6 +136,10 @@ class Metrics(Collector):
             yield counter("samvad_listener_failures", "Times that listening broke off.", watcher.failures)
         if samvad.knowledge_is_open:
             yield from knowledge_families(samvad.knowledge.core.shelf)
+        if samvad.options.retention_is_on:
+            from samvad.http.retention_metrics import retention_families
+
+            yield from retention_families(samvad.sweeper)
         if self.live is not None:
             from samvad.http.live_metrics import live_families
 

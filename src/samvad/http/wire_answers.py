@@ -158,6 +158,7 @@ class HistoryAnswer(Answer):
     user_id: str
     messages: Annotated[list[MessageSeen], Meta(max_length=limits.PAGE_MESSAGES_MAX)]
     has_more: bool
+    first_seq: Seq
     degraded: Degraded | UnsetType = UNSET
 
 

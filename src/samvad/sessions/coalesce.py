@@ -10,8 +10,8 @@ from samvad.records import (
     Change,
     Commit,
     Erased,
-    InterruptionAdded,
     InterruptionsRemoved,
+    InterruptionsTrimmed,
     MessagesAdded,
     ProfileSet,
     ReceiptKept,
@@ -20,7 +20,10 @@ from samvad.records import (
     SessionTouched,
     StateSet,
     StoredMessage,
+    Trimmed,
 )
+
+_REMOVING = Erased | SessionRemoved | InterruptionsRemoved | Trimmed | InterruptionsTrimmed
 
 
 def coalesce(changes: Iterable[Change]) -> tuple[Change, ...]:
@@ -57,7 +60,7 @@ def coalesce(changes: Iterable[Change]) -> tuple[Change, ...]:
                 _replace(rest, session_at, change.session_id, SessionSet(touched))
             else:
                 _replace(rest, session_at, change.session_id, change)
-        elif isinstance(change, SessionRemoved | InterruptionsRemoved | InterruptionAdded):
+        else:
             if isinstance(change, SessionRemoved):
                 session_at.pop(change.session_id, None)
             rest.append(change)
@@ -87,9 +90,7 @@ def erases(commit: Commit) -> bool:
 
 def removes(commit: Commit) -> bool:
     """Whether the caller is told how much a commit removed."""
-    return any(
-        isinstance(change, Erased | SessionRemoved | InterruptionsRemoved) for change in commit.changes
-    )
+    return any(isinstance(change, _REMOVING) for change in commit.changes)
 
 
 def steps_of(commit: Commit) -> int:

@@ -35,6 +35,7 @@ from samvad.sessions.breaker import Breaker, Patience
 from samvad.sessions.coalesce import erases, steps_of
 from samvad.sessions.flush_lane import Entry, FlushLane, FlushLanes, flush_span, unbound
 from samvad.sessions.journal import Journal
+from samvad.sessions.operations import is_conditional
 from samvad.sessions.pending import PendingIndex
 from samvad.sessions.proving import dispute, prove, settle
 from samvad.sessions.reapply import applied_anew, learn
@@ -137,7 +138,7 @@ class Flusher(FlushLanes):
         lane.waiting += 1
         if self.breaker.is_open or lane.parked is not None or self._stopped:
             self._answer_early(lane)
-        elif not entry.verbatim:
+        elif not isinstance(entry.early, SamvadError):
             loop = asyncio.get_running_loop()
             loop.call_later(self._patience.erase_wait_s, self._answer_early, lane)
         self.wake(lane, at_once=True)
@@ -267,7 +268,7 @@ class Flusher(FlushLanes):
         for entry in entries:
             entry.tried = True
         try:
-            if erases(commit):
+            if erases(commit) and not is_conditional(entries[0].commit.operation):
                 for remove in self.before_erasing:
                     await self.breaker.through(functools.partial(remove, lane.user))
             with flush_span(lane, entries):
@@ -420,4 +421,5 @@ class Flusher(FlushLanes):
         if entry.waiter is not None:
             lane.waiting = max(0, lane.waiting - 1)
             # If it was sent before, what it removed is not known: that answer says so.
-            entry.answer(None if entry.tried else Committed(record.version, record.seq))
+            told_early = entry.tried and not isinstance(entry.early, SamvadError)
+            entry.answer(None if told_early else Committed(record.version, record.seq))

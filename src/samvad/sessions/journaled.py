@@ -38,7 +38,7 @@ from samvad.sessions.flush_lane import Done, Entry, FlushLane
 from samvad.sessions.flusher import BLIND, Flusher
 from samvad.sessions.journal import Journal
 from samvad.sessions.journal_entry import decode_entry, encode_entry
-from samvad.sessions.operations import AppendMessages
+from samvad.sessions.operations import AppendMessages, awaits_store
 from samvad.sessions.overlay import OverlaidReads
 from samvad.sessions.user_log import Rules
 from samvad.stores.base import Capabilities, HealthReport, Store, awaited
@@ -327,6 +327,8 @@ class JournaledStore(OverlaidReads):
         else:
             entry.waiter = done
             entry.early = Committed(version, seq, self._removed(lane, commit), pending=True)
+            if awaits_store(commit.operation):
+                entry.early = StoreUnavailable()
         self.flusher.add(lane, entry)
 
     def _again(self, lane: FlushLane, commit: Commit) -> Commit | SamvadError:

@@ -46,12 +46,13 @@ from samvad.sessions.lane import (
     refuse_partial,
     result_of,
 )
-from samvad.sessions.operations import EraseUser, Operation, RemoveSession
+from samvad.sessions.operations import EraseUser, Operation, RemoveSession, Retain
 from samvad.sessions.user_log import Rules
+from samvad.sessions.window import size_bytes
 from samvad.stores.base import Store
 
 _log = logging.getLogger(__name__)
-_REMOVALS = (RemoveSession, EraseUser)
+_REMOVALS = (RemoveSession, Retain, EraseUser)
 _RELOADS_MAX = 5  # where others write all the time, what is read may be as old as their last write
 _AGAIN_AFTER_S = 0.2  # between two tries of what was acknowledged early and the store does not take
 
@@ -307,7 +308,7 @@ class Lanes:
                 written.fail(Unavailable("Too many others are writing for this user; try again."))
             else:
                 self._submit(lane, written)
-        self.cache.resize(lane, user_log.size_bytes(record))
+        self.cache.resize(lane, size_bytes(record))
 
     async def _load(self, key: UserKey) -> UserRecord:
         self.loads += 1
@@ -438,7 +439,7 @@ class Lanes:
             return  # a removal waits for the store behind a journal, and later operations were through before it
         lane.published_number = written.number
         lane.published = record
-        self.cache.resize(lane, user_log.size_bytes(record))
+        self.cache.resize(lane, size_bytes(record))
         if record is not before and self.is_followed(lane.key):
             for listener in self.on_published:
                 listener(lane.key, record, messages_of(applied))

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from samvad.records import StoredInterruption, StoredSession
+from samvad.records import StoredInterruption, StoredSession, Version
 
 
 class ReceiptKey(msgspec.Struct, frozen=True):
@@ -106,6 +106,16 @@ def is_unproven(operation: Operation | None) -> bool:
     return by_key or (isinstance(operation, SaveSession) and operation.unproven)
 
 
+def is_conditional(operation: Operation | None) -> bool:
+    """Whether an erasing may turn out not to be one: then nothing beside the record may go before it."""
+    return isinstance(operation, EraseUser) and operation.only is not None
+
+
+def awaits_store(operation: Operation | None) -> bool:
+    """Whether nobody is to be told that it was done before the store has it, however long that takes."""
+    return isinstance(operation, Retain) or is_conditional(operation)
+
+
 class EndSession(Operation):
     """A session ends."""
 
@@ -132,8 +142,23 @@ class ForgetInterruptions(Operation):
     session_id: str
 
 
+class Retain(Operation):
+    """What a retention rule names goes, of the life `epoch` alone: another life is not what was looked at.
+
+    Messages in front of `before_seq`, interruptions from before `interruptions_before_ms`, and sessions, each by its
+    id and when it was last active: one that was used since stays.
+    """
+
+    epoch: int
+    before_seq: int = 0
+    interruptions_before_ms: int = 0
+    sessions: tuple[tuple[str, int], ...] = ()
+
+
 class EraseUser(Operation):
-    """Everything of the user is removed."""
+    """Everything of the user is removed; with `only`, where nothing was written since the record had that version."""
+
+    only: Version | None = None
 
 
 AnyOperation = (
@@ -146,5 +171,6 @@ AnyOperation = (
     | RemoveSession
     | RecordInterruption
     | ForgetInterruptions
+    | Retain
     | EraseUser
 )

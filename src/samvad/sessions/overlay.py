@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from samvad.records import (
@@ -9,6 +11,7 @@ from samvad.records import (
     Erased,
     InterruptionAdded,
     InterruptionsRemoved,
+    InterruptionsTrimmed,
     MessagesAdded,
     ReceiptKept,
     SessionRemoved,
@@ -19,6 +22,7 @@ from samvad.records import (
     StoredMessage,
     StoredReceipt,
     StoredSession,
+    Trimmed,
     UserKey,
 )
 from samvad.sessions.breaker import Breaker
@@ -53,10 +57,12 @@ class OverlaidReads:
     async def page(
         self, user: UserKey, *, after: int | None, before: int | None, limit: int, bytes_max: int
     ) -> tuple[list[StoredMessage], bool]:
-        low = 0 if after is None else after
         high = 1 << 62 if before is None else before
         erased, changes = self._pending(user)
+        trimmed = max([change.before_seq - 1 for change in changes if isinstance(change, Trimmed)], default=0)
+        low = trimmed if after is None else max(after, trimmed)
         pending = [m for change in changes if isinstance(change, MessagesAdded) for m in change.messages]
+        pending = [m for m in pending if m.seq > trimmed]
         first = pending[0].seq if pending else (1 if erased else high)
         waiting = [m for m in pending if low < m.seq < high]
         until = min(high, first)
@@ -65,14 +71,14 @@ class OverlaidReads:
         if after is not None:
             if low + 1 < first:
                 stored, more = await self.breaker.through(
-                    lambda: self.inner.page(user, after=after, before=until, limit=limit, bytes_max=bytes_max)
+                    lambda: self.inner.page(user, after=low, before=until, limit=limit, bytes_max=bytes_max)
                 )
             page = stored if more else [*stored, *waiting]
             taken = _bounded(page, limit, bytes_max)
             return page[:taken], more or len(page) > taken
         taken = _bounded(waiting[::-1], limit, bytes_max)
         page = waiting[len(waiting) - taken :]
-        if taken < len(waiting) or first <= 1 or until <= 1:
+        if taken < len(waiting) or first <= low + 1 or until <= low + 1:
             return page, taken < len(waiting)
         if taken == limit:
             return page, True
@@ -84,6 +90,8 @@ class OverlaidReads:
                 user, after=None, before=until, limit=limit - taken, bytes_max=bytes_max - used
             )
         )
+        if stored and stored[0].seq <= low + 1:
+            stored, more = [message for message in stored if message.seq > low], False
         return [*stored, *page], more
 
     async def session(self, tenant: str, session_id: str) -> StoredSession | None:
@@ -129,6 +137,7 @@ class OverlaidReads:
         owner = UserKey(tenant, session.user_id)
         erased, changes = self._pending(owner)
         gone = erased
+        oldest_ms = 0
         kept: dict[str, StoredInterruption] = {}
         for change in changes:
             if isinstance(change, InterruptionAdded) and change.interruption.session_id == session_id:
@@ -138,10 +147,24 @@ class OverlaidReads:
             ):
                 gone = True
                 kept.clear()
+            elif isinstance(change, InterruptionsTrimmed):
+                oldest_ms = max(oldest_ms, change.before_ms)
+                kept = {name: each for name, each in kept.items() if each.at_ms >= change.before_ms}
         if not gone:
             stored = await self.breaker.through(lambda: self.inner.interruptions(tenant, session_id, limit))
-            kept = {interruption.id: interruption for interruption in stored} | kept
+            kept = {each.id: each for each in stored if each.at_ms >= oldest_ms} | kept
         return sorted(kept.values(), key=lambda i: (i.at_ms, i.id), reverse=True)[:limit]
+
+    async def interruptions_before(self, user: UserKey, before_ms: int) -> int:
+        """See Retaining: as the store has them."""
+        inner: Any = self.inner
+        return int(await self.breaker.through(lambda: inner.interruptions_before(user, before_ms)))
+
+    async def newest_ms(self) -> int | None:
+        """See Retaining: what the store has."""
+        inner: Any = self.inner
+        newest: int | None = await self.breaker.through(inner.newest_ms)
+        return newest
 
     async def receipt(self, key: bytes) -> StoredReceipt | None:
         pending = self.flusher.index.receipt(key)
@@ -167,6 +190,13 @@ class OverlaidReads:
         stored = await self.breaker.through(lambda: self.inner.users(tenant, after=after, limit=room))
         names = {name for name in names if name.encode() > after.encode()}.union(stored) - gone
         return sorted(names, key=str.encode)[:limit]
+
+    async def fold(self) -> None:
+        """See that nothing of what was removed from the store stays in the journal, or in the store's own log."""
+        await self.flusher.scrubber.scrubbed()
+        inner: Any = self.inner
+        if hasattr(inner, "fold"):
+            await inner.fold()
 
     async def expire(self, *, receipts_before_ms: int) -> int:
         return await self.breaker.through(lambda: self.inner.expire(receipts_before_ms=receipts_before_ms))

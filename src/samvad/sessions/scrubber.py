@@ -57,6 +57,12 @@ class Scrubber:
         if self.task is None and not self._stopped:
             self.task = asyncio.create_task(self._scrub())
 
+    async def scrubbed(self) -> None:
+        """Scrub, and wait until that is done."""
+        self.scrub()
+        if self.task is not None:
+            await asyncio.wait({self.task})
+
     async def stop(self) -> None:
         """Finish the round that is under way; nobody waits any longer."""
         self._stopped = True

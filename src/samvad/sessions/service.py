@@ -198,8 +198,15 @@ class SessionPersistenceService(PrivacyVerbs):
         """Messages in the order of `seq`: the first ones behind `after`, else the last ones ahead of `before`."""
         messages, has_more = await self.page_stored(user_id, limit=limit, before=before, after=after)
         return HistoryPage(
-            user_id=user_id, messages=[views.message_of(m) for m in messages], has_more=has_more
+            user_id=user_id,
+            messages=[views.message_of(m) for m in messages],
+            has_more=has_more,
+            first_seq=await self.first_seq(user_id),
         )
+
+    async def first_seq(self, user_id: str) -> int:
+        """The `seq` with which the user's history begins: 1, or what follows the messages that retention removed."""
+        return (await self.read_user(user_id)).trimmed + 1
 
     async def page_stored(
         self,
@@ -215,9 +222,10 @@ class SessionPersistenceService(PrivacyVerbs):
             raise InvalidRequest(f"limit must be 1 to {limits.PAGE_MESSAGES_MAX}.")
         record = await self.core.lanes.read(key)
         window = record.window
-        if window and window[0].seq == 1 and record.window_bytes <= limits.PAGE_BYTES_MAX:
-            low = 0 if after is None else min(max(after, 0), len(window))
-            high = len(window) if before is None else min(max(before - 1, 0), len(window))
+        begins = record.trimmed + 1
+        if window and window[0].seq == begins and record.window_bytes <= limits.PAGE_BYTES_MAX:
+            low = 0 if after is None else min(max(after + 1 - begins, 0), len(window))
+            high = len(window) if before is None else min(max(before - begins, 0), len(window))
             between = window[low:high]
             page = between[-limit:] if after is None else between[:limit]
             return page, len(page) < len(between)

@@ -6,7 +6,7 @@ reads a clock, a disk or a network, so that an operation applied twice to the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from samvad.records import (
     Erased,
     InterruptionAdded,
     InterruptionsRemoved,
+    InterruptionsTrimmed,
     MessagesAdded,
     ProfileSet,
     ReceiptKept,
@@ -32,6 +33,7 @@ from samvad.records import (
     StoredReceipt,
     StoredSession,
     StoredState,
+    Trimmed,
     UserRecord,
     Version,
     made_id,
@@ -46,10 +48,12 @@ from samvad.sessions.operations import (
     Operation,
     RecordInterruption,
     RemoveSession,
+    Retain,
     SavePreferences,
     SaveSession,
     SaveState,
 )
+from samvad.sessions.window import MESSAGE_OVERHEAD_BYTES, moved, window_bytes
 from samvad.types import Appended, Durability, StateSaved
 
 _encode = msgspec.json.encode
@@ -59,11 +63,6 @@ _decode = msgspec.json.decode
 STATE_FIELDS = frozenset({"userId", "updatedAt", "isActive", "version"})
 MESSAGE_FIELDS = frozenset({"id", "seq", "role", "content", "timestamp"})
 SESSION_FIELDS = frozenset({"id", "sessionId", "userId", "isActive", "createdAt", "lastActivity", "endedAt"})
-
-_MESSAGE_OVERHEAD_BYTES = 300  # of the Python objects around a message's bytes
-_RECORD_OVERHEAD_BYTES = 1_500
-_SESSION_OVERHEAD_BYTES = 500
-_LATE_MAX = 16  # messages of a record that stand apart
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -105,48 +104,6 @@ def etag(epoch: int, version: int) -> str:
     return f'"{epoch}-{version}"'
 
 
-_Messages = tuple[StoredMessage, ...]
-
-
-def _moved(record: UserRecord, added: _Messages, cap: int) -> tuple[_Messages, int, _Messages, int]:
-    """The `early`, `start` and `late` of a record to which messages are added, and the bytes that fall out of it.
-
-    The window holds the last `cap` messages, less the tool results at its start whose call has fallen off.
-    """
-    early, start, late = record.early, record.start, record.late + added
-    if len(late) > _LATE_MAX:
-        early, start, late = early[start:] + late, 0, ()
-    many = len(early) - start + len(late)
-    fallen_bytes = 0
-    while many:
-        if start == len(early):
-            early, start, late = late, 0, ()
-        first = early[start]
-        if many <= cap and (first.answers is None or first.seq == 1):
-            break
-        fallen_bytes += len(first.body) + _MESSAGE_OVERHEAD_BYTES
-        start += 1
-        many -= 1
-    return early, start, late, fallen_bytes
-
-
-def size_bytes(record: UserRecord) -> int:
-    """About how much memory a record takes."""
-    size = _RECORD_OVERHEAD_BYTES + record.window_bytes
-    if record.state is not None:
-        size += len(record.state.body)
-    if record.profile is not None:
-        size += len(record.profile.preferences)
-    if record.sessions:
-        size += sum(len(s.body) + _SESSION_OVERHEAD_BYTES for s in record.sessions.values())
-    return size
-
-
-def window_bytes(messages: Sequence[StoredMessage]) -> int:
-    """About how much memory some messages take."""
-    return sum([_MESSAGE_OVERHEAD_BYTES + len(message.body) for message in messages])
-
-
 class _Body(msgspec.Struct, gc=False):
     """A message as the JSON object that callers read, but for what the caller gave beside."""
 
@@ -159,7 +116,7 @@ class _Body(msgspec.Struct, gc=False):
 
 def loaded(record: UserRecord, rules: Rules) -> UserRecord:
     """A record as a store hands it over, with its window trimmed and measured."""
-    early, start, late, _ = _moved(record, (), rules.window)
+    early, start, late, _ = moved(record, (), rules.window)
     window = early[start:] + late
     return msgspec.structs.replace(record, early=window, start=0, late=(), window_bytes=window_bytes(window))
 
@@ -215,7 +172,7 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
                     )
                 )
                 continue
-            if record.seq > len(record.window):
+            if record.seq - record.trimmed > len(record.window):
                 unproven.append(message_id)
         seq += 1
         given = message_id is not None
@@ -244,7 +201,7 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
                 touched[session_id] = at_ms
         encoded = _encode(body)
         added.append(StoredMessage(seq, message_id, message.role, at_ms, encoded, calls, answers, given))
-        added_bytes += len(encoded) + _MESSAGE_OVERHEAD_BYTES
+        added_bytes += len(encoded) + MESSAGE_OVERHEAD_BYTES
         if seen is not None:
             seen[message_id] = seq
         if message.content:
@@ -270,7 +227,7 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
                 sessions = dict(sessions)
             sessions[session_id] = msgspec.structs.replace(session, active_ms=active_ms)
             changes.append(SessionTouched(session_id, active_ms))
-    early, start, late, fallen_bytes = _moved(record, new, rules.window)
+    early, start, late, fallen_bytes = moved(record, new, rules.window)
     return Applied(
         UserRecord(
             _next(record),
@@ -285,6 +242,7 @@ def _append(record: UserRecord, op: AppendMessages, rules: Rules) -> Applied:
             record.partial,
             start=start,
             late=late,
+            trimmed=record.trimmed,
         ),
         tuple(changes),
         outcomes,
@@ -410,7 +368,37 @@ def _forget_interruptions(record: UserRecord, op: ForgetInterruptions, rules: Ru
     return Applied(_changed(record), (InterruptionsRemoved(op.session_id),), None)
 
 
+def _retain(record: UserRecord, op: Retain, rules: Rules) -> Applied:
+    if record.partial or record.version.epoch != op.epoch:
+        return Applied(record, (), None)  # not what the rules were looked up for
+    changes: list[Change] = []
+    fields: dict[str, Any] = {}
+    before_seq = min(op.before_seq, record.seq + 1)
+    if before_seq - 1 > record.trimmed:
+        changes.append(Trimmed(before_seq))
+        kept = tuple([message for message in record.window if message.seq >= before_seq])
+        early, start, late, _ = moved(
+            msgspec.structs.replace(record, early=kept, start=0, late=()), (), rules.window
+        )
+        window = early[start:] + late
+        fields |= {"early": window, "start": 0, "late": (), "window_bytes": window_bytes(window)}
+        fields["trimmed"] = before_seq - 1
+    if op.interruptions_before_ms:
+        changes.append(InterruptionsTrimmed(op.interruptions_before_ms))
+    sessions = record.sessions
+    for session_id, active_ms in op.sessions:
+        there = sessions.get(session_id)
+        if there is None or there.active_ms == active_ms:
+            changes.append(SessionRemoved(session_id))
+            sessions = {name: session for name, session in sessions.items() if name != session_id}
+    if not changes:
+        return Applied(record, (), None)
+    return Applied(_changed(record, sessions=sessions, **fields), tuple(changes), None)
+
+
 def _erase(record: UserRecord, op: EraseUser, rules: Rules) -> Applied:
+    if op.only is not None and op.only != record.version:
+        return Applied(record, (), None)  # something was written since: the user is not idle
     if record.version.revision == 0 and not (record.partial or rules.shared):
         return Applied(record, (), None)  # nothing is there; where others write as well, that is not known
     epoch = record.version.epoch
@@ -436,5 +424,6 @@ _RULES: dict[type[Operation], _Rule] = {
     RemoveSession: _remove_session,
     RecordInterruption: _record_interruption,
     ForgetInterruptions: _forget_interruptions,
+    Retain: _retain,
     EraseUser: _erase,
 }

@@ -253,6 +253,12 @@ class FirestoreStore:
     async def interruptions(self, tenant: str, session_id: str, limit: int) -> list[StoredInterruption]:
         return await self._reader.interruptions(tenant, session_id, limit)
 
+    async def interruptions_before(self, user: UserKey, before_ms: int) -> int:
+        return await self._reader.interruptions_before(user, before_ms)
+
+    async def newest_ms(self) -> int | None:
+        return await self._reader.newest_ms()
+
     async def receipt(self, key: bytes) -> StoredReceipt | None:
         return await self._reader.receipt(key)
 

@@ -19,10 +19,12 @@ from samvad.records import (
     Committed,
     InterruptionAdded,
     InterruptionsRemoved,
+    InterruptionsTrimmed,
     MessagesAdded,
     SessionRemoved,
     SessionSet,
     SessionTouched,
+    Trimmed,
     UserKey,
     Version,
 )
@@ -120,6 +122,8 @@ class Committer:
         sessions: set[str] = set()
         interruptions: set[str] = set()
         unproven: set[str] = set()
+        trims: set[int] = set()
+        old_interruptions: set[int] = set()
         for commit in commits:
             for change in commit.changes:
                 if isinstance(change, MessagesAdded):
@@ -134,12 +138,18 @@ class Committer:
                 elif isinstance(change, SessionRemoved | InterruptionsRemoved):
                     sessions.add(change.session_id)
                     interruptions.add(change.session_id)
+                elif isinstance(change, Trimmed):
+                    trims.add(change.before_seq)
+                elif isinstance(change, InterruptionsTrimmed):
+                    old_interruptions.add(change.before_ms)
         return await self._reader.facts(
             user,
             head,
             sessions=sessions - head.sessions.keys(),
             interruptions=interruptions,
             unproven=unproven,
+            trims=trims,
+            old_interruptions=old_interruptions,
             deadline=deadline,
         )
 

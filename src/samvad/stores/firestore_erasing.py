@@ -44,7 +44,7 @@ class Eraser:
             state=head.state_ms is not None,
             profile=head.profile is not None,
             sessions=sessions["count"],
-            messages=head.seq,
+            messages=head.seq - head.trimmed,
             interruptions=interruptions["count"],
         )
 

@@ -65,6 +65,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     applied: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)  # number, at which revision
     tokens: tuple[tuple[int, str], ...] = ()  # revision after the write, its token
     erased: Erasure = _NEVER  # the one that ended the life before
+    trimmed: int = 0  # the last seq that was trimmed: the history begins behind it
 
     @property
     def there(self) -> bool:
@@ -157,6 +158,7 @@ def head_from(user: UserKey, document: Any) -> Head:
         tail=tuple(messages),
         segments=tuple(fields.get("segments") or ()),
         segments_more=get["segmentsMore"].boolean_value,
+        trimmed=get["trimmed"].integer_value if "trimmed" in get else 0,
         sessions={name[1:]: ListedSession(*times) for name, times in (fields.get("sessions") or {}).items()},
         sessions_more=get["sessionsMore"].boolean_value,
         applied={each["replica"]: (each["number"], each["revision"]) for each in fields.get("applied") or ()},
@@ -238,6 +240,8 @@ def head_fields(user: UserKey, head: Head) -> Fields:
         fields["stateMs"] = head.state_ms
     if head.erased.at_ms:
         fields["erased"] = head.erased._asdict()
+    if head.trimmed:
+        fields["trimmed"] = head.trimmed
     active_ms = head.active_ms()
     if active_ms is not None:
         fields["activeMs"] = active_ms

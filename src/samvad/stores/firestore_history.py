@@ -6,7 +6,7 @@ A segment never changes, so that what was read of one is true for as long as its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from samvad.records import StoredMessage, UserKey, seq_of_made_id
 from samvad.stores import firestore_documents as documents
@@ -19,6 +19,14 @@ from samvad.stores.firestore_queries import query
 
 _SEGMENTS_AT_ONCE: Final = 8
 _IDS_PER_QUERY: Final = 30  # Firestore's limit on array-contains-any
+
+
+class Segment(NamedTuple):
+    """Where a sealed segment stands: the name of its document, and the seqs of its first and last message."""
+
+    name: str
+    first: int
+    last: int
 
 
 class History:
@@ -109,7 +117,7 @@ class History:
         read_time: Any,
     ) -> tuple[list[StoredMessage], bool]:
         """See Store.page; `head` is of the moment `read_time`."""
-        low = max(after or 0, 0) + 1
+        low = max(after or 0, head.trimmed) + 1
         high = head.seq if before is None else min(before - 1, head.seq)
         forward = after is not None
         taken: list[StoredMessage] = []
@@ -135,6 +143,34 @@ class History:
             else:
                 high = between[0].seq - 1
         return (taken if forward else taken[::-1]), False
+
+    async def in_front_of(self, user: UserKey, head: Head, before_seq: int, deadline: float) -> list[Segment]:
+        """The sealed segments that begin in front of a seq, in order; without what is said in them."""
+        wanted = query(
+            "history",
+            ("place", "GREATER_THAN", names_of.place(head.epoch, 0)),
+            ("place", "LESS_THAN", names_of.place(head.epoch, before_seq)),
+            order=[("place", "ASCENDING")],
+        )
+        for field in ("place", "end"):
+            wanted.select.fields.add().field_path = field
+        base = names_of.place(head.epoch, 0)
+        return [
+            Segment(
+                each.name,
+                each.fields["place"].integer_value - base,
+                each.fields["end"].integer_value - base,
+            )
+            for each in await self._client.query(self._names.head(user), wanted, deadline)
+        ]
+
+    async def messages_of(self, segment: Segment, deadline: float) -> list[StoredMessage]:
+        """What is said in a segment; Torn where it is not there any more."""
+        found = await self._client.get([segment.name], deadline)
+        document = found.documents[segment.name]
+        if document is None:
+            raise Torn
+        return documents.segment_messages(document)
 
     async def seqs_of(self, user: UserKey, head: Head, ids: list[str], deadline: float) -> dict[str, int]:
         """Where messages of these ids stand in sealed segments: 1 read for 30 ids that are not there."""

@@ -47,7 +47,9 @@ COMPOSITES: Final = (
     Index("user_profiles", (("tenant", _ASC), ("userId", _ASC))),
     Index("user_profiles", (("tenant", _ASC), ("activeMs", _ASC))),
     Index("user_profiles", (("tenant", _ASC), ("seq", _ASC)), summed=True),
+    Index("user_profiles", (("tenant", _ASC), ("trimmed", _ASC)), summed=True),
     Index("sessions", (("tenant", _ASC), ("open", _ASC), ("activeMs", _ASC)), equal=2),
     Index("sessions", (("life", _ASC), ("open", _ASC), ("activeMs", _DESC)), equal=2),
     Index("interruptions", (("place", _ASC), ("atMs", _DESC), ("id", _DESC))),
+    Index("interruptions", (("life", _ASC), ("atMs", _ASC))),
 )

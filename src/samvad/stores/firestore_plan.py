@@ -20,6 +20,7 @@ from samvad.records import (
     Erased,
     InterruptionAdded,
     InterruptionsRemoved,
+    InterruptionsTrimmed,
     MessagesAdded,
     ProfileSet,
     ReceiptKept,
@@ -32,6 +33,7 @@ from samvad.records import (
     StoredProfile,
     StoredReceipt,
     StoredSession,
+    Trimmed,
     UserKey,
     Version,
     only_receipts,
@@ -41,6 +43,7 @@ from samvad.stores import firestore_documents as documents
 from samvad.stores import firestore_head as heads
 from samvad.stores import firestore_names as names_of
 from samvad.stores.firestore_head import Head, ListedSession
+from samvad.stores.firestore_history import Segment
 from samvad.stores.firestore_names import Names
 
 
@@ -49,7 +52,9 @@ class Facts:
 
     `sessions` are documents by id (None: there is none), `foreign` the ids that belong to other users who are
     there; a session that is in neither is taken for new, and the batch fails if it is not. `interruptions` are
-    names of documents by session id; `ids` tells where messages of some ids stand in sealed segments.
+    names of documents by session id, `old_interruptions` by the moment that they are older than; `ids` tells where
+    messages of some ids stand in sealed segments. `segments` are those in front of where the history is to begin, and
+    `cut` what is said in those of them that go in part, by name.
     """
 
     def __init__(self) -> None:
@@ -57,6 +62,9 @@ class Facts:
         self.foreign: set[str] = set()
         self.interruptions: dict[str, list[str]] = {}
         self.ids: dict[str, int] = {}
+        self.old_interruptions: dict[int, list[str]] = {}
+        self.segments: list[Segment] = []
+        self.cut: dict[str, list[StoredMessage]] = {}
 
 
 class Batch(NamedTuple):
@@ -89,6 +97,7 @@ class Plan:
         self._conditions: dict[str, Any] = {}
         self._sessions: dict[str, StoredSession | None] = {}
         self._interruptions: dict[str, set[str]] = {}
+        self._recorded: dict[str, int] = {}  # by name: when, of interruptions that this batch writes
         self.before = head
         self.head = head
 
@@ -124,17 +133,20 @@ class Plan:
         self.head = msgspec.structs.replace(self.head, **fields)
 
     def _refuse(self, changes: Iterable[Change]) -> None:
+        last_seq = self.head.seq
         for change in changes:
             if isinstance(change, Erased):
                 raise ValueError("an erasing is committed by itself")
-            if isinstance(change, MessagesAdded):
-                if change.messages[0].seq != self.head.seq + 1:
+            if isinstance(change, Trimmed):
+                last_seq = max(last_seq, change.before_seq - 1)
+            elif isinstance(change, MessagesAdded):
+                if change.messages[0].seq != last_seq + 1:
                     raise StaleVersion
                 if change.unproven:
                     known = {message.id: message.seq for message in self.head.tail}
                     for message_id in change.unproven:
                         seq = known.get(message_id) or self._facts.ids.get(message_id)
-                        if seq is not None:
+                        if seq is not None and seq > self.head.trimmed:
                             raise MessageExists(message_id, seq)
             elif isinstance(change, SessionSet) and self._is_foreign(change.session.id):
                 raise SessionTaken
@@ -165,9 +177,37 @@ class Plan:
                 name = self._names.interruption(self._user.tenant, kept.session_id, kept.id)
                 self._set(name, documents.interruption_fields(self._user, self._life, kept))
                 self._interruptions_of(kept.session_id).add(name)
+                self._recorded[name] = kept.at_ms
         elif isinstance(change, InterruptionsRemoved) and self._is_ours(change.session_id):
             removed = self._forget_interruptions(change.session_id, removed)
+        elif isinstance(change, Trimmed):
+            removed = self._trim(change.before_seq, removed)
+        elif isinstance(change, InterruptionsTrimmed):
+            removed = self._trim_interruptions(change.before_ms, removed)
         return removed
+
+    def _trim(self, before_seq: int, removed: Removed) -> Removed:
+        """The tail's part now; the segments' when the batch is made."""
+        head, last = self.head, before_seq - 1
+        if last <= head.trimmed:
+            return removed
+        count = min(last, head.seq) - head.trimmed
+        tail = tuple([message for message in head.tail if message.seq > last])
+        self._change(trimmed=last, seq=max(head.seq, last), tail=tail)
+        return removed._replace(messages=removed.messages + count)
+
+    def _trim_interruptions(self, before_ms: int, removed: Removed) -> Removed:
+        stored = self._facts.old_interruptions.get(before_ms, ())
+        old = {
+            name for name in stored if name not in self._recorded and self._writes.get(name, ()) is not None
+        }
+        old |= {name for name, at_ms in self._recorded.items() if at_ms < before_ms}
+        for name in old:
+            self._writes[name] = None
+            self._recorded.pop(name, None)
+        for names in self._interruptions.values():
+            names -= old
+        return removed._replace(interruptions=removed.interruptions + len(old))
 
     def _messages(self, messages: tuple[StoredMessage, ...]) -> None:
         profile = self.head.profile
@@ -266,12 +306,15 @@ class Plan:
             self._change(sessions=sessions)
 
     def _interruptions_of(self, session_id: str) -> set[str]:
-        return self._interruptions.setdefault(session_id, set(self._facts.interruptions.get(session_id, ())))
+        stored = self._facts.interruptions.get(session_id, ())
+        there = {name for name in stored if self._writes.get(name, ()) is not None}
+        return self._interruptions.setdefault(session_id, there)
 
     def _forget_interruptions(self, session_id: str, removed: Removed) -> Removed:
         gone = self._interruptions_of(session_id)
         for name in gone:
             self._writes[name] = None
+            self._recorded.pop(name, None)
         count = len(gone)
         gone.clear()
         return removed._replace(interruptions=removed.interruptions + count)
@@ -289,6 +332,8 @@ class Plan:
             if self.head.older and self.head.older_state is not None:
                 fields = documents.state_fields(self._user, self.head.epoch, self.head.older_state)
                 self._set(self._names.state(self._user), fields, stamped=True)
+            if self.head.trimmed > before.trimmed:
+                self._trim_segments()
             segments = self._seal()
             tokens = (*before.tokens, (self.head.revision, token))[-heads.TOKENS_MAX :]
             self._change(tokens=tokens, older=False, older_state=None, erasure_time=None)
@@ -319,6 +364,29 @@ class Plan:
             return documents.only_if_absent(documents.delete_write(name))
         write = documents.set_write(name, {"rebornEpoch": before.epoch}, ["rebornEpoch"])
         return documents.only_if_unchanged(write, before.erasure_time)
+
+    def _trim_segments(self) -> None:
+        """Remove the segments in front of where the history begins; of one that goes in part, write the rest anew."""
+        last = self.head.trimmed
+        listed = list(self.head.segments)
+        for segment in self._facts.segments:
+            if segment.first > last:
+                continue
+            self._writes[segment.name] = None
+            known_by = segment.name.rsplit("/", 1)[1].split("-", 1)[1]
+            rest: list[str] = []
+            if segment.last > last:
+                messages = [m for m in self._facts.cut[segment.name] if m.seq > last]
+                packed = documents.packed_messages(messages)
+                rest = [documents.segment_name(messages, packed)]
+                fields = documents.segment_content(self.head.epoch, packed)
+                fields |= documents.segment_place(self.head.epoch, messages)
+                self._set(self._names.segment(self._user, self.head.epoch, rest[0]), fields)
+            if known_by in listed:
+                at = listed.index(known_by)
+                listed[at : at + 1] = rest
+        more = self.head.segments_more and bool(listed) and documents.first_seq(listed[0]) > last + 1
+        self._change(segments=tuple(listed), segments_more=more)
 
     def _seal(self) -> list[tuple[Any, Any]]:
         runs, count = heads.sealed_runs(self.head.tail)

@@ -85,6 +85,8 @@ class Reader:
         sessions: set[str],
         interruptions: set[str],
         unproven: set[str],
+        trims: set[int],
+        old_interruptions: set[int],
         deadline: float,
     ) -> Facts:
         """What a plan must know: the documents of some sessions, the names of their interruptions, and known ids."""
@@ -106,7 +108,29 @@ class Reader:
             facts.interruptions[session_id] = [document.name for document in kept]
         if unproven and (head.segments or head.segments_more):
             facts.ids = await self._history.seqs_of(user, head, sorted(unproven), deadline)
+        if trims and (head.segments or head.segments_more):
+            facts.segments = await self._history.in_front_of(user, head, max(trims), deadline)
+            cut = {s for s in facts.segments for before in trims if s.first < before <= s.last}
+            facts.cut = {s.name: await self._history.messages_of(s, deadline) for s in cut}
+        for before_ms in old_interruptions:
+            wanted = self._interruptions_before(life, before_ms, only_names=True)
+            kept = await self._client.query(self._names.root, wanted, deadline)
+            facts.old_interruptions[before_ms] = [document.name for document in kept]
         return facts
+
+    @staticmethod
+    def _interruptions_before(life: str, before_ms: int, *, only_names: bool = False) -> Any:
+        old = ("atMs", "LESS_THAN", before_ms)
+        return query("interruptions", ("life", "EQUAL", life), old, only_names=only_names)
+
+    async def interruptions_before(self, user: UserKey, before_ms: int) -> int:
+        """See Retaining.interruptions_before."""
+        deadline = self._client.deadline()
+        head, _ = await self.head(user, deadline)
+        if not head.there:
+            return 0
+        wanted = self._interruptions_before(names_of.life(user, head.epoch), before_ms)
+        return (await self._client.aggregate(wanted, deadline))["count"]
 
     async def _is_anothers(self, user: UserKey, document: Any, deadline: float) -> bool:
         """Whether a session's document belongs to another user who is (still) there."""
@@ -127,6 +151,15 @@ class Reader:
         head = heads.head_from(owner, there)
         alive = document.fields["life"].string_value == names_of.life(owner, head.epoch)
         return head if alive else None
+
+    async def newest_ms(self) -> int | None:
+        """See Retaining.newest_ms: when the newest head was written, as Firestore's own clock has it; 1 read."""
+        wanted = query("user_profiles", order=[("changedAt", "DESCENDING")], limit=1)
+        wanted.select.fields.add().field_path = "changedAt"
+        found = await self._client.query(self._names.root, wanted, self._client.deadline())
+        return max(
+            [each.fields["changedAt"].timestamp_value.ToMilliseconds() for each in found], default=None
+        )
 
     # --- records ---------------------------------------------------------------------------------------
 
@@ -157,7 +190,7 @@ class Reader:
         head, read_time = await self.head(user, deadline)
         if not head.there:
             return UserRecord(Version(head.epoch, 0), erased=head.erased), head
-        first = max(1, head.seq - window + 1)
+        first = max(head.trimmed, head.seq - window) + 1
         state, sessions, sealed = await asyncio.gather(
             self._state(user, head, deadline, read_time),
             self._open_sessions(user, head, open_after_ms, sessions_max + 1, deadline, read_time),
@@ -174,6 +207,7 @@ class Reader:
             sessions_complete=len(sessions) <= sessions_max,
             applied={replica: number for replica, (number, _) in head.applied.items()},
             erased=head.erased,
+            trimmed=head.trimmed,
         )
         return record, head
 
@@ -304,14 +338,15 @@ class Reader:
         return None if document is None else documents.receipt_from(key, document)
 
     async def stats(self, tenant: str, active_after_ms: int, open_after_ms: int) -> Stats:
-        """See Store.stats. Five queries, each a read for a thousand of what it counts."""
+        """See Store.stats. Six queries, each a read for a thousand of what it counts."""
         deadline = self._client.deadline()
         count = self._client.aggregate
         mine = ("tenant", "EQUAL", tenant)
         recent = ("activeMs", "GREATER_THAN", active_after_ms)
         used = ("activeMs", "GREATER_THAN", open_after_ms)
-        everyone, active, profiles, sessions, interruptions = await asyncio.gather(
+        everyone, trimmed, active, profiles, sessions, interruptions = await asyncio.gather(
             count(query("user_profiles", mine), deadline, sums=["seq"]),
+            count(query("user_profiles", mine), deadline, sums=["trimmed"]),
             count(query("user_profiles", mine, recent), deadline),
             count(query("user_profiles", mine, ("hasProfile", "EQUAL", True)), deadline),
             count(query("sessions", mine, ("open", "EQUAL", True), used), deadline),
@@ -322,7 +357,7 @@ class Reader:
             active_sessions=sessions["count"],
             total_profiles=profiles["count"],
             total_interruptions=interruptions["count"],
-            total_messages=everyone["seq"],
+            total_messages=everyone["seq"] - trimmed["trimmed"],
             total_users=everyone["count"],
         )
 

@@ -22,6 +22,7 @@ from samvad.records import (
     Erasure,
     InterruptionAdded,
     InterruptionsRemoved,
+    InterruptionsTrimmed,
     MessagesAdded,
     ProfileSet,
     ReceiptKept,
@@ -37,6 +38,7 @@ from samvad.records import (
     StoredReceipt,
     StoredSession,
     StoredState,
+    Trimmed,
     UserKey,
     UserRecord,
     Version,
@@ -66,6 +68,11 @@ class _User:
     state: StoredState | None = None
     profile: StoredProfile | None = None
     applied: dict[str, int] = field(default_factory=dict)
+    trimmed: int = 0
+
+    @property
+    def seq(self) -> int:
+        return self.trimmed + len(self.messages)
 
 
 class MemoryStore:
@@ -107,7 +114,7 @@ class MemoryStore:
         if user is None:
             user = _User(self._erasure(key)[0])
         if origin is not None and user.applied.get(origin.replica, -1) >= origin.number:
-            return Committed(Version(user.epoch, user.revision), len(user.messages))
+            return Committed(Version(user.epoch, user.revision), user.seq)
         if commit.expected != Version(user.epoch, user.revision) and not only_receipts(commit):
             raise StaleVersion
         self._refuse(key, user, commit.changes)
@@ -133,7 +140,7 @@ class MemoryStore:
         if origin is not None and user.revision:
             user.applied[origin.replica] = origin.number
         self._tell(commit, Version(user.epoch, user.revision))
-        return Committed(Version(user.epoch, user.revision), len(user.messages), removed)
+        return Committed(Version(user.epoch, user.revision), user.seq, removed)
 
     def _tell(self, commit: Commit, version: Version) -> None:
         erased = any(isinstance(change, Erased) for change in commit.changes)
@@ -157,9 +164,12 @@ class MemoryStore:
         return self._erasures.get(user_hash(key), (0, Erasure()))
 
     def _refuse(self, key: UserKey, user: _User, changes: tuple[Change, ...]) -> None:
+        seq = user.seq
         for change in changes:
-            if isinstance(change, MessagesAdded):
-                if change.messages[0].seq != len(user.messages) + 1:
+            if isinstance(change, Trimmed):
+                seq = max(seq, change.before_seq - 1)
+            elif isinstance(change, MessagesAdded):
+                if change.messages[0].seq != seq + 1:
                     raise StaleVersion
                 for message_id in change.unproven:
                     if message_id in user.seq_by_id:
@@ -205,7 +215,26 @@ class MemoryStore:
             if session is not None and session.user_id == key.user_id:
                 gone = self._interruptions.pop((key.tenant, change.session_id), {})
                 removed = removed._replace(interruptions=removed.interruptions + len(gone))
+        elif isinstance(change, Trimmed):
+            count = change.before_seq - 1 - user.trimmed
+            if count > 0:
+                gone_messages, user.messages = user.messages[:count], user.messages[count:]
+                for message in gone_messages:
+                    if user.seq_by_id.get(message.id) == message.seq:
+                        del user.seq_by_id[message.id]
+                user.trimmed = change.before_seq - 1
+                removed = removed._replace(messages=removed.messages + len(gone_messages))
+        elif isinstance(change, InterruptionsTrimmed):
+            for kept_ones in self._interruptions_of(key):
+                old = [each.id for each in kept_ones.values() if each.at_ms < change.before_ms]
+                for name in old:
+                    del kept_ones[name]
+                removed = removed._replace(interruptions=removed.interruptions + len(old))
         return removed
+
+    def _interruptions_of(self, key: UserKey) -> list[dict[str, StoredInterruption]]:
+        mine = [place for place, s in self._sessions.items() if (place[0], s.user_id) == key]
+        return [self._interruptions[place] for place in mine if place in self._interruptions]
 
     def _erase(self, key: UserKey, user: _User) -> Removed:
         sessions = [place for place, s in self._sessions.items() if (place[0], s.user_id) == key]
@@ -235,7 +264,7 @@ class MemoryStore:
         sessions = await self.sessions(user, open_after_ms=open_after_ms)
         return UserRecord(
             version=Version(found.epoch, found.revision),
-            seq=len(found.messages),
+            seq=found.seq,
             state=found.state,
             profile=found.profile,
             early=tuple(found.messages[-window:]),
@@ -243,6 +272,7 @@ class MemoryStore:
             sessions_complete=len(sessions) <= sessions_max,
             applied=dict(found.applied),
             erased=self._erasure(user)[1],
+            trimmed=found.trimmed,
         )
 
     async def page(
@@ -250,8 +280,9 @@ class MemoryStore:
     ) -> tuple[list[StoredMessage], bool]:
         found = self._users.get(user)
         messages = found.messages if found is not None else []
-        low = 0 if after is None else max(after, 0)
-        high = len(messages) if before is None else max(min(before - 1, len(messages)), 0)
+        trimmed = found.trimmed if found is not None else 0
+        low = 0 if after is None else max(after - trimmed, 0)
+        high = len(messages) if before is None else max(min(before - 1 - trimmed, len(messages)), 0)
         between = messages[low:high]
         taken: list[StoredMessage] = []
         size = 0
@@ -325,6 +356,16 @@ class MemoryStore:
     async def keep_receipts(self, receipts: Sequence[OwnedReceipt]) -> None:
         for each in receipts:
             self._receipts.setdefault(each.receipt.key, (each.user_hash, each.receipt))
+
+    async def interruptions_before(self, user: UserKey, before_ms: int) -> int:
+        return sum(each.at_ms < before_ms for kept in self._interruptions_of(user) for each in kept.values())
+
+    async def newest_ms(self) -> int | None:
+        users = self._users.values()
+        times = [user.state.updated_ms for user in users if user.state is not None]
+        times += [user.profile.updated_ms for user in users if user.profile is not None]
+        times += [session.active_ms for session in self._sessions.values()]
+        return max(times, default=None)
 
     async def expire(self, *, receipts_before_ms: int) -> int:
         old = [key for key, (_, receipt) in self._receipts.items() if receipt.at_ms < receipts_before_ms]

@@ -318,6 +318,12 @@ class SQLiteStore:
     async def interruptions(self, tenant: str, session_id: str, limit: int) -> list[StoredInterruption]:
         return await self._read(lambda c: reads.interruptions(c, tenant, session_id, limit))
 
+    async def interruptions_before(self, user: UserKey, before_ms: int) -> int:
+        return await self._read(lambda c: reads.interruptions_before(c, user, before_ms))
+
+    async def newest_ms(self) -> int | None:
+        return await self._read(reads.newest_ms)
+
     async def receipt(self, key: bytes) -> StoredReceipt | None:
         return await self._read(lambda c: reads.receipt(c, key))
 

@@ -27,6 +27,9 @@ _NEWEST = """
 _ALL_RECENT = """
     SELECT user_no, revision, first_seq, last_seq, updated_ms, body FROM recent ORDER BY place
 """
+_RECENT_OF = """
+    SELECT user_no, revision, first_seq, last_seq, updated_ms, body FROM recent WHERE user_no = ? ORDER BY place
+"""
 _ADD_HISTORY = "INSERT INTO history (user_no, first_seq, last_seq, body) VALUES (?, ?, ?, ?)"
 _MOVE_HEAD = """
     UPDATE users SET revision = max(revision, ?), seq = ?,
@@ -135,22 +138,60 @@ def remove(connection: apsw.Connection, user_no: int | None) -> int:
     return removed
 
 
+def trim(connection: apsw.Connection, user_no: int, before_seq: int) -> int:
+    """Remove what a user said in front of `before_seq`, and the ids of it; returns how many messages that were.
+
+    It is part of a transaction, with all that was said written out. The user's head is brought up to date first, for
+    the row that tells it may go.
+    """
+    _move(connection, connection.execute(_RECENT_OF, (user_no,)))
+    connection.execute("DELETE FROM recent WHERE user_no = ?", (user_no,))
+    removed = 0
+    cut: tuple[int, int] | None = None
+    rows = connection.execute(
+        "SELECT first_seq, last_seq FROM history WHERE user_no = ? AND first_seq < ? ORDER BY first_seq",
+        (user_no, before_seq),
+    )
+    for first_seq, last_seq in rows:
+        removed += min(last_seq, before_seq - 1) - first_seq + 1
+        if last_seq >= before_seq:
+            cut = first_seq, last_seq
+    if cut is not None:
+        first_seq, last_seq = cut
+        body: bytes = connection.execute(
+            "SELECT body FROM history WHERE user_no = ? AND first_seq = ?", (user_no, first_seq)
+        ).get
+        kept = body.split(b"\n")[before_seq - first_seq :]
+        connection.execute(_ADD_HISTORY, (user_no, before_seq, last_seq, joined(kept)))
+    connection.execute("DELETE FROM history WHERE user_no = ? AND first_seq < ?", (user_no, before_seq))
+    connection.execute("DELETE FROM given_ids WHERE user_no = ? AND seq < ?", (user_no, before_seq))
+    connection.execute(
+        "UPDATE users SET trimmed = max(trimmed, ?1), seq = max(seq, ?1) WHERE user_no = ?2",
+        (before_seq - 1, user_no),
+    )
+    return removed
+
+
 def gather(connection: apsw.Connection) -> None:
     """Move all of `recent` to `history` in one transaction, and each user's head along."""
+    with transaction(connection):
+        _move(connection, connection.execute(_ALL_RECENT))
+        connection.execute("DELETE FROM recent")
+
+
+def _move(connection: apsw.Connection, recent: Any) -> None:
+    """Put rows of `recent` into `history`, and each user's head along."""
     runs: list[tuple[int, int, int, bytes]] = []
     heads: list[tuple[int, int, int, int]] = []
     said: defaultdict[int, list[RecentRow]] = defaultdict(list)
-    with transaction(connection):
-        recent: Any = connection.execute(_ALL_RECENT)
-        for row in recent:
-            said[row[0]].append(row)
-        for user_no, rows in sorted(said.items()):
-            runs += _runs(user_no, rows)
-            _, revision, _, last_seq, updated_ms, _ = rows[-1]
-            heads.append((revision, last_seq, updated_ms, user_no))
-        connection.executemany(_ADD_HISTORY, runs)
-        connection.executemany(_MOVE_HEAD, heads)
-        connection.execute("DELETE FROM recent")
+    for row in recent:
+        said[row[0]].append(row)
+    for user_no, rows in sorted(said.items()):
+        runs += _runs(user_no, rows)
+        _, revision, _, last_seq, updated_ms, _ = rows[-1]
+        heads.append((revision, last_seq, updated_ms, user_no))
+    connection.executemany(_ADD_HISTORY, runs)
+    connection.executemany(_MOVE_HEAD, heads)
 
 
 def _runs(user_no: int, rows: list[RecentRow]) -> Iterator[tuple[int, int, int, bytes]]:

@@ -26,7 +26,7 @@ from samvad.stores import sqlite_history as history
 
 _HEAD = """
     SELECT user_no, epoch, revision, seq, preferences, profile_created_ms, profile_updated_ms,
-           states.body, states.updated_ms, states.version
+           trimmed, states.body, states.updated_ms, states.version
     FROM users LEFT JOIN states USING (user_no) WHERE tenant = ? AND user_id = ?
 """
 _ERASURE = "SELECT epoch, erased_ms, replica, number FROM erasures WHERE user_hash = ?"
@@ -47,6 +47,15 @@ _INTERRUPTIONS = """
     SELECT id, session_id, at_ms, body FROM interruptions
     WHERE tenant = ? AND session_id = ? ORDER BY at_ms DESC, id DESC LIMIT ?
 """
+_INTERRUPTIONS_BEFORE = """
+    SELECT count(*) FROM interruptions
+    WHERE at_ms < ? AND user_no = (SELECT user_no FROM users WHERE tenant = ? AND user_id = ?)
+"""
+_NEWEST_MS = """
+    SELECT max(at_ms) FROM (
+        SELECT max(profile_updated_ms) AS at_ms FROM users UNION ALL SELECT max(updated_ms) FROM recent
+        UNION ALL SELECT max(updated_ms) FROM states UNION ALL SELECT max(active_ms) FROM sessions)
+"""
 _APPLIED = "SELECT replica, number FROM applied WHERE user_no = ?"
 _SEQ_END = 1 << 62
 
@@ -66,9 +75,8 @@ def load(
         if head is None:
             after, *erased = connection.execute(_ERASURE, (user_hash(user),)).fetchone() or (0, *Erasure())
             return UserRecord(Version(after, 0), erased=Erasure(*erased))
-        user_no, epoch, revision, seq, preferences, created_ms, updated_ms, state, state_ms, state_version = (
-            head
-        )
+        user_no, epoch, revision, seq, preferences, created_ms, updated_ms, trimmed, *kept = head
+        state, state_ms, state_version = kept
         newest = history.newest(connection, user_no)
         if newest is not None:
             revision, seq = max(revision, newest[0]), max(seq, newest[1])
@@ -92,6 +100,7 @@ def load(
         sessions_complete=len(sessions) <= sessions_max,
         applied=applied,
         erased=Erasure(*erased[1:]) if erased else Erasure(),
+        trimmed=trimmed,
     )
 
 
@@ -151,6 +160,18 @@ def interruptions(
     return [StoredInterruption(*row) for row in rows]
 
 
+def interruptions_before(connection: apsw.Connection, user: UserKey, before_ms: int) -> int:
+    """See Retaining.interruptions_before."""
+    count: int = connection.execute(_INTERRUPTIONS_BEFORE, (before_ms, *user)).get
+    return count
+
+
+def newest_ms(connection: apsw.Connection) -> int | None:
+    """See Retaining.newest_ms."""
+    newest: int | None = connection.execute(_NEWEST_MS).get
+    return newest
+
+
 def receipt(connection: apsw.Connection, key: bytes) -> StoredReceipt | None:
     """See Store.receipt."""
     row = connection.execute(
@@ -186,7 +207,7 @@ def stats(connection: apsw.Connection, tenant: str, active_after_ms: int, open_a
             ),
             total_interruptions=count("SELECT count(*) FROM interruptions WHERE tenant = ?", tenant),
             total_messages=count(
-                """SELECT coalesce(sum(seq), 0) + coalesce((
+                """SELECT coalesce(sum(seq - trimmed), 0) + coalesce((
                        SELECT sum(last_seq - first_seq + 1) FROM recent JOIN users USING (user_no) WHERE tenant = ?1
                    ), 0) FROM users WHERE tenant = ?1""",
                 tenant,

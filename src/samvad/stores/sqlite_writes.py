@@ -19,6 +19,7 @@ from samvad.records import (
     Erased,
     InterruptionAdded,
     InterruptionsRemoved,
+    InterruptionsTrimmed,
     MessagesAdded,
     ProfileSet,
     ReceiptKept,
@@ -28,6 +29,7 @@ from samvad.records import (
     SessionTouched,
     StateSet,
     StoredMessage,
+    Trimmed,
     UserKey,
     Version,
     line_of_message,
@@ -244,15 +246,18 @@ class GroupWriter:
 
     def _refuse(self, user: UserKey, head: _Head, changes: tuple[Change, ...]) -> None:
         """Raise what speaks against these changes, before any of them is written."""
+        seq = head.seq
         for change in changes:
-            if isinstance(change, MessagesAdded):
-                if change.messages[0].seq != head.seq + 1:
+            if isinstance(change, Trimmed):
+                seq = max(seq, change.before_seq - 1)
+            elif isinstance(change, MessagesAdded):
+                if change.messages[0].seq != seq + 1:
                     raise StaleVersion
                 if change.unproven and head.user_no is not None:
                     for message_id in change.unproven:
-                        seq = self._seq_of(head, message_id)
-                        if seq is not None:
-                            raise MessageExists(message_id, seq)
+                        place = self._seq_of(head, message_id)
+                        if place is not None:
+                            raise MessageExists(message_id, place)
             elif isinstance(change, SessionSet):
                 owner = self._connection.execute(
                     "SELECT user_no FROM sessions WHERE tenant = ? AND session_id = ?",
@@ -314,7 +319,20 @@ class GroupWriter:
             )
         elif isinstance(change, InterruptionsRemoved):
             removed = self._forget_interruptions(user, head, change.session_id, removed)
+        elif isinstance(change, Trimmed):
+            removed = removed._replace(messages=removed.messages + self._trim(head, change.before_seq))
+        elif isinstance(change, InterruptionsTrimmed):
+            execute(
+                "DELETE FROM interruptions WHERE user_no = ? AND at_ms < ?", (head.user_no, change.before_ms)
+            )
+            removed = removed._replace(interruptions=removed.interruptions + self._connection.changes())
         return removed
+
+    def _trim(self, head: _Head, before_seq: int) -> int:
+        assert head.user_no is not None
+        self._flush()  # what was appended in this group is looked through as well
+        head.seq = max(head.seq, before_seq - 1)
+        return history.trim(self._connection, head.user_no, before_seq)
 
     def _forget_interruptions(self, user: UserKey, head: _Head, session_id: str, removed: Removed) -> Removed:
         self._connection.execute(

@@ -27,6 +27,7 @@ from samvad.records import (
     Erasure,
     InterruptionAdded,
     InterruptionsRemoved,
+    InterruptionsTrimmed,
     MessagesAdded,
     Origin,
     ProfileSet,
@@ -41,6 +42,7 @@ from samvad.records import (
     StoredReceipt,
     StoredSession,
     StoredState,
+    Trimmed,
     UserKey,
     UserRecord,
     Version,
@@ -57,12 +59,14 @@ from samvad.sessions.operations import (
     ReceiptKey,
     RecordInterruption,
     RemoveSession,
+    Retain,
     SavePreferences,
     SaveSession,
     SaveState,
 )
 from samvad.stores.base import Store
 from samvad.stores.memory import MemoryStore
+from samvad.testing.retaining import retains, told
 
 # Names that are easily taken for one another, or for something else.
 USER_IDS: Final = ("asha", "Asha", "e\u0301", "\u00e9", "__id__", "a.b' OR 1=1 --")
@@ -113,6 +117,8 @@ class OperationStep:
             operation.user_id = key.user_id
         if isinstance(operation, AppendMessages):
             operation.known = {}
+        if isinstance(operation, Retain):
+            operation = await told(operation, model, key)
         stored = await model.load(key, window=WINDOW, open_after_ms=10, sessions_max=2)
         record = user_log.loaded(stored, RULES)
         try:
@@ -169,6 +175,10 @@ class RawChange:
                 return InterruptionAdded(kept)
             case "forgotten":
                 return InterruptionsRemoved(self.name)
+            case "trimmed":
+                return Trimmed(max(1, record.seq + 2 - 2 * self.number))
+            case "interruptions_trimmed":
+                return InterruptionsTrimmed(self.at_ms)
             case "erased":
                 return Erased(self.at_ms)
         key = place.receipt_key(self.number % RECEIPTS)
@@ -273,8 +283,15 @@ def _operations() -> st.SearchStrategy[Operation]:
         st.builds(RemoveSession, at_ms=_times, session_id=_session_ids),
         st.builds(RecordInterruption, at_ms=_times, interruption=kept),
         st.builds(ForgetInterruptions, at_ms=_times, session_id=_session_ids),
+        retains(_times, _session_ids),
         st.builds(EraseUser, at_ms=_times),
     )
+
+
+_WHAT: Final = (
+    *("state", "profile", "session", "touched", "removed", "interruption", "forgotten", "receipt"),
+    *("trimmed", "interruptions_trimmed"),
+)
 
 
 def _raw_changes() -> st.SearchStrategy[RawMessages | RawChange]:
@@ -286,9 +303,7 @@ def _raw_changes() -> st.SearchStrategy[RawMessages | RawChange]:
     )
     other = st.builds(
         RawChange,
-        what=st.sampled_from(
-            ["state", "profile", "session", "touched", "removed", "interruption", "forgotten", "receipt"]
-        ),
+        what=st.sampled_from(_WHAT),
         name=_session_ids,
         at_ms=_times,
         number=st.integers(0, 3),
@@ -374,6 +389,8 @@ async def everything(store: Store, place: Place, users: Sequence[UserKey] | None
                 f"page {name!r} after={after} before={before} limit={limit} bytes_max={bytes_max}"
             ] = await store.page(user, after=after, before=before, limit=limit, bytes_max=bytes_max)
         found[f"sessions {name!r}"] = await store.sessions(user, open_after_ms=None)
+        if hasattr(store, "interruptions_before"):  # a store need not count them by itself
+            found[f"old interruptions {name!r}"] = await store.interruptions_before(user, TIMES_MS // 2)
         found[f"open sessions {name!r}"] = await store.sessions(user, open_after_ms=TIMES_MS // 2)
     for session_id in SESSION_IDS:
         found[f"session {session_id!r}"] = await store.session(place.tenant, session_id)

@@ -57,7 +57,10 @@ class HeadLine(msgspec.Struct, tag=FORMAT, rename="camel"):
 
 
 class UserLine(msgspec.Struct, tag="user", rename="camel"):
-    """A user begins: `state` is body, time and version; `profile` is preferences and the two times."""
+    """A user begins: `state` is body, time and version; `profile` is preferences and the two times.
+
+    `trimmed` is the last seq that retention removed: the messages begin behind it.
+    """
 
     tenant: str
     user_id: str
@@ -65,6 +68,7 @@ class UserLine(msgspec.Struct, tag="user", rename="camel"):
     seq: int
     state: Body | None = None
     profile: Body | None = None
+    trimmed: int = 0
 
     @property
     def key(self) -> UserKey:
@@ -173,6 +177,8 @@ class Digest:
         """Take in a line."""
         if isinstance(line, UserLine):
             self._hash.update(encode((line.tenant, line.user_id, line.epoch, line.state, line.profile)))
+            if line.trimmed:
+                self._hash.update(encode(line.trimmed))
         elif isinstance(line, SessionsLine):
             self.sessions += len(line.sessions)
             for session in line.sessions:

@@ -24,6 +24,11 @@ KEYS_PER_PAGE: Final = 500
 _WINDOW: Final = 100  # messages that come with a user's head: most users have no more
 _LOOKS_MAX: Final = 20  # at a user who is being written to
 
+
+class Moved(Exception):
+    """While a user's messages were read, the oldest of them were trimmed: all of it is to be read again."""
+
+
 Store = Any  # one that is a Store, and offers what stores/carrying asks for
 
 
@@ -40,7 +45,7 @@ async def user_lines(store: Store, user: UserKey) -> AsyncIterator[UserLines]:
     """The lines of one user; none if there is no such user, and no `end` if the user was erased meanwhile.
 
     State, profile and sessions are of one moment: they are read again where the user was written to in between.
-    Messages are those up to that moment; they do not change.
+    Messages are those up to that moment; they do not change, but may be trimmed while they are read (Moved).
     """
     for _ in range(_LOOKS_MAX):
         head = await store.load(user, window=_WINDOW, open_after_ms=1 << 62, sessions_max=0)
@@ -60,25 +65,28 @@ async def user_lines(store: Store, user: UserKey) -> AsyncIterator[UserLines]:
     for each in first:
         digest.add(each)
         yield each
-    if head.seq <= len(head.window) <= _WINDOW:
+    if head.seq - head.trimmed <= len(head.window) <= _WINDOW:
         line = _messages(head.window)
         digest.add(line)
         if head.window:
             yield line
         yield digest.end()  # all of it was of one moment
         return
-    after = 0
+    after = head.trimmed
     while after < head.seq:
         messages, _ = await store.page(
             user, after=after, before=head.seq + 1, limit=MESSAGES_PER_LINE, bytes_max=BYTES_PER_LINE
         )
         if not messages:
-            return  # erased
+            break  # erased, or trimmed
         after = messages[-1].seq
         line = _messages(messages)
         digest.add(line)
         yield line
-    if (await head_of(store, user)).version.epoch == head.version.epoch:
+    now = await head_of(store, user)
+    if now.version.epoch == head.version.epoch:
+        if now.trimmed != head.trimmed:
+            raise Moved
         yield digest.end()
 
 
@@ -95,6 +103,7 @@ def _user(user: UserKey, head: UserRecord) -> UserLine:
         head.seq,
         None if state is None else (lines.raw(state.body), state.updated_ms, state.version),
         None if profile is None else (lines.raw(profile.preferences), profile.created_ms, profile.updated_ms),
+        head.trimmed,
     )
 
 

@@ -24,6 +24,7 @@ from samvad.records import (
     SessionSet,
     StateSet,
     StoredMessage,
+    Trimmed,
     UserRecord,
     Version,
 )
@@ -83,6 +84,11 @@ class UserTaker:
             await self._store.commit(Commit(self._key, there.version, (Erased(0),)))
             there = self._there = await head_of(self._store, self._key)
         self._version = there.version
+        if there.trimmed != self._user.trimmed:
+            if there.seq:
+                raise Differs("its history begins elsewhere")
+            await self._commit(Trimmed(self._user.trimmed + 1))
+            there = self._there = await head_of(self._store, self._key)
         if there.version.epoch != epoch or there.seq > self._user.seq:
             raise Differs("there is more of this user than here")
         if there.state not in (None, self._user.stored_state()):

@@ -137,7 +137,7 @@ def _profile(call: Call, user_id: str, record: UserRecord) -> bytes:
             b",".join([message.body for message in record.window]),
             b'],"preferences":',
             call.service.preferences(record),
-            b',"historyLength":%d,"totalMessages":%d' % (len(record.window), record.seq),
+            b',"historyLength":%d,"totalMessages":%d' % (len(record.window), record.seq - record.trimmed),
             b',"createdAt":%b,"lastUpdated":%b}' % (created, updated),
         )
     )
@@ -231,6 +231,7 @@ async def page_history(call: Call) -> Reply:
                 b',"messages":[',
                 b",".join([message.body for message in messages]),
                 b'],"hasMore":true' if has_more else b'],"hasMore":false',
+                b',"firstSeq":%d' % await call.service.first_seq(user_id),
                 degraded(call),
             )
         )

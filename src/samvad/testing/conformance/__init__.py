@@ -15,11 +15,14 @@ from samvad.testing.conformance.commits import CommitConformance
 from samvad.testing.conformance.data import DataConformance
 from samvad.testing.conformance.erasing import ErasingConformance
 from samvad.testing.conformance.life import LifeConformance, RestartConformance
+from samvad.testing.conformance.trimming import TrimmingConformance
 
 __all__ = ["DurableStoreConformance", "StoreConformance"]
 
 
-class StoreConformance(CommitConformance, ErasingConformance, DataConformance, LifeConformance):
+class StoreConformance(
+    CommitConformance, ErasingConformance, TrimmingConformance, DataConformance, LifeConformance
+):
     """What every store must do."""
 
 

@@ -1,0 +1,125 @@
+"""`samvad retention show|sweep`: what is kept for how long, and what goes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Final
+
+import typer
+
+from samvad.cli import flags
+from samvad.cli.command import PlainCommand, verbs
+from samvad.cli.opening import reading, settings_of, writing
+from samvad.cli.output import table
+
+app = verbs("Look at the retention rules, or apply them.")
+
+_WORDS: Final = {
+    "users": "idle users",
+    "messages": "messages",
+    "sessions": "sessions",
+    "interruptions": "recorded interruptions",
+    "documents": "documents",
+}
+_NOTED_AT_ONCE: Final = 100  # users in one entry of the audit log
+_INSTEAD: Final = "that server sweeps by itself (every SAMVAD_RETAIN_EVERY_S); --dry-run can look beside it"
+
+
+def _days(age_ms: int) -> str:
+    from samvad.retention.rules import DAY_MS
+
+    return f"{age_ms // DAY_MS:,} days"
+
+
+def _lines(rules: Any) -> list[str]:
+    """The rules in words; what is not named stays."""
+    texts = []
+    if rules.messages:
+        texts.append(f"messages: the last {rules.messages:,} of each user")
+    for name, what in (
+        ("message_age", "messages: {}"),
+        ("sessions", "sessions: {} after they ended"),
+        ("interruptions", "recorded interruptions: {}"),
+        ("documents", "documents of users: {} after they were added"),
+        ("idle_users", "users: {} after the last write"),
+    ):
+        if getattr(rules, name):
+            texts.append(what.format(_days(getattr(rules, name))))
+    return texts or ["everything is kept"]
+
+
+@app.command(cls=PlainCommand)
+def show(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+    """Print the rules that hold, of all tenants and of those that have their own."""
+    from samvad.retention.rules import RetentionOptions
+
+    settings = settings_of(store, data_dir)
+    retention = RetentionOptions(**settings.retention_options()).retention()
+    for line in _lines(retention.base):
+        typer.echo(line)
+    for tenant, rules in sorted(retention.tenants.items()):
+        typer.echo(f"tenant {tenant}:")
+        for line in _lines(rules):
+            typer.echo(f"  {line}")
+    if retention.any:
+        every_h = settings.retain_every_s / 3600
+        typer.echo(
+            f"swept about every {every_h:g} hours" if every_h else "the server does not sweep by itself"
+        )
+
+
+@app.command(cls=PlainCommand)
+def sweep(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing: count what would go. A server may be running.")
+    ] = False,
+    trust_clock: Annotated[
+        bool,
+        typer.Option("--trust-clock", help="Sweep although the clock is far ahead of what was written last."),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Have go what the retention rules name, and print how much that was.
+
+    A dry run and a sweep right after it print the same numbers. Stopped at any moment and run again, it goes on.
+    """
+    from samvad.auth.audit import noted_by_command
+    from samvad.clock import SystemClock
+    from samvad.errors import SetupError
+
+    settings = settings_of(store, data_dir)
+    noted: dict[str, list[tuple[str, str, str]]] = {}
+
+    async def run(samvad: Any) -> Any:
+        if not samvad.options.retention().any:
+            raise SetupError("There are no retention rules; set SAMVAD_RETAIN_MESSAGES or another of them.")
+        sweeper = samvad.sweeper
+        sweeper.note = lambda did, tenant, whom: noted.setdefault(did, []).extend(whom)
+        swept = await sweeper.sweep(dry_run=dry_run, trust_clock=trust_clock)
+        return swept, (sweeper.ahead_ms() if dry_run and not trust_clock else 0)
+
+    try:
+        swept, ahead_ms = reading(settings, run) if dry_run else writing(settings, run, instead=_INSTEAD)
+    finally:
+        for did, whom in noted.items():
+            for start in range(0, len(whom) or 1, _NOTED_AT_ONCE):
+                noted_by_command(
+                    settings.data_path(), SystemClock(), did, whom[start : start + _NOTED_AT_ONCE]
+                )
+    if ahead_ms:
+        print(
+            f"samvad: the clock is {ahead_ms / 86_400_000:.1f} days ahead of what was written last; "
+            "a sweep would refuse, but for --trust-clock.",
+            file=sys.stderr,
+        )
+    counts = {name: getattr(swept.counts, name) for name in _WORDS}
+    if json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode({"dryRun": dry_run, "usersSeen": swept.seen, **counts}).decode())
+        return
+    typer.echo(f"{'would remove' if dry_run else 'removed'}, of {swept.seen:,} users:")
+    width = max(len(f"{number:,}") for number in counts.values())
+    typer.echo(table([f"{counts[name]:,}".rjust(width), text] for name, text in _WORDS.items()))

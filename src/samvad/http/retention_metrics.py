@@ -1,0 +1,32 @@
+"""What the sweeper tells Prometheus, where there are retention rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+if TYPE_CHECKING:
+    from samvad.retention.sweeper import Sweeper
+
+
+def retention_families(sweeper: Sweeper) -> Iterator[Metric]:
+    """What went, how often and when it was swept, and how often that failed."""
+    swept = CounterMetricFamily(
+        "samvad_retention_swept", "What the retention rules removed, by kind.", labels=("kind",)
+    )
+    for kind, count in msgspec.structs.asdict(sweeper.swept).items():
+        swept.add_metric((kind,), count)
+    yield swept
+    yield CounterMetricFamily("samvad_retention_sweeps", "Sweeps that saw everyone.", value=sweeper.sweeps)
+    yield CounterMetricFamily(
+        "samvad_retention_failures", "Sweeps that were refused or cut short.", value=sweeper.failures
+    )
+    yield GaugeMetricFamily(
+        "samvad_retention_last_sweep_seconds",
+        "When the last whole sweep of this process began (seconds since 1970; 0: none yet).",
+        value=(sweeper.last_ms or 0) / 1000,
+    )

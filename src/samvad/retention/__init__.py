@@ -1,0 +1,1 @@
+"""What is kept for how long: the rules, and the sweeper that applies them."""
