@@ -16,7 +16,7 @@ from samvad.auth.api_keys import ApiKey, make_key
 from samvad.cli import production, production_files
 from samvad.cli.checks import Finding
 from samvad.clock import SystemClock
-from samvad.settings import Given, Settings
+from samvad.settings import Given, Settings, describe
 from tests.cli.test_looking import call
 
 GOOD_SECRET = "Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5MGFiY2RlZmdoaWo="
@@ -121,7 +121,9 @@ def test_weak_secrets(secret: str, weak: bool) -> None:
     """Too short, too regular, or a word that anybody would try."""
     assert (production.weakness(secret) is not None) is weak
     assert levels(production.secrets(settings(auth_token_secret=secret))) == ["fail" if weak else "ok"]
-    assert levels(production.secrets(settings(live_token_secret=secret))) == ["fail" if weak else "ok"]
+    for name in ("live_token_secret", "log_secret"):
+        if len(secret) >= 16:
+            assert levels(production.secrets(settings(**{name: secret}))) == ["fail" if weak else "ok"]
 
 
 def test_several_secrets_are_each_looked_at() -> None:
@@ -235,6 +237,31 @@ def test_an_emulator() -> None:
     assert levels(production.emulator(settings(store="firestore://p"), environ)) == ["fail"]
     assert levels(production.emulator(settings(store="firestore://p"), {})) == []
     assert levels(production.emulator(settings(), environ)) == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "wanted"),
+    [
+        ("https://otel.example", []),
+        ("http://localhost:4318", []),
+        ("http://otel.example:4318", ["warn"]),
+        ("", []),
+    ],
+)
+def test_traces(endpoint: str, wanted: list[str]) -> None:
+    """A collector elsewhere, without TLS."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    assert levels(production.collector(settings(otel="on"), environ)) == wanted
+    assert levels(production.collector(settings(), environ)) == []
+
+
+def test_retention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That everything is kept for ever is said, and is no failure."""
+    rule = describe()[0]._replace(name="retain_idle_users", env="SAMVAD_RETAIN_IDLE_USERS")
+    monkeypatch.setattr(production, "describe", lambda: [rule])
+    assert levels(production.retention({})) == ["warn"]
+    assert levels(production.retention({"retain_idle_users": Given("", "90d")})) == ["ok"]
+    assert levels(production.retention({"port": Given("", 80)})) == ["warn"]
 
 
 # --- files ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from samvad.cli.checks import Finding
 from samvad.clock import SystemClock
 from samvad.errors import SetupError
 from samvad.http.browsers import checked_origins
-from samvad.settings import Given, Settings
+from samvad.settings import Given, Settings, describe
 
 _SECRET_CHARS_MIN: Final = 32
 _SECRET_LETTERS_MIN: Final = 10  # different ones: what `openssl rand -hex 16` makes has 12 or more
@@ -54,6 +54,8 @@ def findings(
     yield from addresses(settings)
     yield from networks(settings)
     yield from emulator(settings, environ)
+    yield from collector(settings, environ)
+    yield from retention(given)
 
 
 def is_loopback(host: str) -> bool:
@@ -136,9 +138,9 @@ def weakness(secret: str) -> str | None:
 
 
 def secrets(settings: Settings) -> Iterator[Finding]:
-    """Whether the secrets that sign tokens can be guessed. They are never shown."""
-    for name in ("auth_token_secret", "live_token_secret"):
-        value, subject = getattr(settings, name), "token secret"
+    """Whether the secrets that sign and hash can be guessed. They are never shown."""
+    for name in (each.name for each in describe() if each.secret and each.name.endswith("_secret")):
+        value, subject = getattr(settings, name), "log secret" if name == "log_secret" else "token secret"
         if value is None:
             continue
         parts = value.split(",") if name == "auth_token_secret" else [value]
@@ -268,3 +270,25 @@ def emulator(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
     if host and (settings.store or "").startswith("firestore:"):
         todo = "It keeps nothing and asks nobody who they are: unset FIRESTORE_EMULATOR_HOST."
         yield Finding("fail", "store", f"an emulator at {host}", todo)
+
+
+def collector(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether traces, and the key that lets them in, can be read on their way."""
+    names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    name = next((each for each in names if environ.get(each)), None)
+    if settings.otel == "off" or name is None:
+        return
+    parts = urlsplit(environ[name])
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        todo = f"Beyond your own network they need TLS: an https:// address in {name}."
+        yield Finding("warn", "traces", "sent to a collector without TLS", todo)
+
+
+def retention(given: Mapping[str, Given]) -> Iterator[Finding]:
+    """Whether anything is ever removed by itself."""
+    rules = [each for each in describe() if each.name.startswith("retain_")]
+    if any(each.name in given for each in rules):
+        yield Finding("ok", "retention", "there are rules")
+    elif rules:
+        todo = f"Say for how long, where you may not keep all for ever: {rules[0].env} and those beside it."
+        yield Finding("warn", "retention", "all is kept until it is erased", todo)
