@@ -144,7 +144,8 @@ class Samvad(SessionPersistenceService):
         clock = clock or SystemClock()
         self._guard = Guard(store, master_key, journal_dir, clock)
         store = self._guard.store
-        self.store_meter = observe(store.inner if isinstance(store, JournaledStore) else store)
+        inner = store.inner if isinstance(store, JournaledStore) else store
+        self.store_meter = observe(inner, lean=inner is store and journal_dir is None)
         early = self.options.durability == "memory"
         durability: Durability = "stored" if store.capabilities.durable and not early else "memory"
         if journal_dir is not None and self.options.durability == "auto":
@@ -188,9 +189,7 @@ class Samvad(SessionPersistenceService):
         prices = Prices(chosen.price_reads_usd, chosen.price_writes_usd, chosen.price_deletes_usd)
         self.cost = CostMeter(store, clock, prices, path=cost_file, url=url)
         self._parked_notes: ParkedNotes | None = None
-        self.erasure_signer: ErasureSigner | None = (
-            None  # who signs receipts of erasings, where somebody asks for one
-        )
+        self.erasure_signer: ErasureSigner | None = None  # of receipts, where somebody asks for one
         self.data_dir: Path | None = None  # of a server or a command: where its audit log is, if it keeps one
         self.feed = Feed(lanes)
         # Awaited when the service closes, while it still writes: who has something to keep keeps it now.

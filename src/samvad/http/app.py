@@ -175,7 +175,7 @@ class SamvadApp:
             try:
                 route, params = self._route(scope, path)
                 name = route.name
-                asked.route, asked.path, asked.params = route, route.path, params
+                asked.route, asked.params = route, params
                 self._browsers.check(scope)
                 if not self.samvad.is_open:  # mounted where nobody runs its lifespan
                     await self.samvad.open()

@@ -23,20 +23,18 @@ _log = logging.getLogger("samvad.access")
 class Asked:
     """A request under way. What is known of it is filled in as it becomes known."""
 
-    __slots__ = ("call", "code", "identity", "params", "path", "request_id", "route", "status", "whose")
+    # Of the class until they are known: made for each request, this must cost next to nothing.
+    route: Route | None = None
+    status = 0  # until it is answered
+    code: str | None = None  # of the error
+    params: Sequence[str] = ()
+    identity: Identity | None = None
+    call: Call | None = None
+    whose: tuple[str, str] | None = None  # tenant and user, where neither the path nor the token say it
+    path: str | None = None  # of what is no route
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
-        self.route: Route | None = None
-        self.path: str | None = None  # that of the route
-        self.status = 0  # until it is answered
-        self.code: str | None = None  # of the error
-        self.params: Sequence[str] = ()
-        self.identity: Identity | None = None
-        self.call: Call | None = None
-        self.whose: tuple[str, str] | None = (
-            None  # tenant and user, where neither the path nor the token say it
-        )
 
     def log_fields(self) -> dict[str, str]:
         """What its log lines carry. The hash of the user is made here, and not for requests that log nothing."""

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from samvad.meters import Histogram
+from samvad.sessions.journaled import JournaledStore
 
 if TYPE_CHECKING:
     from samvad.auth.audit import AuditLog
@@ -77,11 +78,16 @@ def store_families(samvad: Samvad) -> Iterator[Metric]:
     calls = CounterMetricFamily(
         "samvad_store_calls", "Calls to the store, by kind and outcome.", labels=("call", "outcome")
     )
-    calls.add_metric(("commit", "ok"), meter.commits_ok)
-    for labels, count in meter.outcomes.items():
+    outcomes = dict(meter.outcomes)
+    commits = meter.commits_ok
+    if not isinstance(samvad.store, JournaledStore) and not commits:  # each write is a commit, counted there
+        commits = getattr(samvad.store, "commits_written", 0)
+        outcomes |= {("commit", code): n for code, n in samvad.core.lanes.acknowledged.refused.items()}
+    calls.add_metric(("commit", "ok"), commits)
+    for labels, count in outcomes.items():
         calls.add_metric(labels, count)
     yield calls
-    seconds = {kind: each for kind, each in meter.seconds.items() if kind == "commit" or each.count}
+    seconds = {kind: each for kind, each in meter.seconds.items() if each.count}
     yield histograms("samvad_store_call_seconds", "How long these took.", "call", seconds)
     store: Any = samvad.store
     journal = getattr(store, "journal", None)

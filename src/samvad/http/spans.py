@@ -39,9 +39,10 @@ def server_span(scope: dict[str, Any], asked: Asked) -> Iterator[None]:
         error = raised
         raise
     finally:
-        if asked.path is not None:
-            span.update_name(f"{name} {asked.path}")
-            span.set_attribute("http.route", asked.path)
+        path = asked.path if asked.route is None else asked.route.path
+        if path is not None:
+            span.update_name(f"{name} {path}")
+            span.set_attribute("http.route", path)
         if asked.status:
             span.set_attribute("http.response.status_code", asked.status)
             if asked.status >= 500:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
@@ -90,6 +90,7 @@ class Acknowledged:
     def __init__(self, durability: Durability) -> None:
         self._usual = durability
         self.seconds: dict[str, Histogram] = {durability: Histogram()}
+        self.refused: Counter[str] = Counter()  # writes that were not, by the code of the error
 
     def add(self, written: Written, committed: Committed | None) -> None:
         """One more. Behind a journal, a removal is answered by the store itself where that can be reached in time."""

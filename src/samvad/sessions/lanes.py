@@ -403,6 +403,7 @@ class Lanes:
             written.tell(result)
         else:
             lane.latest, error = None, result
+            self.acknowledged.refused[error.code] += 1
             if isinstance(error, MessageExists):
                 written.learn(error)
             if isinstance(error, StoreUnavailable):

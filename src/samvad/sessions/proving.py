@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from samvad.logs import user_hash
 from samvad.records import ANY_VERSION, Commit, StoredReceipt, StoredSession
 from samvad.sessions.breaker import Breaker
 from samvad.sessions.flush_lane import Entry
@@ -80,18 +81,22 @@ def settle(entry: Entry, proof: Proof) -> bool:
     entry.unproven = False
     operation = entry.commit.operation
     asked, kept = operation.receipt, proof.receipt
+    told = {"user": user_hash(*entry.commit.user)}
     if kept is not None and (kept.fingerprint == asked.fingerprint or kept.answer is None):
-        _log.warning("a request was carried out before, by another replica: it is not repeated")
+        _log.warning("a request was carried out before, by another replica: it is not repeated", extra=told)
         entry.commit = Commit(entry.commit.user, ANY_VERSION, ())
         return False
     if kept is not None:
-        _log.warning("an Idempotency-Key was used for two requests while the store was down: both are done")
+        _log.warning(
+            "an Idempotency-Key was used for two requests while the store was down: both are done", extra=told
+        )
         operation = msgspec.structs.replace(operation, receipt=None)
     if isinstance(operation, SaveSession):
         session = proof.session
         if session is not None and session.user_id != entry.commit.user.user_id:
             _log.error(
-                "a session that was created while the store was down is another user's: it stays theirs"
+                "a session that was created while the store was down is another user's: it stays theirs",
+                extra=told,
             )
             entry.commit = Commit(entry.commit.user, ANY_VERSION, ())
             return False

@@ -7,6 +7,7 @@ import logging
 import msgspec
 
 from samvad.errors import MessageExists, SamvadError
+from samvad.logs import user_hash
 from samvad.records import ANY_VERSION, Commit, ReceiptKept, StoredReceipt, UserRecord
 from samvad.sessions import user_log
 from samvad.sessions.content import to_keep
@@ -74,7 +75,8 @@ def applied_anew(
     try:
         applied = user_log.apply(record, operation, rules)
     except SamvadError as error:
-        _log.warning("an operation was overtaken by another replica", extra={"code": error.code})
+        told = {"code": error.code, "user": user_hash(*commit.user)}
+        _log.warning("an operation was overtaken by another replica", extra=told)
         entry.commit = _receipts(commit, erased=False)
         return record, True
     if loaded is not None and record.version.epoch == loaded.version.epoch:

@@ -40,11 +40,12 @@ class StoreMeter:
         self.outcomes[kind, "cancelled" if isinstance(error, asyncio.CancelledError) else code] += 1
 
 
-def observe(store: Store) -> StoreMeter:
+def observe(store: Store, *, lean: bool = False) -> StoreMeter:
     """Have the calls of a store counted, by what is returned.
 
     The object stays what it is: others ask it for its client, its path, its name. A store whose attributes cannot be
-    set (`__slots__`) goes uncounted.
+    set (`__slots__`) goes uncounted. `lean`: each append is a commit, whose caller counts and times it (see
+    `sessions.lane.Acknowledged`); where the store takes a callback it is not done again here.
     """
     meter, system = StoreMeter(), _SYSTEMS.get(store.name, store.name)
     with contextlib.suppress(AttributeError):
@@ -52,7 +53,8 @@ def observe(store: Store) -> StoreMeter:
             setattr(store, kind, _counted(kind, getattr(store, kind), meter, system))
         submit: Callable[[Commit, Done], None] | None = getattr(store, "submit", None)
         if submit is not None:  # its `commit` goes the same way
-            store.submit = _counted_submit(submit, meter, system)  # type: ignore[attr-defined]
+            spanned = _spanned_submit(submit, system)
+            store.submit = spanned if lean else _counted_submit(spanned, meter)  # type: ignore[attr-defined]
         else:
             store.commit = _counted_commit(store.commit, meter, system)  # type: ignore[assignment,method-assign]
     return meter
@@ -88,17 +90,25 @@ def _counted(
     return counted
 
 
-def _counted_submit(
-    submit: Callable[[Commit, Done], None], meter: StoreMeter, system: str
-) -> Callable[[Commit, Done], None]:
-    seconds = meter.commits
+def _spanned_submit(submit: Callable[[Commit, Done], None], system: str) -> Callable[[Commit, Done], None]:
     name, attributes = _told("commit", system)
 
-    def counted(commit: Commit, done: Done) -> None:
-        began_s = perf_counter()
+    def spanned(commit: Commit, done: Done) -> None:
         if tracing.tracer is not None:
             more = {"db.operation.batch.size": max(commit.steps, 1)}
             done = tracing.timed(name, done, attributes | more, kind="CLIENT")
+        submit(commit, done)
+
+    return spanned
+
+
+def _counted_submit(
+    submit: Callable[[Commit, Done], None], meter: StoreMeter
+) -> Callable[[Commit, Done], None]:
+    seconds = meter.commits
+
+    def counted(commit: Commit, done: Done) -> None:
+        began_s = perf_counter()
 
         def settled(result: Committed | SamvadError) -> None:
             seconds.add(perf_counter() - began_s)

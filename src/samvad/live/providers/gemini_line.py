@@ -292,7 +292,7 @@ def _gone(error: BaseException) -> LineLost:
 def _refused(error: BaseException, handle: str | None) -> LineLost:
     """Why there is no line, and whether dialling again can help."""
     code = _code(error)
-    told = str(getattr(error, "details", None) or error)[:200]
+    told = type(error).__name__  # its text may quote what was sent
     if code in _BAD_REQUEST and handle is not None:
         return LineLost("Gemini does not know the conversation any more", "handle", code)
     if code in _BAD_REQUEST or code in _NEVER_MIND:

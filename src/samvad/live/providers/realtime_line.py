@@ -283,7 +283,8 @@ async def _until(connection: Any, kind: str) -> None:
         if event.type == kind:
             return
         if event.type == "error":
-            _log.error("an endpoint refuses a conversation: %s", str(event.error.message)[:200])
+            code, what = getattr(event.error, "code", None), getattr(event.error, "type", None)
+            _log.error("an endpoint refuses a conversation", extra={"code": code, "type": what})
             raise LineLost("the endpoint refuses the conversation", "refused")
 
 
