@@ -54,6 +54,7 @@ def test_a_backup_holds_sealed_documents_and_no_keys(place: Place, monkeypatch: 
     assert asyncio.run(documents(new, None)) == dict.fromkeys(wanted, "unreadable"), (
         "and no seal is taken for a text"
     )
+    assert "(cannot be read)" in call("kb", "list", "--store", new)
     place_of = {url: Path(url.removeprefix("sqlite:///")) for url in (old, new)}
     shutil.copy(keys_file(place_of[old]), keys_file(place_of[new]))
     assert asyncio.run(documents(new, key)) == wanted

@@ -214,7 +214,8 @@ async def test_nothing_of_an_erased_user_is_left(
 
         async def erases(connection: Connection, number: int) -> None:
             answer = await connection.request("POST", "/api/session/refresh", {"userId": f"user-{number}"})
-            assert answer.check()["success"] is True
+            assert answer.status in (200, 202), answer  # 202: a slow store has it in a moment
+            assert answer.json["success"] is True
 
         await each(server.port, range(users), erases)
         measures = await place.settled(server.port)

@@ -44,6 +44,10 @@ def _tags(given: str | None) -> list[str]:
     return [tag.strip() for tag in (given or "").split(",") if tag.strip()]
 
 
+def _titled(document: Any) -> str:
+    return "(cannot be read)" if document.unreadable else printable(document.title)
+
+
 @app.command(cls=PlainCommand)
 def add(
     paths: Annotated[
@@ -205,7 +209,7 @@ def list_documents(
         while True:
             page = await samvad.knowledge.list_documents(limit=500, cursor=cursor, **condition)
             rows = (
-                (each.id, each.type, each.language or "-", f"{each.content_length:,}", printable(each.title))
+                (each.id, each.type, each.language or "-", f"{each.content_length:,}", _titled(each))
                 for each in page.documents
             )
             if page.documents:

@@ -92,6 +92,11 @@ class RemoteEngine:
         if self._sealed and arguments:
             arguments.append("--sealed")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
+        if (
+            self._sealed
+        ):  # an index in memory is read all over: with small pages, a third more time at the p99
+            tunables = (environment.get("GLIBC_TUNABLES"), "glibc.malloc.hugetlb=1")
+            environment["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
