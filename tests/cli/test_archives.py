@@ -42,6 +42,7 @@ def test_there_and_back(here: Path) -> None:
     """The file is its owner's alone; what is imported exports the same."""
     told = call("user", "export", ASHA, "--archive", "a.zip")
     assert told == "wrote 5 messages, 2 sessions, 1 interruptions and 1 documents of asha to a.zip\n"
+    assert json.loads(members(Path("a.zip"))["manifest.json"])["complete"] is True
     assert stat.S_IMODE(Path("a.zip").stat().st_mode) == 0o600
     told = call("user", "import", "a.zip", "--data-dir", "new")
     assert told.startswith(
@@ -112,5 +113,7 @@ def test_beside_a_server_with_encryption(tmp_path: Path, monkeypatch: pytest.Mon
         assert "stop that server first" in call("user", "import", "a.zip", code=2)
     with zipfile.ZipFile("a.zip") as opened:
         assert LONG.encode() in opened.read("history.jsonl")
+        manifest = json.loads(opened.read("manifest.json"))
+        assert manifest["complete"] is False and "in memory" in manifest["missing"][0]
     monkeypatch.delenv("SAMVAD_MASTER_KEY")
     assert call("user", "import", "a.zip", "--data-dir", "plain").startswith("imported 5 messages")

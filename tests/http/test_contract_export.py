@@ -70,8 +70,21 @@ async def test_so_many_at_once() -> None:
         before |= {making.UserKey("default", name) for name in names[1:-1]}
         await api.refused(503, "overloaded", "GET", f"/api/session/{names[-1]}/export")
         before.clear()
+        left: list[set[Any]] = []
+
+        async def watched(scope: Any, receive: Any, send: Any) -> None:
+            async def sending(message: Any) -> None:
+                if message["type"] == "http.response.body" and not message.get("more_body"):
+                    left.append(set(before))
+                await send(message)
+
+            await api.app(scope, receive, sending)
+
+        watching = Api(api.samvad, watched)
         for name in names:
-            assert (await api.get(f"/api/session/{name}/export")).status == 200
+            for method in ("GET", "HEAD"):
+                assert (await watching(method, f"/api/session/{name}/export")).status == 200
+        assert left == [set()] * 2 * len(names), "who has it all may ask again at once"
         assert not before
 
 

@@ -9,7 +9,7 @@ import typer
 
 from samvad.archive.form import Counts
 from samvad.auth.audit import noted_by_command
-from samvad.cli.opening import reading
+from samvad.cli.opening import database_path, reading
 from samvad.cli.output import printable, private_output
 from samvad.clock import SystemClock
 from samvad.errors import SetupError
@@ -34,7 +34,7 @@ def export_archive(settings: Settings, user: UserKey, target: str) -> None:
         from samvad.archive.making import UserArchive
 
         samvad.data_dir = data_dir
-        archive = UserArchive(samvad, user, missing=[_IN_MEMORY, *_waiting(data_dir, settings, user)])
+        archive = UserArchive(samvad, user, missing=_missing(data_dir, settings, user))
         await archive.begin()
         with private_output(target) as out:
             async for piece in archive.pieces():
@@ -54,10 +54,21 @@ def told(counts: Counts) -> str:
     )
 
 
-def _waiting(data_dir: Path, settings: Settings, user: UserKey) -> list[str]:
-    """What of a user waits in the journal of this data directory, and is not in the store yet."""
-    directory = data_dir / "journal"
-    if not settings.store_url().startswith("firestore:") or not directory.is_dir():
+def _missing(data_dir: Path, settings: Settings, user: UserKey) -> list[str]:
+    """What cannot be seen from here: memory of a server that runs, and what waits in a journal for the store."""
+    database = database_path(settings.store_url())
+    if database is not None:
+        from samvad.cli.checks import held_by
+
+        try:
+            return [] if held_by(database.resolve()) is None else [_IN_MEMORY]
+        except OSError:  # not known
+            return [_IN_MEMORY]
+    return [_IN_MEMORY, *_waiting(data_dir / "journal", user)]
+
+
+def _waiting(directory: Path, user: UserKey) -> list[str]:
+    if not directory.is_dir():
         return []
     from samvad.sessions.parked import waiting
 

@@ -125,18 +125,26 @@ def _sync(ms: float) -> Finding:
     return Finding("ok", "fsync", shown)
 
 
-def holder(database: Path) -> Finding:
-    """Which process holds the database."""
+def held_by(database: Path) -> str | None:
+    """The number of the process that holds a database (`unknown` where it does not say); None if none does. OSError."""
     path = database.with_name(database.name + ".lock")
     try:
         with path.open() as lock_file:
             try:
                 fcntl.flock(lock_file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                pid = lock_file.read(32).strip() or "unknown"
-                return Finding("ok", "in use", f"by process {pid}")
+                return lock_file.read(32).strip() or "unknown"
     except FileNotFoundError:
         pass
+    return None
+
+
+def holder(database: Path) -> Finding:
+    """Which process holds the database."""
+    try:
+        pid = held_by(database)
+        if pid is not None:
+            return Finding("ok", "in use", f"by process {pid}")
     except OSError as error:
         return Finding(
             "warn", "in use", f"not known ({error.strerror})", "Look with the rights of the server's user."

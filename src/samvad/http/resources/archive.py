@@ -36,6 +36,11 @@ class ArchiveStream:
         self._done = done
         self._stopped = asyncio.Event()
 
+    def _over(self) -> None:
+        """Let others begin; once."""
+        done, self._done = self._done, lambda: None
+        done()
+
     def end(self) -> None:
         """The server stops: the archive breaks off."""
         self._stopped.set()
@@ -48,6 +53,7 @@ class ArchiveStream:
             start = {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *headers]}
             await send(start)
             if self._headers_only:
+                self._over()
                 await send({"type": "http.response.body", "body": b""})
                 return
             watched = [
@@ -67,12 +73,13 @@ class ArchiveStream:
             code = error.code if isinstance(error, SamvadError) else "too_slow"
             _log.warning("an archive was not finished", extra={"code": code})
         finally:
-            self._done()
+            self._over()
 
     async def _write(self, send: Send) -> None:
         async for piece in self._archive.pieces():
             async with asyncio.timeout(limits.EXPORT_SEND_S_MAX):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+        self._over()  # whoever has it all may ask again at once
         await send({"type": "http.response.body", "body": b""})
 
 
