@@ -218,6 +218,7 @@ def all_metrics(directory: Path) -> str:
             url,
             master_key=base64.b64encode(b"k" * 32).decode(),
             journal_dir=directory / "journal" if url.startswith("firestore") else None,
+            retain_messages=1,
         )
         shared = RedisWindows("redis://127.0.0.1:1")
         limiter = Limiter(clock, quotas(Settings()), shared=shared)
