@@ -158,7 +158,7 @@ def run(options: Options) -> Section:
     """With and without the noisy one, in turns on one server."""
     if len(os.sched_getaffinity(0)) < 2:
         raise Unavailable("two cores are needed: one for the server, one for those who ask")
-    seconds = 4.0 if options.quick else 8.0
+    seconds = 4.0 if options.quick else 6.0
     directory = options.directory / "neighbours"
     key = make_key(directory)
     alone, beside, shares, told = [], [], ([], []), Counter[str]()
