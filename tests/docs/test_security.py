@@ -60,6 +60,7 @@ APPROVED = {
 MAY_ROLL_DICE = {  # and what for
     "cli/chat_talk.py": "how long to wait before it connects again",
     "live/providers/line.py": "the same",
+    "retention/sweeper.py": "when the next sweep begins",
     "sessions/breaker.py": "when the store is asked again",
     "sessions/flusher.py": "how long to wait before a retry",
     "sessions/watching.py": "the same",
