@@ -14,6 +14,7 @@ from samvad.cli.carry.kinds import KINDS, erasures_in, read_erasures
 from samvad.cli.carry.lines import EndLine, UserLine
 from samvad.cli.carry.opening import at_most, opened, same_place
 from samvad.cli.carry.reading import keys_of, user_lines
+from samvad.cli.carry.sealed import carry_keys
 from samvad.cli.carry.totals import DIFFERENCES_SHOWN, Totals
 from samvad.cli.carry.writing import UserTaker, erase_again
 from samvad.cli.command import PlainCommand, verbs
@@ -80,6 +81,7 @@ async def carry(source: Any, target: Any, totals: Totals) -> None:
     known: dict[bytes, int] = {}
     await _erasures(source, target, totals, known)
     epochs = {e.user_hash: e.epoch async for line in read_erasures(target) for e in erasures_in(line)}
+    totals.keys = await carry_keys(source, target, epochs)
 
     with progress("migrating", stats.total_users or None) as show:
 

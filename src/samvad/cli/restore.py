@@ -25,6 +25,7 @@ from samvad.errors import SamvadError, SetupError
 from samvad.records import UserKey, user_hash
 from samvad.sessions.validation import check_id
 from samvad.stores.carrying import StoredErasure
+from samvad.stores.encrypting import has_keys, keys_file
 
 USERS_AT_ONCE: Final = 16
 _LINES_AHEAD: Final = 4
@@ -71,6 +72,11 @@ def restore(
 
     async def run() -> None:
         async with opened(settings.store_url(), settings) as target:
+            if checked.sealed and not await has_keys(target):
+                place = "the collection data_keys" if not hasattr(target, "path") else keys_file(target.path)
+                raise SetupError(
+                    f"{path} is encrypted, and backups hold no keys: bring those of its store to {place} first."
+                )
             await put(path, target, list(wanted.values()), totals, size)
 
     try:

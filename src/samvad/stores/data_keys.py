@@ -82,6 +82,16 @@ def _user_keys_or_none(value: bytes) -> _UserKeys:
         return _UserKeys()
 
 
+def newest_life(value: bytes) -> int:
+    """The last life of which an entry holds a key, as it stands in a key store; -3 where it holds none."""
+    return max((each.epoch for each in _user_keys_or_none(value).keys), default=-3)
+
+
+def ring_ids(value: bytes) -> frozenset[bytes]:
+    """The names of the ring keys in the entry that holds them."""
+    return frozenset(ring.ring_id for ring in _rings(value).rings)
+
+
 class Rewrapped(NamedTuple):
     """What `rewrap` did: data keys moved, and those that were of the right ring already."""
 

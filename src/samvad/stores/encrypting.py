@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from samvad.stores.data_keys import DataKeys
 
 _log = logging.getLogger(__name__)
+_LOOKED_AT = 20  # users, at a start
 NO_KEY = "What is kept in {} is encrypted; give the master key in SAMVAD_MASTER_KEY."
 
 
@@ -131,8 +132,35 @@ async def has_keys(store: Any) -> bool:
     return False
 
 
+async def looks_sealed(store: Any) -> bool:
+    """Whether some of the first users of a SQLite database are sealed: with keys that are not beside it (any more)."""
+    from samvad.stores.sealing import is_sealed
+
+    if not isinstance(getattr(store, "path", None), Path):
+        return False
+    for key in (await store.keys(limit=_LOOKED_AT)).keys:
+        record = await store.load(key, window=1, open_after_ms=1 << 62, sessions_max=0)
+        bodies = [message.body for message in record.window]
+        if record.state is not None:
+            bodies.append(record.state.body)
+        if record.profile is not None:
+            bodies.append(record.profile.preferences)
+        if any(is_sealed(body) for body in bodies):
+            return True
+    return False
+
+
+def keys_are_gone(path: Path) -> SetupError:
+    """What to tell where the database is there and its keys are not."""
+    return SetupError(
+        f"What is kept in {path} is encrypted, and its keys are not there: bring {keys_file(path)} back."
+    )
+
+
 async def _refuse_encrypted(store: Any) -> None:
     store = getattr(store, "inner", store)
     with contextlib.suppress(StoreUnavailable):  # then nothing of it is read either
         if await has_keys(store):
             raise SetupError(NO_KEY.format(getattr(store, "path", "this Firestore database")))
+        if await looks_sealed(store):
+            raise keys_are_gone(store.path)

@@ -50,6 +50,7 @@ from samvad.stores import sealing
 from samvad.stores.base import Capabilities, HealthReport, Store, awaited, not_open
 from samvad.stores.data_key_store import DataKeyEntry
 from samvad.stores.data_keys import NO_LIFE, DataKey, DataKeys
+from samvad.stores.encrypting import has_keys, keys_are_gone, looks_sealed
 from samvad.stores.sealed_opening import Opened
 from samvad.stores.sealing import KeyMissing, Keys
 
@@ -92,6 +93,8 @@ class SealedStore:
         await self.inner.open()
         readonly = bool(getattr(self.inner, "readonly", False))
         try:
+            if not await has_keys(self.inner) and await looks_sealed(self.inner):
+                raise keys_are_gone(self.inner.path)  # type: ignore[attr-defined]
             await self.data_keys.open(new_is_strict=self._is_empty, readonly=readonly)
         except BaseException:
             await self.close()

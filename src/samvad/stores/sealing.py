@@ -42,6 +42,7 @@ from samvad.stores.master_keys import NONCE_BYTES, aead_of, opened_with, sealed_
 MEMBER: Final = "samvad.sealed"
 _OPENING: Final = b'"samvad.sealed":"'
 _VERSION: Final = b"\x01"
+_TOKEN_CHARS_MIN: Final = (1 + KEY_ID_BYTES + NONCE_BYTES + 16) * 4 // 3
 GONE: Final = UNREADABLE
 _replace = msgspec.structs.replace
 _pack = msgspec.msgpack.encode
@@ -78,6 +79,12 @@ def token_of(body: bytes) -> bytes | None:
     if at < 0 or not body.endswith(b'"}'):
         return None
     return body[at + len(_OPENING) : -2]
+
+
+def is_sealed(body: bytes) -> bool:
+    """Whether a body has the form of one that was sealed."""
+    token = token_of(body) if isinstance(body, bytes) else None
+    return token is not None and len(token) > _TOKEN_CHARS_MIN and token.startswith(b"A")
 
 
 def fits(keys: Keys, body: bytes) -> bool:

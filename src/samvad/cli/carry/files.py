@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -17,6 +18,7 @@ from samvad.clock import SystemClock, rfc3339
 from samvad.errors import SetupError
 from samvad.stores.carrying import StoredErasure
 
+_SEALED: Final = re.compile(rb'"samvad\.sealed":"A[A-Za-z0-9+/]{48,}=*"}')  # see stores/sealing
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 _ENDING_BYTES_MAX: Final = 4096
 _TELL_EVERY_BYTES: Final = 1024 * 1024
@@ -65,6 +67,7 @@ class Checked(NamedTuple):
     head: HeadLine
     done: DoneLine
     erasures: dict[bytes, StoredErasure]
+    sealed: bool = False
 
 
 def check(path: Path, tell: Callable[[int], None] = lambda done: None) -> Checked:
@@ -90,6 +93,7 @@ def _check(opened: IO[bytes], path: Path, tell: Callable[[int], None]) -> Checke
     hashed = hashlib.sha256(first)
     erasures: dict[bytes, StoredErasure] = {}
     done: DoneLine | None = None
+    sealed = False
     offset = told = len(first)
     for raw in opened:
         offset += len(raw)
@@ -100,6 +104,7 @@ def _check(opened: IO[bytes], path: Path, tell: Callable[[int], None]) -> Checke
             done = found if isinstance(found, DoneLine) else None
             continue
         hashed.update(raw)
+        sealed = sealed or _SEALED.search(raw) is not None
         if raw.startswith(b'{"type":"erasures",'):
             line = _decoded(raw, path)
             if isinstance(line, ErasuresLine):
@@ -111,7 +116,7 @@ def _check(opened: IO[bytes], path: Path, tell: Callable[[int], None]) -> Checke
         raise SetupError(f"{path} is cut off: its last line is missing; nothing was restored.")
     if done.sha256 != hashed.hexdigest():
         raise SetupError(f"{path} was altered: it does not have its own checksum; nothing was restored.")
-    return Checked(head, done, erasures)
+    return Checked(head, done, erasures, sealed)
 
 
 def _decoded(raw: bytes, path: Path) -> Any:

@@ -22,6 +22,7 @@ class Totals(msgspec.Struct):
     interruptions: int = 0
     messages: int = 0
     erasures: int = 0
+    keys: int = 0  # of encrypted users, carried to another store
     ended: int = 0  # users who lived in the target and had been erased in the source, or are on the list
     differences: list[str] = msgspec.field(default_factory=list)
     kinds: dict[str, int] = msgspec.field(default_factory=dict)
@@ -55,6 +56,7 @@ class Totals(msgspec.Struct):
             f"users      {self.users:,}: {', '.join(parts)}",
             f"sessions   {self.sessions:,}, with {self.interruptions:,} interruptions",
             f"messages   {self.messages:,}",
+            *([f"keys       {self.keys:,}"] if self.keys else []),
             *(f"{name:<10} {count:,}" for name, count in self.kinds.items()),
             f"erasures   {self.erasures:,}"
             + (f", {self.ended:,} of users who lived there" if self.ended else ""),
