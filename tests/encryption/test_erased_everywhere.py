@@ -166,7 +166,10 @@ class Place:
         async def nothing_waits() -> bytes:
             async with await Connection.open(port) as connection:
                 measures = (await connection.request("GET", "/metrics")).body
-            return measures if b"samvad_operations_waiting 0.0" in measures else b""
+            waits = re.findall(
+                rb"^samvad_(?:operations|journal_entries)_waiting (.+)$", measures, re.MULTILINE
+            )
+            return b"" if any(float(count) for count in waits) else measures
 
         return await wait_until_async(nothing_waits, "everything is in the store", timeout_s=900)
 
