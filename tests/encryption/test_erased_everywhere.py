@@ -244,9 +244,8 @@ async def _look_at_backup(place: Place, folder: Path, backup: Path, users: int) 
     if encrypted:
         assert not hits(backup.parent / "backup")
         again.environment["SAMVAD_MASTER_KEY"] = place.environment["SAMVAD_MASTER_KEY"]
+        await _copy_keys(place, keys_file(again.data / "samvad.db"))  # first: without them it is refused
     again.command("restore", str(backup), "--store", again.url)
-    if encrypted:
-        await _copy_keys(place, keys_file(again.data / "samvad.db"))
     read: set[int] = set()
     with again.server() as server:
         server.start()
