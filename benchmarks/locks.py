@@ -1,7 +1,8 @@
 """What safety costs: encryption, authentication, limits and metrics on, against all of them off, in one run.
 
-The server is that of `samvad serve`, on one core; `wrk` loads it from another. All off and all on take turns, round by
-round; each lock alone is measured once, to see where the cost is.
+The server is that of `samvad serve`, on one core; `wrk` loads it from another. A server with all off and one with all
+on are there at once and take turns, second by second: a machine whose speed changes changes it for both. Each lock
+alone is measured once, to see where the cost is.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def scraped(url: str, token: str, every_s: float = 1.0) -> Iterator[None]:
     stop = threading.Event()
 
     def scrape() -> None:
+        ask(url, "/metrics", token=token)
         while not stop.wait(every_s):
             ask(url, "/metrics", token=token)
 
@@ -103,36 +105,37 @@ def scraped(url: str, token: str, every_s: float = 1.0) -> Iterator[None]:
         thread.join()
 
 
-def measure(
-    running: Running, tokens: list[str], seconds: float, script: Path
-) -> dict[str, tuple[float, float]]:
-    """Requests a second and processor time in µs, of each case."""
-    found = {}
-    core = min(os.sched_getaffinity(0))
-    for case, (method, tail, body, _) in CASES.items():
-        lua_body = "nil" if body is None else "[==[" + json.dumps(body) + "]==]"
-        words = ", ".join(f'"{token}"' for token in tokens)
-        script.write_text(LUA % (lua_body, words, USERS, method, tail))
-        rate, _, cpu_us = load(running, script, seconds, core)
-        found[case] = rate, cpu_us
-    return found
+class Locked:
+    """A server with some of the locks on, filled; `tokens` are what its requests bring, in turn."""
 
-
-def served(
-    name: str, locks: str, directory: Path, seconds: float
-) -> dict[str, dict[str, tuple[float, float]]]:
-    """Start a server with these locks, fill it, and measure it: by an API key, and with all on by tokens as well."""
-    key = make_key(directory) if "auth" in locks else ""
-    found = {}
-    with server(locks, directory, max(os.sched_getaffinity(0)), module="benchmarks.locks_servers") as running:
+    def __init__(self, running: Running, locks: str, key: str, directory: Path) -> None:
+        self._running = running
+        self._scrapes = "metrics" in locks
+        self._key = key
+        self._script = directory / "load.lua"
+        self.tokens = {KEY: [key] if key else []}
         fill(running.url, key)
-        script = directory / "load.lua"
-        scraping = scraped(running.url, key) if "metrics" in locks else contextlib.nullcontext()
-        with scraping:
-            found[name] = measure(running, [key] if key else [], seconds, script)
-            if locks == ALL:
-                found[TOKENS] = measure(running, minted(running.url, key), seconds, script)
-    return found
+        if locks == ALL:
+            self.tokens[TOKENS] = minted(running.url, key)
+
+    def measure(self, case: str, seconds: float, bringing: str = KEY) -> tuple[float, float]:
+        """Requests a second, and processor time of one in µs."""
+        method, tail, body, _ = CASES[case]
+        lua_body = "nil" if body is None else "[==[" + json.dumps(body) + "]==]"
+        words = ", ".join(f'"{token}"' for token in self.tokens[bringing])
+        self._script.write_text(LUA % (lua_body, words, USERS, method, tail))
+        url = self._running.url
+        with scraped(url, self._key) if self._scrapes else contextlib.nullcontext():
+            rate, _, cpu_us = load(self._running, self._script, seconds, min(os.sched_getaffinity(0)))
+        return rate, cpu_us
+
+
+@contextlib.contextmanager
+def locked(locks: str, directory: Path) -> Iterator[Locked]:
+    """Start one."""
+    key = make_key(directory) if "auth" in locks else ""
+    with server(locks, directory, max(os.sched_getaffinity(0)), module="benchmarks.locks_servers") as running:
+        yield Locked(running, locks, key, directory)
 
 
 def run(options: Options) -> Section:
@@ -141,18 +144,24 @@ def run(options: Options) -> Section:
         raise Unavailable("wrk is not installed (Debian package wrk)")
     if len(os.sched_getaffinity(0)) < 2:
         raise Unavailable("two cores are needed: one for the server, one for the load")
-    seconds = 1.0 if options.quick else 2.0  # wrk takes whole seconds
     rounds: dict[str, list[dict[str, tuple[float, float]]]] = defaultdict(list)
-    for number_ in range(options.rounds):
-        turns = [(OFF, "none"), (KEY, ALL)]
-        for name, locks in turns if number_ % 2 == 0 else reversed(turns):
-            progress(f"locks: round {number_ + 1}, {name}")
-            directory = options.directory / f"locks-{number_}-{name.split(',')[0].replace(' ', '-')}"
-            for what, measured in served(name, locks, directory, seconds).items():
-                rounds[what].append(measured)
+    with (
+        locked("none", options.directory / "locks-off") as off,
+        locked(ALL, options.directory / "locks-on") as on,
+    ):
+        turns = [(OFF, off, KEY), (KEY, on, KEY), (TOKENS, on, TOKENS)]
+        for number_ in range(1 if options.quick else 3 * options.rounds):
+            progress(f"locks: round {number_ + 1}")
+            found: dict[str, dict[str, tuple[float, float]]] = {name: {} for name, _, _ in turns}
+            for case in CASES:
+                for name, each, bringing in turns if number_ % 2 == 0 else reversed(turns):
+                    found[name][case] = each.measure(case, 1.0, bringing)  # wrk takes whole seconds
+            for name, measured in found.items():
+                rounds[name].append(measured)
     for name, locks in ALONE.items():
         progress(f"locks: {name} alone")
-        rounds[name] += served(name, locks, options.directory / f"locks-{name}", 1.0).values()
+        with locked(locks, options.directory / f"locks-{name}") as alone:
+            rounds[name].append({case: alone.measure(case, 1.0) for case in CASES})
     return Section(
         "Locks",
         f"`samvad serve` on one core, wrk with {CONNECTIONS} connections on another, {USERS} users with a state and "

@@ -202,7 +202,7 @@ async def test_what_a_request_costs_is_noted(here: World) -> None:
     for name in ("getSession", "getUserProfile", "getDocument", "listDocuments"):
         await request(here, _named(name), MISSING, here.token(MISSING["user"]))
     assert {"MemoryStore.session", "MemoryStore.load"} <= set(here.store.asked)
-    assert {"MemoryKnowledgeStore.get", "MemoryKnowledgeStore.list"} <= set(here.store.asked)
+    assert {"PlainKnowledgeStore.get", "PlainKnowledgeStore.list"} <= set(here.store.asked)
 
 
 async def compare(here: World, route: Route, token: str, method: str | None = None) -> Answer:

@@ -20,10 +20,11 @@ __all__ = ["place"]
 CANARY = "quokkaloan"
 
 
-async def add(url: str, key: str | None) -> None:
-    """A document of the tenant and one of Asha's."""
+async def add(url: str, key: str | None, *, state: bool = True) -> None:
+    """A document of the tenant and one of Asha's, who may have a `state` as well."""
     async with open_samvad(url, master_key=key) as samvad:
-        await samvad.save_user_state("asha", {"a": 1})
+        if state:
+            await samvad.save_user_state("asha", {"a": 1})
         await samvad.knowledge.add_text(CANARY.title(), f"A {CANARY} for all.", id="all", tags=[CANARY])
         await samvad.knowledge.add_text("Hers", f"A {CANARY} of Asha's.", id="hers", user_id="asha")
 
@@ -71,7 +72,7 @@ def test_plain_documents_are_sealed_as_they_come(
 ) -> None:
     """From a plain store into one that is encrypted, which needs the master key; repeated, nothing changes."""
     key, plain, target = new_key(), place.url("sqlite", "plain"), place.url(engine, "target")
-    asyncio.run(add(plain, None))
+    asyncio.run(add(plain, None, state=False))
     wanted = asyncio.run(documents(plain, None))
     call("backup", "all.backup", "--store", plain)
 

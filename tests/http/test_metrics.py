@@ -99,7 +99,8 @@ async def test_an_outage(tmp_path: Path) -> None:
     assert down["samvad_erasures_pending"] == 1
     assert down["samvad_flush_oldest_seconds"] > 0
     assert down['samvad_writes_acknowledged_total{durability="journaled"}'] == 4
-    assert down['samvad_store_calls_total{call="commit",outcome="store_unavailable"}'] >= 1
+    failed = [name for name in down if name.startswith("samvad_store_calls") and "store_unavailable" in name]
+    assert failed and all(down[name] >= 1 for name in failed)  # of which kind depends on who came first
     assert down["samvad_flush_lag_seconds_count"] == 1
     assert 0 < down["samvad_journal_bytes"] < down["samvad_journal_bytes_max"]
     assert down['samvad_sync_group_size_sum{of="journal"}'] >= 4

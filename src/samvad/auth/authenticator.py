@@ -146,19 +146,11 @@ class Authenticator:
                 self.refusals["none"] += 1
                 raise Unauthenticated
             return LOCAL_IDENTITY
-        digest = hashlib.sha256(token[: limits.TOKEN_BYTES_MAX + 1].encode(errors="replace")).digest()
-        seen = self._seen.get(digest)
-        if seen is not None:
-            identity, keys, ring_generation, generation = seen
-            ring = self.keyring
-            if (
-                (identity.expires_ms is None or identity.expires_ms > self._clock.now_ms())
-                and ring_generation == ring.generation
-                and (keys is None or (keys.fresh and keys.generation == generation))
-                and (identity.key_id is None or ring.uses(identity.key_id))
-            ):
-                return identity
-            del self._seen[digest]
+        known = self.known(token)
+        if known is not None:
+            return known
+        digest = _digest(token)
+        self._seen.pop(digest, None)
         try:
             identity, keys = await self._identify(token)
         except Refused as refused:
@@ -174,6 +166,26 @@ class Authenticator:
         if len(self._seen) > limits.TOKENS_CACHED_MAX:
             self._seen.popitem(last=False)
         return identity
+
+    def known(self, token: str) -> Identity | None:
+        """Who brings this token, where it was good before and is still; else `identify` finds out.
+
+        Apart from that one because most requests end here, and a coroutine each would be a good part of what they cost.
+        """
+        seen = self._seen.get(_digest(token))
+        if seen is None:
+            return None
+        identity, keys, ring_generation, generation = seen
+        _, _, expires_ms, key_id = identity
+        now_ms = self._clock.now_ms()
+        if (
+            (expires_ms is None or expires_ms > now_ms)
+            and ring_generation == self.keyring.generation
+            and (keys is None or (keys.fresh and keys.generation == generation))
+            and (key_id is None or self.keyring.uses(key_id, now_ms))
+        ):
+            return identity
+        return None
 
     async def _identify(self, token: str) -> tuple[Identity, KeySet | None]:
         if len(token) > limits.TOKEN_BYTES_MAX:
@@ -221,3 +233,8 @@ class Authenticator:
         if identity.expires_ms is not None and identity.expires_ms < claims.expires_ms:
             claims = claims._replace(expires_ms=identity.expires_ms)
         return claims
+
+
+def _digest(token: str) -> bytes:
+    """By which a credential is known again, so that none stays in memory; of one that is too long, of its beginning."""
+    return hashlib.sha256(token[: limits.TOKEN_BYTES_MAX + 1].encode(errors="replace")).digest()

@@ -189,12 +189,11 @@ class Keyring:
         same = hmac.compare_digest(digest_of(text), _NOBODY if key is None else key.digest)
         if key is None or not same or not self.holds(key.id):
             return None
-        self.uses(key.id)
+        self.uses(key.id, self._clock.now_ms())
         return key
 
-    def uses(self, key_id: str) -> bool:
-        """Take note that a key was used; whether keys are known lately enough to be used at all."""
-        now_ms = self._clock.now_ms()
+    def uses(self, key_id: str, now_ms: int) -> bool:
+        """Take note that a key is used now; whether keys are known lately enough to be used at all."""
         if now_ms - self._used.get(key_id, 0) > limits.KEY_USED_S * 1000:
             self._used[key_id] = now_ms
             self._unsaved.add(key_id)

@@ -14,7 +14,7 @@ from samvad.cli.carry.kinds import KINDS, erasures_in, read_erasures
 from samvad.cli.carry.lines import EndLine, UserLine
 from samvad.cli.carry.opening import at_most, opened, same_place
 from samvad.cli.carry.reading import keys_of, user_lines
-from samvad.cli.carry.sealed import carry_keys
+from samvad.cli.carry.sealed import carry_keys, refuse_in_clear
 from samvad.cli.carry.totals import DIFFERENCES_SHOWN, Totals
 from samvad.cli.carry.writing import UserTaker, erase_again
 from samvad.cli.command import PlainCommand, verbs
@@ -22,6 +22,7 @@ from samvad.cli.opening import settings_of
 from samvad.cli.output import progress
 from samvad.errors import SamvadError, SetupError
 from samvad.records import UserKey
+from samvad.stores.encrypting import has_keys
 
 USERS_AT_ONCE: Final = 16
 
@@ -78,6 +79,8 @@ def tell(totals: Totals) -> int:
 async def carry(source: Any, target: Any, totals: Totals) -> None:
     """Everything of `source` into `target`, both open; SamvadError where it cannot be, and then it can be repeated."""
     stats = await source.stats("default", active_after_ms=1 << 62, open_after_ms=1 << 62)
+    if not await has_keys(source) and (await source.keys(limit=1)).keys:
+        await refuse_in_clear("FROM", target)
     known: dict[bytes, int] = {}
     await _erasures(source, target, totals, known)
     epochs = {e.user_hash: e.epoch async for line in read_erasures(target) for e in erasures_in(line)}

@@ -14,6 +14,7 @@ from samvad.cli.carry.files import check, epochs_of, read
 from samvad.cli.carry.kinds import KINDS, erasures_in, read_erasures
 from samvad.cli.carry.lines import BEGINNING, EndLine, Line, UserLine
 from samvad.cli.carry.opening import opened
+from samvad.cli.carry.sealed import refuse_in_clear
 from samvad.cli.carry.totals import Totals
 from samvad.cli.carry.writing import UserTaker, erase_again
 from samvad.cli.command import PlainCommand, verbs
@@ -77,6 +78,8 @@ def restore(
                 raise SetupError(
                     f"{path} is encrypted, and backups hold no keys: bring those of its store to {place} first."
                 )
+            if checked.done.users and not checked.sealed:
+                await refuse_in_clear(str(path), target)
             await put(path, target, list(wanted.values()), totals, size)
 
     try:

@@ -120,6 +120,7 @@ def _audit(settings: Settings, samvad: Any, application: Any) -> None:
     auditing.begin(samvad)
     application.before.append(auditing.check)
     application.on_access.append(auditing.note)
+    application.is_noted = auditing.is_noted
     application.metrics.audit = log
     if samvad.options.retention_is_on:
         samvad.sweeper.note = auditing.note_retention

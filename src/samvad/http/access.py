@@ -50,11 +50,15 @@ def check_access(access: Access, principal: Principal, params: Sequence[str] = (
 
     To a token of one session every other session is as if it were not there: NotFound.
     """
+    scope, people, own_session, operator, _, also = access
     if principal.user is not None:
-        allowed = access.people and (access.session or principal.session is None)
+        allowed = people and (own_session or principal.session is None)
     else:
-        allowed = access.scope is None or all(map(principal.may, (access.scope, *access.also)))
-        allowed = allowed and not (access.operator and principal.tenant != DEFAULT_TENANT)
+        allowed = scope is None or principal.may(scope)
+        if also:
+            allowed = allowed and all(map(principal.may, also))
+        if operator:
+            allowed = allowed and principal.tenant == DEFAULT_TENANT
     if not allowed:
         raise Forbidden
     if principal.session is not None and params and params[0] != principal.session:
@@ -77,6 +81,8 @@ def bearer(scope: dict[str, Any]) -> str | None:
         return str(offered[0]).removeprefix(_SUBPROTOCOL)
     if not values:
         return None
+    if values[0][:7] == b"Bearer ":  # as everybody writes it
+        return str(values[0][7:], "latin-1").strip(" ")
     scheme, _, token = values[0].decode("latin-1").partition(" ")
     return token.strip(" ") if scheme.lower() == "bearer" else ""
 

@@ -127,6 +127,8 @@ class SamvadApp:
         self._limiter = limiter
         # Called with each answered request, for who keeps a log of who did what.
         self.on_access: list[Callable[[AccessRecord], None]] = []
+        # Whether they want to hear of an answer with this route and status.
+        self.is_noted: Callable[[str, int], bool] = lambda route, status: True
         # Called with the name of the route before a request is carried out; raises where it must not be.
         self.before: list[Callable[[str], None]] = []
         self._make_live = live
@@ -184,9 +186,11 @@ class SamvadApp:
                 elif name == archive.EXPORT:
                     scope["samvad.exports"] = self._exports
                 if not route.access.open:
-                    identity, left = await self._identify(scope, route.access, name, params)
+                    size = 0 if self._limiter is None else told_size(scope)
+                    identity, left = await self._identify(scope, route.access, name, params, size or 0)
                     asked.identity = identity
-                    receive = self._counted(scope, receive, identity)
+                    if size is None and self._limiter is not None:
+                        receive = self._counted(scope, receive, identity, self._limiter)
                 for check in self.before:
                     check(name)
                 asked.call = call = Call(
@@ -217,7 +221,7 @@ class SamvadApp:
             _log.exception("a handler failed", extra={"route": name})
             reply = problem_reply(SamvadError("Something went wrong; the log has the rest."), request_id)
         self._answered(asked, name, reply.status, started_s)
-        if self.on_access:
+        if self.on_access and self.is_noted(name, reply.status):
             users = () if call is None else tuple(call.users)
             self._tell(
                 AccessRecord(
@@ -337,28 +341,29 @@ class SamvadApp:
         return tell
 
     async def _identify(
-        self, scope: Scope, access: Access, route: str, params: Sequence[str] = ()
+        self, scope: Scope, access: Access, route: str, params: Sequence[str] = (), size: int = 0
     ) -> tuple[Identity, list[Left]]:
         """Who is asking, if they may ask this, and how much more; where nobody is asked, the local principal."""
         if not self.auth.is_ready:
             await self.auth.ready()
         try:
-            identity = await self.auth.identify(bearer(scope))
+            token = bearer(scope)
+            known = None if token is None else self.auth.known(token)
+            identity = known or await self.auth.identify(token)
         except Unauthenticated:
             if self._limiter is not None:
                 self._limiter.refused(scope)
             raise
         left: list[Left] = []
         if self._limiter is not None:
-            left = await self._limiter.admit(scope, identity, route, told_size(scope) or 0)
+            admitted = self._limiter.admit(scope, identity, route, size)
+            left = admitted if isinstance(admitted, list) else await admitted
         check_access(access, identity.principal, params)
         return identity, left
 
-    def _counted(self, scope: Scope, receive: Receive, identity: Identity) -> Receive:
-        """What receives a body; of one whose size was not told, each piece is counted as it comes."""
-        limiter = self._limiter
-        if limiter is None or told_size(scope) is not None:
-            return receive
+    @staticmethod
+    def _counted(scope: Scope, receive: Receive, identity: Identity, limiter: Limiter) -> Receive:
+        """What receives a body whose size was not told: each piece is counted as it comes."""
 
         async def counted() -> dict[str, Any]:
             message = await receive()

@@ -51,9 +51,13 @@ class Auditing:
         if route in self._wanted:
             self.log.check()
 
+    def is_noted(self, route: str, status: int) -> bool:
+        """Whether what was answered so is to be noted."""
+        return route in self._wanted or status in REFUSED
+
     def note(self, record: AccessRecord) -> None:
         """Take in an answered request."""
-        if record.route not in self._wanted and record.status not in REFUSED:
+        if not self.is_noted(record.route, record.status):
             return
         try:
             self.log.check()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -108,18 +108,27 @@ class Limiter:
                 text = hops[-self._proxies]
         return str(text)
 
-    async def admit(self, scope: dict[str, Any], identity: Identity, route: str, size: int) -> list[Left]:
-        """Let a request in that brings `size` bytes; what is left then. TooManyRequests where it is not allowed."""
+    def admit(
+        self, scope: dict[str, Any], identity: Identity, route: str, size: int
+    ) -> list[Left] | Awaitable[list[Left]]:
+        """Let a request in that brings `size` bytes; what is left then. TooManyRequests where it is not allowed.
+
+        It is known at once, but where several replicas share their windows: then it is to be waited for.
+        """
         if identity.credential == "local":
             return []
-        who, wanted = self._who(identity), self._wanted(scope, identity, 1, size)
-        if route in _STARTS:
-            wanted.append((who, self._quotas.starts, 1))
-        elif route in _ERASES:
-            wanted.append((who, self._quotas.erasures, 1))
-        elif route == "exportUser":
-            wanted.append((who, self._quotas.exports, 1))
-        return await self._spend(wanted)
+        wanted = self._wanted(scope, identity, 1, size)
+        if route in _COSTLY:
+            who = self._who(identity)
+            if route in _STARTS:
+                wanted.append((who, self._quotas.starts, 1))
+            elif route in _ERASES:
+                wanted.append((who, self._quotas.erasures, 1))
+            else:
+                wanted.append((who, self._quotas.exports, 1))
+        if self._shared is not None:
+            return self._spend(wanted)
+        return self._spend_here(wanted, self._clock.monotonic_s())
 
     async def frame(self, scope: dict[str, Any], identity: Identity, requests: int, size: int) -> None:
         """A frame of a live conversation, or a piece of a body whose size nobody has told."""
@@ -159,19 +168,25 @@ class Limiter:
         ]
 
     async def _spend(self, wanted: list[Wanted]) -> list[Left]:
-        wanted = [each for each in wanted if each[1].amount and each[2]]
         now_s = self._clock.monotonic_s()
         if self._shared is not None and now_s - self._down_s >= _AGAIN_S:
+            counted = [each for each in wanted if each[1].amount and each[2]]
             try:
-                found = await self._shared.spend(wanted)
+                found = await self._shared.spend(counted)
             except OSError as error:
                 self._down_s = now_s
                 _log.warning("limits are this replica's own for now: %s", type(error).__name__)
             else:
-                self._refuse(wanted, found)
+                self._refuse(counted, found)
                 return found
+        return self._spend_here(wanted, now_s)
+
+    def _spend_here(self, wanted: list[Wanted], now_s: float) -> list[Left]:
+        wanted = [each for each in wanted if each[1].amount and each[2]]
         found = self.windows.spend(wanted, now_s)
-        self._refuse(wanted, found)
+        for left in found:
+            if left.wait_s:
+                self._refuse(wanted, found)
         return found
 
     def _refuse(self, wanted: Sequence[Wanted], found: Sequence[Left]) -> None:
@@ -201,6 +216,7 @@ def _network(text: str) -> str:
 
 _ERASES: Final = frozenset({"clearUserData", "savePrivacy"})
 _STARTS: Final = frozenset({"live", "liveEvents"})
+_COSTLY: Final = _ERASES | _STARTS | {"exportUser"}
 
 
 def rate_headers(found: Sequence[Left]) -> tuple[tuple[bytes, bytes], ...]:

@@ -63,10 +63,11 @@ class Windows:
         places: list[tuple[_Window | None, int]] = []
         room = True
         for key, quota, cost in wanted:
-            window = self._windows.get((quota.name, key))
-            slot_s = quota.window_s / SLOTS
+            name, left, window_s, _ = quota
+            window = self._windows.get((name, key))
+            slot_s = window_s / SLOTS
             slot = int(now_s // slot_s)
-            reset_s, left = 0, quota.amount
+            reset_s = 0
             if window is not None:
                 slots = window.slots
                 while slots and slots[0][0] < slot - SLOTS:

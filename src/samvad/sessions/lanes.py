@@ -93,11 +93,12 @@ class Lanes:
         self.loads = self.retries = 0
         self.acknowledged = Acknowledged(rules.durability)
         self.reads_fail = self.writes_fail = False
+        self._store_tells = hasattr(store, "degraded")  # one with a journal does
 
     @property
     def degraded(self) -> bool:
         """Whether the store refused the last read or write: answers are then what this process knows."""
-        return self.reads_fail or self.writes_fail or bool(getattr(self._store, "degraded", False))
+        return self.reads_fail or self.writes_fail or (self._store_tells and self._store.degraded)  # type: ignore[attr-defined]
 
     @property
     def operations_waiting(self) -> int:
