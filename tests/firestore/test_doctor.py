@@ -181,12 +181,14 @@ def test_each_missing_index_is_named_with_its_command(index: Any) -> None:
 
     def answer(method: str, asked: Any) -> Refusal | None:
         if method == "RunQuery":
-            wanted = asked.structured_query
+            wanted, added_up = asked.structured_query, []
         elif method == "RunAggregationQuery":
             wanted = asked.structured_aggregation_query.structured_query
+            sums = [each.sum for each in asked.structured_aggregation_query.aggregations]
+            added_up = [each.field.field_path for each in sums]
         else:
             return None
-        return NO_INDEX if wanted == index.query() and (method == "RunQuery") != index.summed else None
+        return NO_INDEX if (wanted, added_up) == (index.query(), index.sums()) else None
 
     finding = the_one(answer)
     assert (finding.level, finding.found) == ("fail", f"{index.name} is missing")
