@@ -99,6 +99,19 @@ def test_what_is_told_is_so() -> None:
     assert windows.spend([("k", quota, 51)], now_s)[0].wait_s == 60  # more than there ever is
 
 
+def test_one_alone_is_told_as_among_others() -> None:
+    """The short way for one thing, which most requests go, says and takes what the long way does."""
+    dice = random.Random(7)
+    quota, plenty, now_s = Quota("q", 40, 30), Quota("plenty", 10**9, 30), 500.0
+    alone, among = Windows(10), Windows(10)
+    for _ in range(3_000):
+        now_s += dice.choice([0.0, 0.01, 0.2, 0.7, 31.0 if dice.random() < 0.05 else 0.1])
+        wanted = ("k", quota, dice.choice([0, 1, 1, 1, 9]))
+        (mine,) = alone.spend([wanted], now_s)
+        theirs, _ = among.spend([wanted, ("z", plenty, 0)], now_s)
+        assert mine == theirs
+
+
 def test_memory_is_bounded() -> None:
     """Those not seen for longest are forgotten; one that asks all the time is not."""
     windows, quota = Windows(100), Quota("q", 10, 60)

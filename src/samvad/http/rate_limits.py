@@ -223,6 +223,12 @@ def rate_headers(found: Sequence[Left]) -> tuple[tuple[bytes, bytes], ...]:
     """The fields that tell what is left."""
     if not found:
         return ()
+    if len(found) == 1:
+        quota, amount, reset_s, _ = found[0]
+        return (
+            (b"ratelimit-policy", _policies((quota,))),
+            (b"ratelimit", f'"{quota[0]}";r={amount};t={reset_s}'.encode()),
+        )
     told = ", ".join([f'"{left[0][0]}";r={left[1]};t={left[2]}' for left in found])
     return (
         (b"ratelimit-policy", _policies(tuple([left[0] for left in found]))),
