@@ -211,7 +211,7 @@ def test_in_writing_on_two_pages_of_one_user(tmp_path: Path, launch: Launch, doc
         one.shows("identity card. You also need")
         one.page.keyboard.press("Escape")
         one.page.get_by_role("button", name="Go on").wait_for()
-        kept = history(server)
+        kept = wait_until(lambda: len(history(server)) > 1 and history(server), "what was heard is kept")
         assert kept[1]["interrupted"] is True
         assert one.bubbles() == [QUESTION, f"{kept[1]['content']}~{kept[1]['unheardText']}~"]
         other.shows("identity card")
@@ -221,7 +221,8 @@ def test_in_writing_on_two_pages_of_one_user(tmp_path: Path, launch: Launch, doc
         other.write("धन्यवाद")
         one.shows("स्वागत")
         assert one.bubbles() == other.bubbles()
-        assert [each["content"] for each in history(server)][2:] == one.bubbles()[2:]
+        said = one.bubbles()[2:]
+        wait_until(lambda: [each["content"] for each in history(server)][2:] == said, "all of it is kept")
         assert one.page.locator(".from").count() == 2
         policy = one.answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy
