@@ -1,7 +1,8 @@
 """The servers that are compared over HTTP, each started as `python -m benchmarks.http_servers NAME DATA_DIR`.
 
 `bare` is Starlette and msgspec doing the same three things with none of our logic: no durability, no ids, no
-checks. All run under uvicorn (uvloop, httptools) and print their address when they are ready.
+checks. Both run under uvicorn (uvloop, httptools), ours with the connections of `samvad serve`, and print their
+address when they are ready.
 """
 
 from __future__ import annotations
@@ -86,12 +87,12 @@ def bare() -> Starlette:
     )
 
 
-def samvad(data_dir: Path) -> Any:
-    """Ours, on the embedded default."""
-    from samvad import open_samvad
-    from samvad.http.app import create_app
+def samvad(data_dir: Path) -> None:
+    """Ours as it is served: `samvad serve` on the embedded default."""
+    from samvad.cli.serve import run
+    from samvad.settings import Settings
 
-    return create_app(open_samvad(f"sqlite:///{data_dir / 'samvad.db'}"))
+    run(Settings(port=0, data_dir=str(data_dir)))
 
 
 class Server(uvicorn.Server):
@@ -106,9 +107,11 @@ class Server(uvicorn.Server):
 def main() -> None:
     """Serve until killed."""
     name, data_dir = sys.argv[1], Path(sys.argv[2])
-    app = bare() if name == "bare" else samvad(data_dir)
+    if name != "bare":
+        samvad(data_dir)
+        return
     config = uvicorn.Config(
-        app,
+        bare(),
         port=0,
         loop="uvloop",
         http="httptools",
