@@ -73,17 +73,21 @@ class KmsMasterKey:
         self._client = client
         self.id = "gcpkms:" + hashlib.sha256(name.encode()).hexdigest()[:16]
 
-    def _ask(self, call: str, **fields: Any) -> Any:
+    def _ask(self, call: str, context: bytes, **sent: bytes) -> Any:
         from google.api_core import exceptions
         from google.auth.exceptions import GoogleAuthError
 
+        sent["additional_authenticated_data"] = context
+        checksums = {f"{name}_crc32c": _crc32c(value) for name, value in sent.items()}
         try:
             if self._client is None:
                 from google.cloud import kms
 
                 self._client = kms.KeyManagementServiceClient()
             # The client tries again by itself, within this time, where KMS is away.
-            return getattr(self._client, call)(request={"name": self._name} | fields, timeout=_KMS_TIMEOUT_S)
+            return getattr(self._client, call)(
+                request={"name": self._name} | sent | checksums, timeout=_KMS_TIMEOUT_S
+            )
         except (exceptions.PermissionDenied, exceptions.NotFound, exceptions.FailedPrecondition) as error:
             raise SetupError(
                 f"Cloud KMS refuses {call} with {self._name}: {error.message} The service account needs the role "
@@ -108,13 +112,7 @@ class KmsMasterKey:
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
         """See MasterKey; SetupError where KMS refuses, StoreUnavailable where it cannot be asked."""
-        answer = self._ask(
-            "encrypt",
-            plaintext=key,
-            plaintext_crc32c=_crc32c(key),
-            additional_authenticated_data=context,
-            additional_authenticated_data_crc32c=_crc32c(context),
-        )
+        answer = self._ask("encrypt", context, plaintext=key)
         ciphertext = bytes(answer.ciphertext)
         arrived = answer.verified_plaintext_crc32c and answer.verified_additional_authenticated_data_crc32c
         if not arrived or _crc32c(ciphertext) != answer.ciphertext_crc32c:
@@ -123,13 +121,7 @@ class KmsMasterKey:
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """See MasterKey; StoreUnavailable where KMS cannot be asked."""
-        answer = self._ask(
-            "decrypt",
-            ciphertext=wrapped,
-            ciphertext_crc32c=_crc32c(wrapped),
-            additional_authenticated_data=context,
-            additional_authenticated_data_crc32c=_crc32c(context),
-        )
+        answer = self._ask("decrypt", context, ciphertext=wrapped)
         key = bytes(answer.plaintext)
         if _crc32c(key) != answer.plaintext_crc32c:
             raise self._damaged()
