@@ -91,6 +91,12 @@ class Forbidden(SamvadError):
     title = "Forbidden"
 
 
+class RoleForbidden(Forbidden):
+    """A user's own token may not write messages of this role; have a program write them."""
+
+    code = "role_forbidden"
+
+
 class NotFound(SamvadError):
     """There is nothing of that name."""
 

@@ -31,6 +31,7 @@ from samvad.sessions.journaled import JournaledStore
 from samvad.sessions.lane import Lane
 from samvad.sessions.lanes import Lanes
 from samvad.sessions.parked import ParkedNotes
+from samvad.sessions.people import PERSON_ROLES, roles_of
 from samvad.sessions.plain_verbs import SyncSamvad
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.service import SessionPersistenceService
@@ -71,6 +72,7 @@ class Options(RetentionOptions, frozen=True, kw_only=True):
     fetch_networks: str = ""
     content: Content = "keep"
     content_none_tenants: str = ""
+    person_roles: str = PERSON_ROLES
     keep_questions: Literal["no", "memory", "store"] = "memory"
     price_reads_usd: float = Prices().reads
     price_writes_usd: float = Prices().writes
@@ -106,6 +108,7 @@ class Options(RetentionOptions, frozen=True, kw_only=True):
             raise SetupError("durability must be 'auto', 'store' or 'memory'.")
         self.networks()
         self.retention()
+        roles_of(self.person_roles)
         for name in (
             "record_ttl_s",
             "cache_bytes_max",
@@ -181,6 +184,7 @@ class Samvad(SessionPersistenceService):
             owners=OrderedDict(),
             on_erased=[self._forget_user],
             on_session_removed=[self._forget_session],
+            person_roles=roles_of(self.options.person_roles),
             on_erasing=[] if isinstance(store, JournaledStore) else [self._erase_documents],
         )
         super().__init__(core, LOCAL)

@@ -60,6 +60,14 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
             extra={"secret": True},
         ),
     ] = None
+    person_roles: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Roles of the messages that people write with tokens of their own, with commas between: some "
+            "of user, assistant, system and tool; none: no messages. Programs write all.",
+        ),
+    ] = "user,assistant"
     cors_origins: Annotated[
         str,
         Meta(

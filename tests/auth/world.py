@@ -164,11 +164,11 @@ async def populate(samvad: Samvad) -> None:
 
 
 @contextlib.asynccontextmanager
-async def world() -> AsyncIterator[World]:
+async def world(**options: Any) -> AsyncIterator[World]:
     """Asha and Bala in the tenant `default`, each with everything that a user can have; Bala in `other` as well."""
     clock, keys = HandClock(), HeldKeys()
     store = SpyStore(MemoryStore(), Store, [])
-    async with open_samvad("memory://", clock=clock, store=store) as samvad:  # type: ignore[arg-type]
+    async with open_samvad("memory://", clock=clock, store=store, **options) as samvad:  # type: ignore[arg-type]
         shelf = samvad.knowledge.core.shelf
         shelf.store = SpyStore(shelf.store, KnowledgeStore, store.asked)  # type: ignore[assignment]
         auth = Authenticator(clock, keyring=Keyring(keys, clock), required=True)

@@ -57,6 +57,22 @@ def test_what_only_this_machine_reaches(host: str, own: bool) -> None:
     assert production.is_loopback(host) is own
 
 
+@pytest.mark.parametrize(
+    ("roles", "auth", "expected"),
+    [
+        ("user,assistant", "auto", ["ok"]),
+        ("none", "required", ["ok"]),
+        ("user,system", "required", ["warn"]),
+        ("user,tool", "auto", ["warn"]),
+        ("system,tool", "off", []),
+        ("admin", "auto", ["fail"]),
+    ],
+)
+def test_what_people_may_write(roles: str, auth: str, expected: list[str]) -> None:
+    """A setting that lets people speak as the system or a tool is told; one that is none is refused."""
+    assert levels(production.person_roles(settings(person_roles=roles, auth=auth))) == expected
+
+
 def test_root() -> None:
     """Uid 0 is too much."""
     assert levels(production.process(0)) == ["fail"]

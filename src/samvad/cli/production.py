@@ -18,6 +18,7 @@ from samvad.cli.checks import Finding
 from samvad.clock import SystemClock
 from samvad.errors import SetupError
 from samvad.http.browsers import checked_origins
+from samvad.sessions.people import roles_of
 from samvad.settings import Given, Settings, describe
 
 _SECRET_CHARS_MIN: Final = 32
@@ -45,6 +46,7 @@ def findings(
     yield python_version(sys.version_info[:2], datetime.datetime.now(datetime.UTC).date())
     yield log_level(settings)
     yield from issuers(settings)
+    yield from person_roles(settings)
     yield from secrets(settings)
     yield from places_of_secrets(settings, given)
     yield from limits_set(settings)
@@ -113,6 +115,23 @@ def issuers(settings: Settings) -> Iterator[Finding]:
             yield Finding("fail", "issuer", f"SAMVAD_{name.upper()} is {url}", todo)
         elif url is not None:
             yield Finding("ok", "issuer", url)
+
+
+def person_roles(settings: Settings) -> Iterator[Finding]:
+    """Whether people may write what an assistant believes."""
+    if settings.auth == "off":
+        return  # nobody is a person then
+    try:
+        allowed = roles_of(settings.person_roles)
+    except SetupError as error:
+        yield Finding("fail", "person roles", error.message, "The server does not start with this.")
+        return
+    told = sorted(allowed & {"system", "tool"})
+    if told:
+        todo = "They tell the assistant how to be, or what tools said: take these out of SAMVAD_PERSON_ROLES."
+        yield Finding("warn", "person roles", f"people may write as {' and '.join(told)}", todo)
+    else:
+        yield Finding("ok", "person roles", ", ".join(sorted(allowed)) or "none")
 
 
 def weakness(secret: str) -> str | None:

@@ -17,11 +17,11 @@ from samvad.live.keeping import Keeping
 from samvad.live.language import AUTO
 from samvad.live.providers import base
 from samvad.live.turn import Turn
+from samvad.sessions.people import LIVE_RESUMPTION
 
 _log = logging.getLogger(__name__)
 _STALE_S_MAX: Final = 5.0  # a provider that was interrupted says so in this time, or is taken to have said it
 _HANDLE_AGE_MS_MAX: Final = 2 * 3600 * 1000
-RESUMPTION: Final = "liveResumption"
 AUDIO_BYTES_PER_MS: Final = 48  # PCM16 mono, 24 kHz
 
 
@@ -111,7 +111,7 @@ class Answering(Keeping):
             return self._handle.handle, self._handle.model
         record = self.service.core.lanes.peek(self.key)
         session = None if record is None else record.sessions.get(self.session_id)
-        kept = None if session is None else msgspec.json.decode(session.body).get(RESUMPTION)
+        kept = None if session is None else msgspec.json.decode(session.body).get(LIVE_RESUMPTION)
         if not isinstance(kept, dict) or kept.get("provider") != self.provider.name:
             return None, None
         age_ms = self.service.core.clock.now_ms() - kept.get("issuedAtMs", 0)
@@ -314,7 +314,9 @@ class Answering(Keeping):
         if self._handle is event:  # the last one counts
             record = await self.service.read_user(self.key.user_id)
             if self.session_id in record.sessions:
-                await self.service.save_session_fields(self.session_id, self.key.user_id, {RESUMPTION: kept})
+                await self.service.save_live_fields(
+                    self.session_id, self.key.user_id, {LIVE_RESUMPTION: kept}
+                )
 
     # --- tools ---------------------------------------------------------------------------------------------
 

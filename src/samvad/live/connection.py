@@ -266,17 +266,18 @@ class Connection:
         if self._conversation is not None:
             raise InvalidFrame("The session has started already.")
         service = self._service
-        tenant = service.principal.tenant
         if self._only is not None:
             if frame.session_id not in (None, self._only):
                 raise Forbidden
             frame = msgspec.structs.replace(frame, session_id=self._only)
         record = await service.read_user(frame.user_id)  # checks the name, and who asks
-        key = UserKey(tenant, frame.user_id)
+        key = UserKey(service.principal.tenant, frame.user_id)
         session_id = self._session_id(frame, key)
         instruction = frame.system_instruction or ""
         if len(instruction.encode(errors="replace")) > limits.LIVE_INSTRUCTION_BYTES_MAX:
             raise TooLarge(f"systemInstruction may take {limits.LIVE_INSTRUCTION_BYTES_MAX} bytes.")
+        if instruction:
+            service.need_role("system")
         self._live.provider(frame.provider)
         known = background(record, session_id)
         language = (
@@ -326,7 +327,7 @@ class Connection:
             frames.SessionStarted(
                 session_id=session_id,
                 user_id=frame.user_id,
-                resume_token=self._live.tokens.make(tenant, frame.user_id, session_id),
+                resume_token=self._live.tokens.make(key.tenant, frame.user_id, session_id),
                 epoch=epoch,
                 seq=subscription.seq,
                 recovered=recovered,

@@ -11,6 +11,7 @@ import msgspec
 from samvad import limits
 from samvad.live.providers.base import Turn as EarlierTurn
 from samvad.records import StoredMessage, UserRecord
+from samvad.sessions.content import is_language
 from samvad.types import Interruption
 
 _decode = msgspec.json.decode
@@ -84,16 +85,14 @@ def earlier_turns(
 
 
 def _language(record: UserRecord, session_id: str, state: Mapping[str, Any]) -> str | None:
-    session = record.sessions.get(session_id)
-    if session is not None and isinstance(chosen := _decode(session.body).get("language"), str):
-        return chosen
-    if isinstance(chosen := state.get("language"), str) and chosen:
-        return chosen
-    if record.profile is not None and isinstance(
-        chosen := _decode(record.profile.preferences).get("language"), str
-    ):
-        return chosen
-    return None
+    """What the session, the state or the preferences say, if it is a tag: it stands in what the model is instructed."""
+    session, profile = record.sessions.get(session_id), record.profile
+    places = (
+        {} if session is None else _decode(session.body),
+        state,
+        {} if profile is None else _decode(profile.preferences),
+    )
+    return next((each for place in places if is_language(each := place.get("language"))), None)
 
 
 def interruption_view(interruption: Interruption | None) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ class Keeper:
 
     def append(self, messages: Sequence[Mapping[str, Any]]) -> asyncio.Future[list[Appended] | None]:
         """Append messages to the user's history; None where they could not be kept for good."""
-        return self.later(lambda: self._service.append_many(self._user_id, messages))
+        return self.later(lambda: self._service.append_said(self._user_id, messages))
 
     def later(self, work: Work) -> asyncio.Future[Any]:
         """Do this after all that waits; the result, or None where it could not be done."""

@@ -140,7 +140,7 @@ class Keeping:
             self.unkept.update((message["id"], message) for message in messages)
             while len(self.unkept) > limits.LIVE_CONTEXT_MESSAGES:
                 self.unkept.popitem(last=False)
-        return self.kept(lambda: self.service.append_many(self.key.user_id, messages))
+        return self.kept(lambda: self.service.append_said(self.key.user_id, messages))
 
     def keep_user_message(self, turn: Turn, **more: Any) -> None:
         """What the user said goes into the history now; the client is told its place when it is there."""

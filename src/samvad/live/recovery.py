@@ -21,10 +21,10 @@ from samvad.errors import SamvadError
 from samvad.live.open_turns import OpenTurns
 from samvad.live.turn import Turn
 from samvad.records import StoredSession
+from samvad.sessions.people import LIVE_TURN
 from samvad.sessions.service import SessionPersistenceService
 
 _log = logging.getLogger(__name__)
-FIELD: Final = "liveTurn"
 CHECKPOINT_BYTES_MAX: Final = 40 * 1024  # of a session's 64 KiB
 UNHEARD_CHARS_MAX: Final = 4_000
 STALE_AFTER_MS: Final = 15_000  # a turn of another session is nobody's if it was not heard of for so long
@@ -66,7 +66,7 @@ def open_turn_of(session: StoredSession) -> OpenTurn | None:
     """The turn that a session was left with; None if there is none (or one of another version's)."""
     if b'"liveTurn"' not in session.body:
         return None
-    found = msgspec.json.decode(session.body).get(FIELD)
+    found = msgspec.json.decode(session.body).get(LIVE_TURN)
     with contextlib.suppress(msgspec.ValidationError):
         return msgspec.convert(found, OpenTurn)
     return None
@@ -110,7 +110,7 @@ async def bring_to_its_end(
         return None
     messages = messages_of(turn, session.id)
     if messages:
-        await service.append_many(user_id, messages)
+        await service.append_said(user_id, messages)
     await forget_turn(service, user_id, session.id)
     return turn
 
@@ -129,10 +129,10 @@ async def keep_turn(
         return
     if turn is None and b'"liveTurn"' not in session.body:
         return
-    fields = {FIELD: None if turn is None else msgspec.to_builtins(turn)}
+    fields = {LIVE_TURN: None if turn is None else msgspec.to_builtins(turn)}
     if turn is not None and len(msgspec.json.encode(fields)) > CHECKPOINT_BYTES_MAX:
         return
-    await service.save_session_fields(session_id, user_id, fields)
+    await service.save_live_fields(session_id, user_id, fields)
 
 
 async def recover_left_over(service_of: Any, open_turns: OpenTurns) -> int:

@@ -22,6 +22,7 @@ from samvad.records import (
 )
 from samvad.sessions import content, user_log, views
 from samvad.sessions.lanes import Lanes
+from samvad.sessions.people import check_role
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.validation import check_id
 from samvad.stores.base import Store
@@ -52,6 +53,7 @@ class SessionCore:
     # Called at once when a user was erased, or a session (tenant, id) removed: who holds something of them drops it.
     on_erased: list[Callable[[UserKey], None]]
     on_session_removed: list[Callable[[str, str], None]]
+    person_roles: frozenset[str]  # of the messages that people may write; programs may write all
     # Awaited before a user is erased: who keeps something of them elsewhere removes it, or raises.
     on_erasing: Sequence[Callable[[UserKey], Awaitable[None]]] = ()
 
@@ -87,6 +89,11 @@ class Acting:
         """Forbidden unless a program with this scope is asking."""
         if not self.principal.may(scope):
             raise Forbidden
+
+    def need_role(self, role: str) -> None:
+        """RoleForbidden unless the principal may write messages of this role."""
+        if self.principal.user is not None:
+            check_role(role, self.core.person_roles)
 
     def _user(self, user_id: str, scope: str = "users") -> UserKey:
         """The key of a user that the principal reaches: themself, or with `scope` any of the tenant.

@@ -153,7 +153,8 @@ def read_back(message: Mapping[str, Any]) -> dict[str, Any] | None:
 # --- all else: a few fields that assistants need and nobody says --------------------------------------------
 
 
-def _is_language(value: Any) -> bool:
+def is_language(value: Any) -> bool:
+    """Whether it looks like a language tag."""
     return isinstance(value, str) and _LANGUAGE.fullmatch(value) is not None
 
 
@@ -165,13 +166,13 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value.encode()) <= limits.ID_BYTES_MAX
 
 
-_IN_STATE: Final = {"language": _is_language, "activeSessionId": _is_id}
+_IN_STATE: Final = {"language": is_language, "activeSessionId": _is_id}
 _IN_PREFERENCES: Final = {
-    "language": _is_language,
+    "language": is_language,
     "voiceSpeed": _is_speed,
     KEPT: lambda value: value is False,
 }
-_IN_SESSION: Final = {"language": _is_language}
+_IN_SESSION: Final = {"language": is_language}
 
 
 def _beside(body: bytes, allowed: Mapping[str, Any]) -> dict[str, None]:

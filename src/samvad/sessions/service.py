@@ -31,6 +31,7 @@ from samvad.sessions.operations import (
     SavePreferences,
     SaveState,
 )
+from samvad.sessions.people import check_messages
 from samvad.sessions.privacy_verbs import PrivacyVerbs
 from samvad.sessions.validation import check_object, imported_message, new_message
 from samvad.types import (
@@ -42,6 +43,7 @@ from samvad.types import (
     SessionStats,
     StateSaved,
     UserState,
+    trusted,
 )
 
 _decode = msgspec.json.decode
@@ -152,17 +154,23 @@ class SessionPersistenceService(PrivacyVerbs):
     async def append_many(
         self, user_id: str, messages: Sequence[Mapping[str, Any]], *, receipt: ReceiptKey | None = None
     ) -> list[Appended]:
-        """Append up to 100 messages, all or none; an answer for each."""
+        """Append up to 100 messages, all or none; an answer for each. RoleForbidden where people may not write one."""
         key = self._user(user_id)
         now_ms = self.core.clock.now_ms()
         if not 1 <= len(messages) <= limits.MESSAGES_PER_APPEND_MAX:
             raise InvalidRequest(f"messages must hold 1 to {limits.MESSAGES_PER_APPEND_MAX} messages.")
-        operation = AppendMessages(
-            at_ms=now_ms, receipt=receipt, messages=tuple([new_message(message) for message in messages])
-        )
+        taken = tuple([new_message(message) for message in messages])
+        if self.principal.user is not None:
+            check_messages(taken, self.core.person_roles)
+        operation = AppendMessages(at_ms=now_ms, receipt=receipt, messages=taken)
         appended: list[Appended]
         appended, _ = await self.core.lanes.write(key, operation)
         return appended
+
+    async def append_said(self, user_id: str, messages: Sequence[Mapping[str, Any]]) -> list[Appended]:
+        """As `append_many`, of any role: what this server itself heard and said. Never for what a request brings."""
+        self._user(user_id)
+        return await self.acting_as(trusted(self.principal.tenant)).append_many(user_id, messages)
 
     async def import_messages(self, user_id: str, messages: Sequence[Mapping[str, Any]]) -> list[Appended]:
         """Append messages that keep the `timestamp` they carry (RFC 3339); for moving histories from elsewhere."""
@@ -183,6 +191,8 @@ class SessionPersistenceService(PrivacyVerbs):
             # One from the future would hold back the time of all that follows.
             at_ms = None if at_ms is None else min(at_ms, now_ms)
             taken.append(imported_message(message, at_ms=at_ms))
+        if self.principal.user is not None:
+            check_messages(taken, self.core.person_roles)
         appended: list[Appended]
         appended, _ = await self.core.lanes.write(key, AppendMessages(at_ms=now_ms, messages=tuple(taken)))
         return appended

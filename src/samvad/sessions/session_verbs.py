@@ -24,10 +24,12 @@ from samvad.sessions.operations import (
     RemoveSession,
     SaveSession,
 )
+from samvad.sessions.people import LIVE_FIELDS
 from samvad.sessions.validation import check_id, check_object
 from samvad.types import (
     ClearedSession,
     Session,
+    trusted,
 )
 
 _decode = msgspec.json.decode
@@ -53,10 +55,16 @@ class SessionVerbs(Acting):
     async def save_session_fields(
         self, session_id: str, user_id: str, fields: Mapping[str, Any], *, receipt: ReceiptKey | None = None
     ) -> None:
-        """As `save_session`, the fields named as on the wire."""
+        """As `save_session`, the fields named as on the wire.
+
+        What live conversations keep in a session becomes messages: unless a program is asking that may write those,
+        such fields are the server's, and ignored.
+        """
         check_id(session_id, "sessionId")
         key = self._user(user_id, "sessions")
         fields = check_object(fields, "The session")
+        if not LIVE_FIELDS.isdisjoint(fields) and not self.principal.may("users"):
+            fields = {name: value for name, value in fields.items() if name not in LIVE_FIELDS}
         if not isinstance(fields.get("language"), str | None):
             raise InvalidRequest("language must be a string.")
         if not isinstance(fields.get("metadata"), dict | None):
@@ -83,6 +91,12 @@ class SessionVerbs(Acting):
         )
         await self.core.lanes.write(key, operation)
         self._remember_owner(key, session_id)
+
+    async def save_live_fields(self, session_id: str, user_id: str, fields: Mapping[str, Any]) -> None:
+        """As `save_session_fields`, for what this server's live conversations keep. Never for what a request brings."""
+        self._user(user_id, "sessions")
+        server = SessionVerbs(self.core, trusted(self.principal.tenant))
+        await server.save_session_fields(session_id, user_id, fields)
 
     async def get_session(self, session_id: str) -> Session | None:
         """A session, open or ended; None if there is none that the principal may see."""
@@ -142,6 +156,12 @@ class SessionVerbs(Acting):
         """The id of the user whose session it is. NotFound if there is none that the principal may see."""
         key, _ = await self._need_session(session_id)
         return key.user_id
+
+    async def may_interrupt(self, session_id: str) -> str:
+        """As `session_owner`, for who says what the assistant said; RoleForbidden where people may not say that."""
+        user_id = await self.session_owner(session_id)
+        self.need_role("assistant")
+        return user_id
 
     async def find_session_owner(self, session_id: str) -> str | None:
         """As `session_owner`; None where it would raise NotFound."""

@@ -54,7 +54,7 @@ async def push(call: Call) -> Reply:
     given = {ours: body[wire] for wire, ours in _FIELDS.items() if body.get(wire) is not None}
 
     async def act(receipt: object) -> Interruption:
-        owner = await call.service.session_owner(session_id)
+        owner = await call.service.may_interrupt(session_id)
         tenant = call.tenant
         interruption = call.interruptions.push(session_id, owner, tenant=tenant, **given)
         if call.records_interruptions:
