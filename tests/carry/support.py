@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,14 @@ from samvad.records import (
 )
 from samvad.runtime import open_samvad
 from samvad.sessions.operations import ReceiptKey
+from samvad.stores.data_keys import DataKeys
+from samvad.stores.encrypting import data_keys_of
+from samvad.stores.master_keys import master_keys
+from samvad.stores.sealed import SealedStore
 from samvad.stores.urls import store_from_url
+from tests.cli.processes import SAMVAD, WAIT_S, environment
 from tests.firestore.support import emulator
+from tests.support import wait_until
 
 NAMES = (
     "asha",
@@ -122,10 +129,35 @@ async def fill(url: str, names: tuple[str, ...] = NAMES, messages: int = 30) -> 
         await samvad.save_user_state("only-state", {})
 
 
+def killed_above(place: Place, least: int, count: Callable[[], int], *arguments: str) -> int:
+    """Run a command that writes users to a store, kill it with SIGKILL behind so many; how many are there then."""
+    process = subprocess.Popen(
+        [*SAMVAD, *arguments],
+        cwd=place.folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    wait_until(lambda: count() > least or process.poll() is not None, "more users are there")
+    process.kill()
+    output, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == -9, output
+    return count()
+
+
+def killed_twice(place: Place, count: Callable[[], int], users: int, *arguments: str) -> None:
+    """Run a command that writes `users` to a store, and kill it in the middle, twice."""
+    first = killed_above(place, 0, count, *arguments)
+    second = killed_above(place, first, count, *arguments)
+    assert 0 < first < second < users
+
+
 @contextlib.asynccontextmanager
-async def store_at(url: str) -> AsyncIterator[Any]:
-    """The store of a URL, open."""
+async def store_at(url: str, key: str | None = None) -> AsyncIterator[Any]:
+    """The store of a URL, open; with a master key, what reads what is sealed in it."""
     store: Any = store_from_url(url, SystemClock())
+    if key is not None:
+        store = SealedStore(store, DataKeys(data_keys_of(store), master_keys(key)), clock=SystemClock())
     await store.open()
     try:
         yield store
@@ -133,28 +165,28 @@ async def store_at(url: str) -> AsyncIterator[Any]:
         await store.close()
 
 
-async def everything(url: str) -> dict[str, Any]:
+async def everything(url: str, key: str | None = None) -> dict[str, Any]:
     """All that is carried: users by counts and checksum, receipts, erasures by epoch."""
-    async with store_at(url) as store:
-        users = {}
+    async with store_at(url, key) as store:
+        users: dict[UserKey, Any] = {}
         async for keys in keys_of(store):
             for start in range(0, len(keys), 16):
                 some = keys[start : start + 16]
                 digests = await asyncio.gather(*(digest_of(store, key) for key in some))
                 users.update(zip(some, digests, strict=True))
-        receipts = {
-            each.receipt.key: (each.user_hash, each.receipt.fingerprint, each.receipt.answer)
-            for each in await store.receipts(limit=1_000)
-        }
+        receipts = {}
+        for owned in await store.receipts(limit=1_000):
+            kept = await store.receipt(owned.receipt.key)
+            receipts[kept.key] = (owned.user_hash, kept.fingerprint, kept.answer)
         erasures = {
             each.user_hash: each.epoch async for line in read_erasures(store) for each in erasures_in(line)
         }
     return {"users": users, "receipts": receipts, "erasures": erasures}
 
 
-def content(url: str) -> dict[str, Any]:
+def content(url: str, key: str | None = None) -> dict[str, Any]:
     """As `everything`, for tests that are not async."""
-    return asyncio.run(everything(url))
+    return asyncio.run(everything(url, key))
 
 
 def make(url: str, names: tuple[str, ...] = NAMES, messages: int = 30) -> dict[str, Any]:

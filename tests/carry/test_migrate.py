@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from typing import Any
 
 import pytest
@@ -13,10 +12,21 @@ from samvad.cli.migrate import carry
 from samvad.records import UserKey
 from samvad.runtime import open_samvad
 from samvad.stores.memory import MemoryStore
-from tests.carry.support import GONE, NAMES, REBORN, Place, call, content, make, many, place, store_at
-from tests.cli.processes import SAMVAD, WAIT_S, Server, environment
+from tests.carry.support import (
+    GONE,
+    NAMES,
+    REBORN,
+    Place,
+    call,
+    content,
+    killed_twice,
+    make,
+    many,
+    place,
+    store_at,
+)
+from tests.cli.processes import Server
 from tests.firestore.raw import google_client
-from tests.support import wait_until
 
 __all__ = ["place"]
 PAIRS = [("sqlite", "firestore"), ("firestore", "sqlite"), ("sqlite", "sqlite")]
@@ -79,23 +89,7 @@ def test_a_migration_that_is_killed_goes_on(place: Place, source: str, target: s
             return asyncio.run(there())
         return place.users_in("new.db")
 
-    def kill_above(least: int) -> int:
-        process = subprocess.Popen(
-            [*SAMVAD, "migrate", old, new],
-            cwd=place.folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        wait_until(lambda: count() > least or process.poll() is not None, "more users are there")
-        process.kill()
-        output, _ = process.communicate(timeout=WAIT_S)
-        assert process.returncode == -9, output
-        return count()
-
-    first = kill_above(0)
-    second = kill_above(first)
-    assert 0 < first < second < users
+    killed_twice(place, count, users, "migrate", old, new)
     told = call("migrate", old, new)
     assert f"users      {users}: " in told and "left alone" not in told
     assert content(new) == before

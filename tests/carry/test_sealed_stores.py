@@ -112,34 +112,3 @@ def test_a_sealed_backup_needs_its_keys_first(place: Place, monkeypatch: pytest.
             assert "its keys are not there" in refused, (verb, given)
             assert "samvad.sealed" not in refused and CANARY not in refused
         keys_file(files["new"]).unlink(missing_ok=True)
-
-
-def test_what_was_said_in_clear_stays_out_of_an_encrypted_store(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither where the target is encrypted nor where it would be; `export` and `import` are the way, and seal it."""
-    key, plain, target = new_key(), place.url("sqlite", "plain"), place.url("sqlite", "target")
-    asyncio.run(fill(plain, None))
-    call("backup", "all.backup", "--store", plain)
-    asyncio.run(fill(target, key))
-    for given in (None, key):
-        if given is not None:
-            monkeypatch.setenv("SAMVAD_MASTER_KEY", given)
-            target = place.url("sqlite", "fresh")
-        for refused in (
-            call("migrate", plain, target, code=2),
-            call("restore", "all.backup", "--store", target, code=2),
-        ):
-            assert "samvad import" in refused and len(refused.strip().splitlines()) == 1
-    monkeypatch.delenv("SAMVAD_MASTER_KEY")
-    call("export", "--output", "all.jsonl", "--store", plain)
-    monkeypatch.setenv("SAMVAD_MASTER_KEY", key)
-    call("import", "all.jsonl", "--store", target)
-    Path("all.jsonl").unlink()
-    assert not [name for name in found_in(Path.cwd()) if name.startswith("fresh")]
-
-    async def said() -> list[str]:
-        async with opened(target, key) as samvad:
-            return [each.content for each in (await samvad.get_user_profile("bala")).conversation_history]
-
-    assert CANARY in asyncio.run(said())

@@ -20,6 +20,7 @@ from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import settings_of
 from samvad.cli.output import private_output, progress
 from samvad.records import UserKey
+from samvad.stores.encrypting import has_keys
 
 _SPOOL_BYTES: Final = 4 * 1024 * 1024
 _USERS_AHEAD: Final = 16
@@ -72,7 +73,8 @@ def _waiting(settings: Any) -> int:
 
 async def write(source: Any, out: IO[bytes], *, only_erasures: bool = False) -> DoneLine:
     """Everything of an open store as a backup; returns its last line."""
-    writer = BackupWriter(out, source.name, only_erasures=only_erasures)
+    sealed = await has_keys(source)
+    writer = BackupWriter(out, source.name, only_erasures=only_erasures, sealed=sealed)
     if not only_erasures:
         stats = await source.stats("default", active_after_ms=1 << 62, open_after_ms=1 << 62)
         with progress("backing up", stats.total_users or None) as tell:

@@ -14,7 +14,8 @@ from samvad.cli.carry.kinds import KINDS, erasures_in, read_erasures
 from samvad.cli.carry.lines import EndLine, UserLine
 from samvad.cli.carry.opening import at_most, opened, same_place
 from samvad.cli.carry.reading import keys_of, user_lines
-from samvad.cli.carry.sealed import carry_keys, refuse_in_clear
+from samvad.cli.carry.sealed import carry_keys
+from samvad.cli.carry.sealing import sealing
 from samvad.cli.carry.totals import DIFFERENCES_SHOWN, Totals
 from samvad.cli.carry.writing import UserTaker, erase_again
 from samvad.cli.command import PlainCommand, verbs
@@ -22,7 +23,7 @@ from samvad.cli.opening import settings_of
 from samvad.cli.output import progress
 from samvad.errors import SamvadError, SetupError
 from samvad.records import UserKey
-from samvad.stores.encrypting import has_keys
+from samvad.stores.encrypting import has_keys, keys_are_gone, looks_sealed
 
 USERS_AT_ONCE: Final = 16
 
@@ -39,6 +40,7 @@ def migrate(
 
     Stopped at any moment and run again, it goes on; what is there already is compared, and never overwritten. Each
     user that was written is read back and must have the same checksum. No server may be using either store.
+    With a master key in SAMVAD_MASTER_KEY, what FROM holds in clear is sealed on the way.
     Exits with 1 if a user is there already and differs.
     """
     settings = settings_of(None, data_dir)
@@ -78,9 +80,18 @@ def tell(totals: Totals) -> int:
 
 async def carry(source: Any, target: Any, totals: Totals) -> None:
     """Everything of `source` into `target`, both open; SamvadError where it cannot be, and then it can be repeated."""
+    if not await has_keys(source):
+        if await looks_sealed(source):
+            raise keys_are_gone(source.path)
+        async with sealing("FROM", target) as sealed:
+            totals.sealed = sealed is not target
+            await _carry(source, sealed, totals)
+    else:
+        await _carry(source, target, totals)
+
+
+async def _carry(source: Any, target: Any, totals: Totals) -> None:
     stats = await source.stats("default", active_after_ms=1 << 62, open_after_ms=1 << 62)
-    if not await has_keys(source) and (await source.keys(limit=1)).keys:
-        await refuse_in_clear("FROM", target)
     known: dict[bytes, int] = {}
     await _erasures(source, target, totals, known)
     epochs = {e.user_hash: e.epoch async for line in read_erasures(target) for e in erasures_in(line)}

@@ -14,7 +14,7 @@ from samvad.cli.carry.files import check, epochs_of, read
 from samvad.cli.carry.kinds import KINDS, erasures_in, read_erasures
 from samvad.cli.carry.lines import BEGINNING, EndLine, Line, UserLine
 from samvad.cli.carry.opening import opened
-from samvad.cli.carry.sealed import refuse_in_clear
+from samvad.cli.carry.sealing import sealing
 from samvad.cli.carry.totals import Totals
 from samvad.cli.carry.writing import UserTaker, erase_again
 from samvad.cli.command import PlainCommand, verbs
@@ -54,8 +54,8 @@ def restore(
 
     The file is looked through first: one that is cut off or was altered is refused before anything is written.
     Nothing that is there is overwritten. Users who were erased after the backup was made, as the store or the list
-    of --erased knows, do not come back. No server may be using the store. Exits with 1 if a user is there already
-    and differs.
+    of --erased knows, do not come back. With a master key in SAMVAD_MASTER_KEY, what the file holds in clear is
+    sealed on the way. No server may be using the store. Exits with 1 if a user is there already and differs.
     """
     settings = settings_of(store, data_dir)
     path = Path(file)
@@ -78,9 +78,12 @@ def restore(
                 raise SetupError(
                     f"{path} is encrypted, and backups hold no keys: bring those of its store to {place} first."
                 )
-            if checked.done.users and not checked.sealed:
-                await refuse_in_clear(str(path), target)
-            await put(path, target, list(wanted.values()), totals, size)
+            if checked.sealed:
+                await put(path, target, list(wanted.values()), totals, size)
+                return
+            async with sealing(str(path), target) as into:
+                totals.sealed = into is not target
+                await put(path, into, list(wanted.values()), totals, size)
 
     try:
         asyncio.run(run())

@@ -20,7 +20,7 @@ from samvad.knowledge.opening import documents_beside, documents_path
 from samvad.knowledge.records import EVERYONE, Scope, StoredDocument
 from samvad.knowledge.store import KnowledgeStore
 from samvad.records import UserKey
-from samvad.stores.encrypting import NO_KEY, data_keys_of, has_keys
+from samvad.stores.encrypting import NO_KEY, data_keys_around, data_keys_of, has_keys
 
 
 def scopes_of(users: Iterable[UserKey]) -> dict[Scope, None]:
@@ -50,24 +50,24 @@ async def taking_in(store: Any, master_key: str | None, *, plain: bool) -> Async
     Where the store has keys, such documents are sealed. SetupError if that is so and the master key is not given.
     """
     async with beside(store) as documents:
-        keys = data_keys_of(store)
-        if not plain or not await has_keys(store):
+        data_keys = data_keys_around(store)
+        if not plain or (data_keys is None and not await has_keys(store)):
             yield documents
             return
-        if master_key is None:
+        if data_keys is None and master_key is None:
             raise SetupError(NO_KEY.format("the store"))
         from samvad.knowledge.store_sealed import SealedKnowledgeStore
         from samvad.stores.data_keys import DataKeys
         from samvad.stores.master_keys import master_keys
 
-        data_keys = DataKeys(keys, master_keys(master_key))
-        await data_keys.open()
-        try:
+        async with contextlib.AsyncExitStack() as until_here:
+            if data_keys is None:
+                data_keys = DataKeys(data_keys_of(store), master_keys(str(master_key)))
+                until_here.push_async_callback(data_keys.close)
+                await data_keys.open()
             sealed = SealedKnowledgeStore(documents, data_keys, SystemClock())
             await sealed.open()
             yield sealed
-        finally:
-            await data_keys.close()
 
 
 async def every_document(store: Any, users: Iterable[UserKey]) -> AsyncIterator[StoredDocument]:

@@ -91,6 +91,10 @@ class SealedStore:
 
     async def open(self) -> None:
         await self.inner.open()
+        await self.open_around()
+
+    async def open_around(self) -> None:
+        """As `open`, where `inner` is open already."""
         readonly = bool(getattr(self.inner, "readonly", False))
         try:
             if not await has_keys(self.inner) and await looks_sealed(self.inner):

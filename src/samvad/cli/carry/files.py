@@ -27,12 +27,12 @@ _TELL_EVERY_BYTES: Final = 1024 * 1024
 class BackupWriter:
     """Writes the lines of a backup, and counts and sums them up."""
 
-    def __init__(self, out: IO[bytes], engine: str, *, only_erasures: bool = False) -> None:
+    def __init__(self, out: IO[bytes], engine: str, *, only_erasures: bool = False, sealed: bool) -> None:
         self._out = out
         self._hash = hashlib.sha256()
         self.totals = DoneLine()
         made_at = rfc3339(SystemClock().now_ms())
-        self.write(HeadLine(lines.VERSION, made_at, __version__, engine, only_erasures))
+        self.write(HeadLine(lines.VERSION, made_at, __version__, engine, only_erasures, sealed))
 
     def write(self, line: Line) -> None:
         """Write one line."""
@@ -93,7 +93,7 @@ def _check(opened: IO[bytes], path: Path, tell: Callable[[int], None]) -> Checke
     hashed = hashlib.sha256(first)
     erasures: dict[bytes, StoredErasure] = {}
     done: DoneLine | None = None
-    sealed = False
+    sealed = False  # what a caller gave may look like a seal: where nothing was sealed, nothing is looked for
     offset = told = len(first)
     for raw in opened:
         offset += len(raw)
@@ -104,7 +104,8 @@ def _check(opened: IO[bytes], path: Path, tell: Callable[[int], None]) -> Checke
             done = found if isinstance(found, DoneLine) else None
             continue
         hashed.update(raw)
-        sealed = sealed or _SEALED.search(raw) is not None
+        if head.sealed is not False:
+            sealed = sealed or _SEALED.search(raw) is not None
         if raw.startswith(b'{"type":"erasures",'):
             line = _decoded(raw, path)
             if isinstance(line, ErasuresLine):

@@ -2,7 +2,8 @@
 
 A backup is a text file of JSON lines. JSON that callers gave stands in it as it was stored, byte for byte:
 
-    {"type":"samvad-backup","version":1,"madeAt":"…","by":"0.1.0","engine":"sqlite","onlyErasures":false}
+    {"type":"samvad-backup","version":1,"madeAt":"…","by":"0.1.0","engine":"sqlite","onlyErasures":false,
+     "sealed":false}
     {"type":"user","tenant":"default","userId":"asha","epoch":0,"seq":2,"state":[{…},1736528400000,3],"profile":[…]}
     {"type":"sessions","sessions":[["phone",{…},createdMs,activeMs,endedMs or null,[["i-1",atMs,{…}],…]],…]}
     {"type":"messages","messages":[[1,atMs,false,{…}],…]}
@@ -47,13 +48,14 @@ MessagePart = tuple[int, int, bool, Raw]
 
 
 class HeadLine(msgspec.Struct, tag=FORMAT, rename="camel"):
-    """The first line: what this file is."""
+    """The first line: what this file is. `sealed`: whether the store had keys; older files do not say (None)."""
 
     version: int
     made_at: str = ""
     by: str = ""
     engine: str = ""
     only_erasures: bool = False
+    sealed: bool | None = None
 
 
 class UserLine(msgspec.Struct, tag="user", rename="camel"):

@@ -1,6 +1,7 @@
 """Encrypted stores that are carried: what is sealed stays sealed, and its keys go along as they are wrapped.
 
-No master key is needed for that. A user whom the target knows as erased gets no key back.
+No master key is needed for that. A user whom the target knows as erased gets no key back. What comes in clear to where
+it is to be encrypted is sealed on the way: see sealing.
 """
 
 from __future__ import annotations
@@ -61,15 +62,3 @@ async def carry_keys(source: Any, target: Any, erased: Mapping[bytes, int]) -> i
         if there is None and not await new.swap(RINGS, None, rings.value):
             raise SamvadError("Somebody else writes to the keys of TO; run it again.")
     return count
-
-
-async def refuse_in_clear(what: str, target: Any) -> None:
-    """SetupError where `what` holds conversations in clear, and those of the target are, or will be, encrypted.
-
-    They would stand in clear beside what is sealed, where it is not looked for.
-    """
-    if getattr(target, "master_key", None) is not None or await has_keys(target):
-        raise SetupError(
-            f"{what} is not encrypted, and what it is brought to is: use `samvad export` without the master key and "
-            "`samvad import` with it, which seals what comes in."
-        )

@@ -23,6 +23,7 @@ class Totals(msgspec.Struct):
     messages: int = 0
     erasures: int = 0
     keys: int = 0  # of encrypted users, carried to another store
+    sealed: bool = False  # what came in clear was sealed on the way
     ended: int = 0  # users who lived in the target and had been erased in the source, or are on the list
     differences: list[str] = msgspec.field(default_factory=list)
     kinds: dict[str, int] = msgspec.field(default_factory=dict)
@@ -63,4 +64,6 @@ class Totals(msgspec.Struct):
         ]
         if self.added or self.there:
             told.append("verified   each user by counts and checksum")
+        if self.sealed:
+            told.append("sealed     all of it, on the way")
         return told
