@@ -6,12 +6,14 @@ import base64
 from pathlib import Path
 from typing import Any, Final
 
-from samvad.retention.looking import Counts
+from samvad.retention.lease import SweepLease
+from samvad.retention.looking import Counts, engine_of
 from samvad.retention.rules import DAY_MS
 from samvad.runtime import Options, Samvad
 from samvad.sessions.journaled import JournaledStore
 from samvad.sessions.user_log import Rules as LogRules
 from samvad.stores.memory import MemoryStore
+from samvad.stores.shared_notes import SharedNote, SharedNotes
 from samvad.stores.sqlite import SQLiteStore
 from samvad.testing.clock import VirtualClock
 from tests.firestore.support import make_store
@@ -61,3 +63,36 @@ async def seqs(samvad: Samvad, user: str) -> list[int]:
         found += [message.seq for message in page.messages]
         if not page.has_more:
             return found
+
+
+class Notes:
+    """The notes of a store as they are, but for their age: it also grows with the clock of the test.
+
+    All services of a test share `written`: when each note was written, by that clock.
+    """
+
+    def __init__(self, inner: SharedNotes, clock: VirtualClock, written: dict[bytes, float]) -> None:
+        self._inner = inner
+        self._clock = clock
+        self._written = written
+
+    async def get(self, name: str) -> SharedNote | None:
+        """See SharedNotes."""
+        note = await self._inner.get(name)
+        if note is None:
+            return None
+        since_s = self._clock.monotonic_s() - self._written[note.body]
+        return note._replace(age_ms=note.age_ms + round(since_s * 1000))
+
+    async def swap(self, name: str, old: SharedNote | None, body: bytes) -> SharedNote | None:
+        """See SharedNotes."""
+        self._written[body] = self._clock.monotonic_s()
+        return await self._inner.swap(name, old, body)
+
+
+def leased(samvad: Samvad, written: dict[bytes, float]) -> SweepLease:
+    """The lease of a service, on the clock of the test."""
+    clock: Any = samvad.core.clock
+    sweeper = samvad.sweeper
+    sweeper.lease = SweepLease(Notes(engine_of(samvad.store).notes, clock, written), clock)
+    return sweeper.lease

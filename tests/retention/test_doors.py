@@ -55,7 +55,15 @@ def fill(url: str) -> None:
 
 def test_a_dry_run_changes_nothing_and_a_sweep_does_what_it_said(here: Path) -> None:
     """Counts for people and for programs, the same before and after; then there is nothing left to do."""
-    wanted = {"usersSeen": 2, "users": 1, "messages": 7, "sessions": 0, "interruptions": 0, "documents": 0}
+    wanted = {
+        "usersSeen": 2,
+        "usersSkipped": 0,
+        "users": 1,
+        "messages": 7,
+        "sessions": 0,
+        "interruptions": 0,
+        "documents": 0,
+    }
     database = here / "data" / "samvad.db"
     before = database.read_bytes()
     assert "2 users" in call("retention", "sweep", "--dry-run")

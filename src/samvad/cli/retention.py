@@ -69,6 +69,49 @@ def show(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
 
 
 @app.command(cls=PlainCommand)
+def status(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Tell which replica sweeps a store that several share, or swept it last."""
+    settings = settings_of(store, data_dir)
+
+    async def run(samvad: Any) -> Any:
+        lease = samvad.sweeper.lease
+        return lease is not None, None if lease is None else await lease.look()
+
+    shared, found = reading(settings, run)
+    if json:
+        import msgspec
+
+        told: dict[str, Any] = {"shared": shared, "holder": None}
+        if found is not None:
+            told |= {**msgspec.to_builtins(found[0]), "secondsAgo": round(found[1])}
+            del told["turn"]
+        typer.echo(msgspec.json.encode(told).decode())
+    elif found is None:
+        typer.echo(
+            "nobody has swept yet"
+            if shared
+            else "one process has this store: the server, and it sweeps alone"
+        )
+    else:
+        typer.echo(_told(*found))
+
+
+def _told(holding: Any, ago_s: float) -> str:
+    from samvad.clock import rfc3339
+    from samvad.retention.lease import LEASE_S
+
+    state, began = holding.state, f"began {rfc3339(holding.began_ms)}"
+    if state == "sweeping" and ago_s >= LEASE_S:
+        state = "ended in the middle"
+    where = "everyone" if state == "done" else f"{holding.passed:,} users passed"
+    return f"{holding.holder}: {state}, {began}, {where}, told {ago_s:,.0f} s ago"
+
+
+@app.command(cls=PlainCommand)
 def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing: count what would go. A server may be running.")
@@ -84,6 +127,7 @@ def sweep(
     """Have go what the retention rules name, and print how much that was.
 
     A dry run and a sweep right after it print the same numbers. Stopped at any moment and run again, it goes on.
+    Exits with 1 where another replica sweeps, and where some users could not be swept: those are named.
     """
     from samvad.auth.audit import noted_by_command
     from samvad.clock import SystemClock
@@ -118,8 +162,18 @@ def sweep(
     if json:
         import msgspec
 
-        typer.echo(msgspec.json.encode({"dryRun": dry_run, "usersSeen": swept.seen, **counts}).decode())
-        return
-    typer.echo(f"{'would remove' if dry_run else 'removed'}, of {swept.seen:,} users:")
-    width = max(len(f"{number:,}") for number in counts.values())
-    typer.echo(table([f"{counts[name]:,}".rjust(width), text] for name, text in _WORDS.items()))
+        told = {"dryRun": dry_run, "usersSeen": swept.seen, "usersSkipped": swept.skipped, **counts}
+        typer.echo(msgspec.json.encode(told).decode())
+    else:
+        typer.echo(f"{'would remove' if dry_run else 'removed'}, of {swept.seen:,} users:")
+        width = max(len(f"{number:,}") for number in counts.values())
+        typer.echo(table([f"{counts[name]:,}".rjust(width), text] for name, text in _WORDS.items()))
+    for each in swept.troubles:
+        print(
+            f"samvad: user {each.key.user_id!r} of tenant {each.key.tenant!r} could not be swept: {each.code}",
+            file=sys.stderr,
+        )
+    if swept.skipped > len(swept.troubles):
+        print(f"samvad: and {swept.skipped - len(swept.troubles):,} more", file=sys.stderr)
+    if swept.skipped:
+        raise typer.Exit(1)

@@ -25,8 +25,20 @@ def retention_families(sweeper: Sweeper) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "samvad_retention_failures", "Sweeps that were refused or cut short.", value=sweeper.failures
     )
+    yield CounterMetricFamily(
+        "samvad_retention_skipped", "Users who could not be swept.", value=sweeper.skipped
+    )
+    yield GaugeMetricFamily(
+        "samvad_retention_sweeping", "1 while this process sweeps.", value=int(sweeper.sweeping)
+    )
+    if sweeper.lease is not None:
+        yield CounterMetricFamily(
+            "samvad_retention_taken_over",
+            "Sweeps of another replica that had ended in the middle, taken over.",
+            value=sweeper.lease.taken_over,
+        )
     yield GaugeMetricFamily(
         "samvad_retention_last_sweep_seconds",
-        "When the last whole sweep of this process began (seconds since 1970; 0: none yet).",
+        "When the last whole sweep that this process made, or heard of, began (seconds since 1970; 0: none yet).",
         value=(sweeper.last_ms or 0) / 1000,
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
+from samvad.errors import StoreUnavailable
 from samvad.records import StoredSession, UserKey, Version
 from samvad.retention.rules import Rules
 from samvad.stores.base import Store
 
-_MESSAGES_PER_PAGE: Final = 100
+_MESSAGES_FIRST: Final = 100  # mostly they tell enough
+_MESSAGES_PER_PAGE: Final = 1_000
 _PAGE_BYTES: Final = 1024 * 1024
 _INTERRUPTIONS_MAX: Final = 1_000_000  # of one session
 _EVER_MS: Final = 1 << 62
@@ -76,12 +79,18 @@ class Looker:
         self._store = store
         self._session_idle_ms = session_idle_ms
         self._counts_itself = hasattr(engine_of(store), "interruptions_before")
+        self.between: Callable[[], Awaitable[None]] | None = None  # awaited now and then in a long look
 
     async def due(self, key: UserKey, rules: Rules, now_ms: int, written_ms: int = 0) -> Due | None:
-        """What is due of a user; None if nothing is. `written_ms`: when a document of theirs was last changed."""
+        """What is due of a user; None if nothing is. `written_ms`: when a document of theirs was last changed.
+
+        StoreUnavailable where the store cannot be asked.
+        """
         store = self._store
         record = await store.load(key, window=1, open_after_ms=_EVER_MS, sessions_max=0)
-        if record.partial or record.version.revision == 0:
+        if record.partial:
+            raise StoreUnavailable
+        if record.version.revision == 0:
             return None
         sessions: list[StoredSession] | None = None
         if rules.idle_users:
@@ -126,16 +135,19 @@ class Looker:
 
     async def _first_kept(self, key: UserKey, first: int, last: int, before_ms: int) -> int:
         """The seq of the first message from `first` on that is not from before the moment."""
+        limit = _MESSAGES_FIRST
         while first <= last:
             messages, _ = await self._store.page(
-                key, after=first - 1, before=last + 1, limit=_MESSAGES_PER_PAGE, bytes_max=_PAGE_BYTES
+                key, after=first - 1, before=last + 1, limit=limit, bytes_max=_PAGE_BYTES
             )
             for message in messages:
                 if message.at_ms >= before_ms:
                     return message.seq
             if not messages:
                 break  # erased or trimmed meanwhile
-            first = messages[-1].seq + 1
+            first, limit = messages[-1].seq + 1, _MESSAGES_PER_PAGE
+            if self.between is not None:
+                await self.between()
         return first
 
     def _ended(self, sessions: list[StoredSession], before_ms: int, now_ms: int) -> list[StoredSession]:

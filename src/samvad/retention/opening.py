@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from samvad.knowledge.opening import has_documents
 from samvad.retention.documents import Documents
+from samvad.retention.lease import lease_of
+from samvad.retention.looking import engine_of
 from samvad.retention.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -22,4 +24,10 @@ def sweeper_of(samvad: Any) -> Sweeper:
         return None
 
     options = samvad.options
-    return Sweeper(samvad.core, options.retention(), Documents(base), every_s=options.retain_every_s)
+    return Sweeper(
+        samvad.core,
+        options.retention(),
+        Documents(base),
+        every_s=options.retain_every_s,
+        lease=lease_of(engine_of(samvad.store), samvad.core.clock),
+    )

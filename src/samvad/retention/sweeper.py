@@ -1,8 +1,11 @@
 """The sweeper: applies the rules to everyone, slowly, and again where it was cut off.
 
 A sweep looks at each user, and what is due goes through the same write as everything else: the rules of a user's log
-decide it on the record as it is then, so that what was written meanwhile stays. Nothing is noted of how far a sweep
-came: what is gone is not due any more, and several replicas may sweep at once.
+decide it on the record as it is then, so that what was written meanwhile stays. What is gone is not due any more: a
+sweep may be killed and begun again at any moment, and two at once do no harm. As each pays for its reads, one replica
+sweeps at a time where the store lets them agree on that (see `lease`).
+
+A user who cannot be swept (damaged, or parked in the journal) is passed over, counted and told; the others are not.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from typing import Any, Final
 import msgspec
 
 from samvad.clock import rfc3339
-from samvad.errors import SamvadError, SetupError, Unavailable
+from samvad.errors import SamvadError, SetupError, ShuttingDown, Unavailable
+from samvad.logs import user_hash
 from samvad.records import UserKey
-from samvad.retention.documents import Documents
+from samvad.retention.documents import Documents, OwnedDocument
 from samvad.retention.guard import ClockGuard
+from samvad.retention.lease import CutShort, SweepLease, SweptElsewhere
 from samvad.retention.looking import Counts, Due, Looker, engine_of
 from samvad.retention.rules import Retention
 from samvad.sessions.acting import SessionCore, removed_by
@@ -32,7 +37,10 @@ USERS_AT_ONCE: Final = 8
 MESSAGES_PER_STEP: Final = 1_000
 FIRST_AFTER_S: Final = (300.0, 3_600.0)  # after the start, so that replicas do not begin together
 REST: Final = 4.0  # in the server: for each second of work so many without
+REST_S_MAX: Final = 30.0
 AGAIN_S: Final = 600.0  # after a sweep that was cut short
+SKIPPED_MAX: Final = 100  # and more than half: then the store is down, whatever it says
+TROUBLES_MAX: Final = 20  # users who are named to whoever asked for the sweep
 
 Note = Callable[[str, str, list[tuple[str, str, str]]], None]
 Sleep = Callable[[float], Awaitable[None]]
@@ -45,24 +53,37 @@ class ClockAhead(SamvadError):
     status = 503
 
 
-class CutShort(SamvadError):
-    """A sweep ended before it had seen everyone; the next one goes on."""
+class Parked(SamvadError):
+    """The store refuses an operation of this user for ever: nothing can follow it before somebody decides."""
 
-    code = "cut_short"
-    status = 503
+    code = "parked"
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """A user who could not be swept, and the code of the error."""
+
+    key: UserKey
+    code: str
 
 
 class Sweep(msgspec.Struct):
-    """One sweep: when it began, how many users were looked at, and how much went (or would go)."""
+    """One sweep: when it began, how many users were looked at, and how much went (or would go).
+
+    `skipped` of those could not be swept; `troubles` names the first of them. `passed` is how many of all users need
+    not be looked at again, should this sweep be cut off.
+    """
 
     at_ms: int
     dry_run: bool
     seen: int = 0
+    skipped: int = 0
+    passed: int = 0
     counts: Counts = msgspec.field(default_factory=Counts)
+    troubles: list[Trouble] = msgspec.field(default_factory=list)
 
 
 class Sweeper:
-    """Applies `retention` to everyone in a store. One sweep at a time in this process."""
+    """Applies `retention` to everyone in a store. One sweep at a time in this process, and with `lease` in all."""
 
     def __init__(
         self,
@@ -71,6 +92,7 @@ class Sweeper:
         documents: Documents,
         *,
         every_s: float,
+        lease: SweepLease | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._core = core
@@ -82,9 +104,11 @@ class Sweeper:
         self._guard: ClockGuard | None = None
         self._one = asyncio.Lock()
         self._folded = False
+        self.lease = lease
+        self.sweeping = False  # a dry run is none
         self.note: Note = lambda did, tenant, whom: None  # told of each sweep, and of each user who is erased
         self.swept = Counts()
-        self.sweeps = self.failures = 0
+        self.sweeps = self.failures = self.skipped = 0
         self.last_ms: int | None = None
 
     # --- by itself -------------------------------------------------------------------------------------
@@ -102,7 +126,10 @@ class Sweeper:
             await self._sleep(wait_s)
             wait_s = self._every_s * random.uniform(0.9, 1.1)
             try:
-                await self.sweep(rest=REST)
+                await self.sweep(rest=REST, due_s=self._every_s)
+            except SweptElsewhere as error:
+                wait_s = min(error.wait_s + random.uniform(0, AGAIN_S), wait_s)
+                _log.info("retention: %s", error.message)
             except SamvadError as error:
                 wait_s = min(wait_s, AGAIN_S)
                 _log.warning("retention: %s", error.message, extra={"code": error.code})
@@ -122,32 +149,55 @@ class Sweeper:
 
     # --- one sweep -------------------------------------------------------------------------------------
 
-    async def sweep(self, *, dry_run: bool = False, trust_clock: bool = False, rest: float = 0.0) -> Sweep:
+    async def sweep(
+        self, *, dry_run: bool = False, trust_clock: bool = False, rest: float = 0.0, due_s: float = 0.0
+    ) -> Sweep:
         """Look at everyone, and have go what is due; with `dry_run` only count it.
 
-        `rest`: for each second of work, so many are waited. Raises ClockAhead where the clock cannot be believed (a
-        dry run never), CutShort and Unavailable where the store is or goes down: what went until then is gone.
+        `rest`: for each second of work, so many are waited. With `due_s` nothing is done where a replica has swept
+        within that time, and a sweep of that time that was cut off is gone on with. Raises SweptElsewhere where another
+        replica sweeps, ClockAhead where the clock cannot be believed (a dry run neither), CutShort and Unavailable
+        where the store is or goes down: what went until then is gone.
         """
         async with self._one:
             sweep = Sweep(self._core.clock.now_ms(), dry_run)
-            try:
+            if dry_run:
                 await self.begin()
-                if not dry_run and not trust_clock:
-                    self._check_clock()
-                await self._sweep(sweep, rest)
-            except BaseException:
-                if not dry_run:
-                    self.failures += 1
-                    self.swept.add(sweep.counts)
-                    self._tell(sweep, "retention: a sweep was cut short")
+                await self._sweep(sweep, rest, 0)
+                return sweep
+            try:
+                await self._leased(sweep, trust_clock, rest, due_s)
+            except SweptElsewhere as error:
+                if error.done:
+                    self.last_ms = max(self.last_ms or 0, error.began_ms)
                 raise
-            if not dry_run:
+            except BaseException:
+                self.failures += 1
+                self._tell(sweep, "retention: a sweep was cut short")
+                raise
+            finally:
                 self.swept.add(sweep.counts)
-                self.sweeps += 1
-                self.last_ms = sweep.at_ms
-                self._tell(sweep, "retention: swept")
-                self.note("retention sweep", "-", [])
+                self.skipped += sweep.skipped
+            self.sweeps += 1
+            self.last_ms = sweep.at_ms
+            self._tell(sweep, "retention: swept")
+            self.note("retention sweep", "-", [])
             return sweep
+
+    async def _leased(self, sweep: Sweep, trust_clock: bool, rest: float, due_s: float) -> None:
+        await self.begin()
+        if not trust_clock:
+            self._check_clock()
+        if self.lease is not None:
+            sweep.passed = await self.lease.take(sweep.at_ms, due_s)
+        self.sweeping, done = True, False
+        try:
+            await self._sweep(sweep, rest, sweep.passed)
+            done = True
+        finally:
+            self.sweeping = False
+            if self.lease is not None:
+                await self.lease.release(sweep.passed, done=done)
 
     def ahead_ms(self) -> int:
         """By how much the clock is ahead of what it can be; 0 where it is to be believed. After `begin`."""
@@ -167,33 +217,30 @@ class Sweeper:
 
     @staticmethod
     def _tell(sweep: Sweep, what: str) -> None:
-        _log.info(what, extra={"users_seen": sweep.seen, **msgspec.structs.asdict(sweep.counts)})
+        counts = msgspec.structs.asdict(sweep.counts)
+        _log.info(what, extra={"users_seen": sweep.seen, "users_skipped": sweep.skipped, **counts})
 
-    async def _sweep(self, sweep: Sweep, rest: float) -> None:
-        gone: set[UserKey] = set()
+    async def _sweep(self, sweep: Sweep, rest: float, passed: int) -> None:
+        """Look at everyone behind the first `passed` users, and at documents."""
+        self._looker.between = lambda: self._go_on(sweep)
         tenants: set[str] = set()
         loop = asyncio.get_running_loop()
+        place = 0
         async for keys in self._keys():
             tenants.update(key.tenant for key in keys)
-            for start in range(0, len(keys), USERS_AT_ONCE):
-                self._go_on()
+            left, place = keys[max(0, passed - place) :], place + len(keys)
+            for start in range(0, len(left), USERS_AT_ONCE):
                 began_s = loop.time()
-                some = [
-                    key for key in keys[start : start + USERS_AT_ONCE] if self._retention.of(key.tenant).any
-                ]
-                found = await asyncio.gather(
-                    *[self._user(key, sweep) for key in some], return_exceptions=True
-                )
-                sweep.seen += len(some)
-                for key, erased in zip(some, found, strict=True):
-                    if isinstance(erased, BaseException):
-                        raise erased
-                    if erased:
-                        gone.add(key)
+                await self._go_on(sweep)
+                some = left[start : start + USERS_AT_ONCE]
+                await self._some([key for key in some if self._retention.of(key.tenant).any], sweep)
+                sweep.passed += len(some)
+                await self._go_on(sweep)
                 if rest:
-                    await self._sleep(rest * (loop.time() - began_s))
+                    await self._sleep(min(rest * (loop.time() - began_s), REST_S_MAX))
+            await self._go_on(sweep)
         tenants.update(self._retention.tenants)
-        await self._documents_of(tenants, gone, sweep)
+        await self._documents_of(tenants, sweep)
         if not sweep.dry_run:
             await self._fold(sweep)
 
@@ -208,9 +255,12 @@ class Sweeper:
             keys, after = await engine.keys(after=after, limit=USERS_PER_PAGE)
             yield keys
 
-    def _go_on(self) -> None:
+    async def _go_on(self, sweep: Sweep) -> None:
+        """Between two steps: whether the store is there, and this is still the replica that sweeps."""
         if self._core.lanes.degraded:
             raise CutShort("The store is down; the sweep goes on when it is back.")
+        if self.lease is not None and not sweep.dry_run:
+            await self.lease.renew(sweep.passed)
 
     async def _fold(self, sweep: Sweep) -> None:
         """See that nothing of what went stays in a log: also what a sweep left there that was killed."""
@@ -221,29 +271,59 @@ class Sweeper:
             await fold()
         self._folded = True
 
+    # --- who cannot be swept ---------------------------------------------------------------------------
+
+    async def _some(self, keys: list[UserKey], sweep: Sweep) -> None:
+        """Sweep some users at once. An error is that user's alone, unless the store is down or the sweep is over."""
+        errors = await asyncio.gather(*[self._user(key, sweep) for key in keys], return_exceptions=True)
+        sweep.seen += len(keys)
+        for key, error in zip(keys, errors, strict=True):
+            if error is not None:
+                await self._pass_over(key, error, sweep)
+
+    async def _pass_over(self, key: UserKey, error: BaseException, sweep: Sweep) -> None:
+        if isinstance(error, CutShort | ShuttingDown) or not isinstance(error, Exception):
+            raise error
+        if isinstance(error, Unavailable):
+            health = await engine_of(self._core.store).check()
+            up = health.up and health.store_up and not self._core.lanes.degraded
+            if not up or (sweep.skipped > sweep.seen // 2 and sweep.skipped >= SKIPPED_MAX):
+                raise error
+        code = error.code if isinstance(error, SamvadError) else type(error).__name__
+        sweep.skipped += 1
+        if len(sweep.troubles) < TROUBLES_MAX:
+            sweep.troubles.append(Trouble(key, code))
+        _log.warning("retention: a user could not be swept", extra={"user": user_hash(*key), "code": code})
+
     # --- one user --------------------------------------------------------------------------------------
 
-    async def _user(self, key: UserKey, sweep: Sweep) -> bool:
-        """What is due of one user; whether all of it is."""
+    async def _due(self, key: UserKey, sweep: Sweep) -> Due | None:
         rules = self._retention.of(key.tenant)
         written_ms = await self._documents.written_ms(key) if rules.idle_users else 0
-        due = await self._looker.due(key, rules, sweep.at_ms, written_ms)
+        return await self._looker.due(key, rules, sweep.at_ms, written_ms)
+
+    async def _user(self, key: UserKey, sweep: Sweep) -> None:
+        """Have go what is due of one user."""
+        due = await self._due(key, sweep)
         if due is None:
-            return False
+            return
         if sweep.dry_run:
             if due.erase:
                 due.counts.documents = await self._documents.count(key)
             sweep.counts.add(due.counts)
-            return due.erase
+            return
         if due.erase:
-            return await self._erase(due, sweep)
+            await self._erase(due, sweep)
+            return
+        is_parked = getattr(self._core.store, "is_parked", None)
+        if is_parked is not None and is_parked(key):
+            raise Parked  # one more operation would wait there after each sweep
         known = self._core.lanes.peek(key) is not None
         await self._trim(due, sweep)
         if not known:
             lane = self._core.lanes.cache.find(key)
             if lane is not None and not lane.busy and not self._core.lanes.is_followed(key):
                 self._core.lanes.cache.discard(key)  # nobody asked for it
-        return False
 
     async def _trim(self, due: Due, sweep: Sweep) -> None:
         """Have the oldest messages, interruptions and sessions go: many messages in several steps."""
@@ -265,7 +345,7 @@ class Sweeper:
             sweep.counts.sessions += removed.sessions
             if last:
                 break
-            self._go_on()
+            await self._go_on(sweep)
         for session_id, active_ms in due.sessions:
             there = await self._core.lanes.read(due.key)
             session = there.sessions.get(session_id)
@@ -274,7 +354,7 @@ class Sweeper:
                 for listener in self._core.on_session_removed:
                     listener(due.key.tenant, session_id)
 
-    async def _erase(self, due: Due, sweep: Sweep) -> bool:
+    async def _erase(self, due: Due, sweep: Sweep) -> None:
         """Erase an idle user as `refresh` does, unless something was written meanwhile.
 
         The documents go after the record here, which alone can tell whether the user is idle: should the process end in
@@ -283,39 +363,43 @@ class Sweeper:
         operation = EraseUser(at_ms=self._core.clock.now_ms(), only=due.version)
         _, committed = await self._core.lanes.write(due.key, operation)
         if committed is None or committed.version.epoch == due.version.epoch:
-            return False
+            return
         removed = removed_by(committed)
         sweep.counts.users += 1
         sweep.counts.messages += removed.messages
         sweep.counts.sessions += removed.sessions
         sweep.counts.interruptions += removed.interruptions
-        sweep.counts.documents += await self._documents.erase(due.key)
+        sweep.passed -= 1  # the others move up
         for listener in self._core.on_erased:
             listener(due.key)
         self.note("retention erase", due.key.tenant, [("user", *due.key)])
-        return True
+        sweep.counts.documents += await self._documents.erase(due.key)
 
     # --- documents -------------------------------------------------------------------------------------
 
-    async def _documents_of(self, tenants: set[str], gone: set[UserKey], sweep: Sweep) -> None:
+    async def _documents_of(self, tenants: set[str], sweep: Sweep) -> None:
         """Documents of users that are too old, and those of users of whom nothing else is there and who are idle."""
         async for key, documents in self._documents.owned(tenants):
-            rules = self._retention.of(key.tenant)
-            if key in gone or not (rules.documents or rules.idle_users):
-                continue
-            self._go_on()
-            if (
-                rules.idle_users
-                and max(each.written_ms for each in documents) < sweep.at_ms - rules.idle_users
-            ):
-                record = await self._core.store.load(key, window=1, open_after_ms=1 << 62, sessions_max=0)
-                if record.version.revision == 0 and not record.partial:
-                    sweep.counts.documents += len(documents)
-                    if not sweep.dry_run:
-                        await self._documents.erase(key)
-                    continue
-            if not rules.documents:
-                continue
-            old = [each for each in documents if each.added_ms < sweep.at_ms - rules.documents]
-            for document in old:
-                sweep.counts.documents += sweep.dry_run or await self._documents.remove(key, document.id)
+            await self._go_on(sweep)
+            try:
+                await self._documents_of_user(key, documents, sweep)
+            except Exception as error:  # the top of one user's part
+                await self._pass_over(key, error, sweep)
+
+    async def _documents_of_user(self, key: UserKey, documents: list[OwnedDocument], sweep: Sweep) -> None:
+        rules = self._retention.of(key.tenant)
+        if rules.idle_users and max(each.written_ms for each in documents) < sweep.at_ms - rules.idle_users:
+            due = await self._due(key, sweep) if sweep.dry_run else None
+            if due is not None and due.erase:
+                return  # they were counted with their user
+            record = await self._core.store.load(key, window=1, open_after_ms=1 << 62, sessions_max=0)
+            if record.version.revision == 0 and not record.partial:
+                sweep.counts.documents += len(documents)
+                if not sweep.dry_run:
+                    await self._documents.erase(key)
+                return
+        if not rules.documents:
+            return
+        old = [each for each in documents if each.added_ms < sweep.at_ms - rules.documents]
+        for document in old:
+            sweep.counts.documents += sweep.dry_run or await self._documents.remove(key, document.id)

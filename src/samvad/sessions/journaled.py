@@ -152,6 +152,11 @@ class JournaledStore(OverlaidReads):
                 return True
         return False
 
+    def is_parked(self, user: UserKey) -> bool:
+        """Whether the store refuses an operation of this user for ever, so that what follows it waits."""
+        lane = self.flusher.find(user)
+        return lane is not None and lane.parked is not None
+
     async def close(self) -> None:
         if not self._opened:
             return

@@ -54,8 +54,10 @@ from samvad.stores.firestore_commits import Committer, Result
 from samvad.stores.firestore_erasing import Eraser
 from samvad.stores.firestore_listening import Listener
 from samvad.stores.firestore_names import Names
+from samvad.stores.firestore_notes import FirestoreNotes
 from samvad.stores.firestore_queries import QueryShape
 from samvad.stores.firestore_reads import Reader
+from samvad.stores.shared_notes import SharedNotes
 
 CALL_TIMEOUT_S: Final = 10.0
 ATTEMPT_TIMEOUT_S: Final = 4.0
@@ -267,6 +269,11 @@ class FirestoreStore:
 
     async def users(self, tenant: str, *, after: str, limit: int) -> list[str]:
         return await self._reader.users(tenant, after, limit)
+
+    @property
+    def notes(self) -> SharedNotes:
+        """What all replicas see beside the conversations."""
+        return FirestoreNotes(self._client, self._names)
 
     # --- carrying to another store ---------------------------------------------------------------------
 
