@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -302,6 +302,8 @@ class SealedStore:
         keys = (
             {epoch: keys[epoch]} if epoch in keys else {}
         )  # what another life's key opens is not of this one
+        if not last and not all(sealing.fits(keys, body) for body in _bodies(record)):
+            raise KeyMissing  # another replica may have begun this life
         window = self.opened.messages(keys, user, record.window, last)
         return _replace(
             record,
@@ -396,6 +398,16 @@ class SealedStore:
 
 def _erases(commit: Commit) -> bool:
     return any(isinstance(change, Erased) for change in commit.changes)
+
+
+def _bodies(record: UserRecord) -> Iterator[bytes]:
+    """What is kept of a user beside messages, but for what is no bytes: that is damaged."""
+    bodies = [each.body for each in record.sessions.values()]
+    if record.state is not None:
+        bodies.append(record.state.body)
+    if record.profile is not None:
+        bodies.append(record.profile.preferences)
+    return (body for body in bodies if isinstance(body, bytes))
 
 
 def _sealed(key: DataKey, commit: Commit) -> Commit:

@@ -1,0 +1,81 @@
+"""Several processes over one store and its keys: each reads what the others seal, and an erasing is final for all."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from samvad.clock import SystemClock
+from samvad.records import (
+    Commit,
+    Erased,
+    SessionSet,
+    StateSet,
+    StoredSession,
+    StoredState,
+    UserKey,
+    Version,
+)
+from samvad.records import user_hash as hash_of
+from samvad.stores.data_key_store import MemoryDataKeys
+from samvad.stores.data_keys import DataKeys
+from samvad.stores.master_keys import LocalMasterKey, MasterKey
+from samvad.stores.memory import MemoryStore
+from samvad.stores.sealed import SealedStore
+
+pytestmark = pytest.mark.anyio
+
+ASHA, BALA, CHITRA = (UserKey("default", name) for name in ("asha", "bala", "chitra"))
+OLD, NEW = (LocalMasterKey(os.urandom(32)) for _ in range(2))
+SAID = b'{"topic":"loans"}'
+
+
+class Shared:
+    """One store, one place of keys; `replica` opens one more process over both."""
+
+    def __init__(self) -> None:
+        self.inner = MemoryStore()
+        self.keys = MemoryDataKeys()
+
+    async def replica(self, *masters: MasterKey) -> SealedStore:
+        """A process with these master keys."""
+        store = SealedStore(self.inner, DataKeys(self.keys, masters or (OLD,)), clock=SystemClock())
+        await store.open()
+        return store
+
+    async def lives_with_a_key(self) -> list[int]:
+        """The lives of Asha's of which a key is kept."""
+        reader = DataKeys(self.keys, (OLD,))
+        await reader.open()
+        return sorted(await reader.keys_of(hash_of(ASHA)))
+
+
+def state(at: int) -> StateSet:
+    """A change that saves a state."""
+    return StateSet(StoredState(SAID, 1_000 + at, at))
+
+
+def erasing() -> Erased:
+    """A change that erases."""
+    return Erased(2_000)
+
+
+async def loaded(store: SealedStore, user: UserKey = ASHA) -> Any:
+    """The record of a user."""
+    return await store.load(user, window=10, open_after_ms=0, sessions_max=10)
+
+
+async def test_a_new_life_that_another_replica_began_is_read() -> None:
+    """One that had the key of the life before in memory looks for the new one: the state is not told as damaged."""
+    shared = Shared()
+    here, elsewhere = await shared.replica(), await shared.replica()
+    await elsewhere.commit(Commit(ASHA, Version(0, 0), (state(1),)))
+    assert (await loaded(here)).state.body == SAID
+    await elsewhere.commit(Commit(ASHA, Version(0, 1), (erasing(),)))
+    session = StoredSession("s", "asha", SAID, 3_000, 3_000)
+    await elsewhere.commit(Commit(ASHA, Version(1, 0), (state(1), SessionSet(session))))
+    record = await loaded(here)
+    assert record.state.body == SAID
+    assert record.sessions["s"].body == SAID
