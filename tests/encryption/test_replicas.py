@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 
 import pytest
 
 from samvad.clock import SystemClock
+from samvad.errors import StaleVersion
 from samvad.records import (
     Commit,
+    Committed,
     Erased,
     SessionSet,
     StateSet,
@@ -79,3 +82,34 @@ async def test_a_new_life_that_another_replica_began_is_read() -> None:
     record = await loaded(here)
     assert record.state.body == SAID
     assert record.sessions["s"].body == SAID
+
+
+async def test_a_refused_erasing_brings_no_key_back_that_another_has_destroyed() -> None:
+    """Two erase at once: one is refused and puts the key back, then the other succeeds. No key of that life stays."""
+    shared = Shared()
+    here, elsewhere = await shared.replica(), await shared.replica()
+    await here.commit(Commit(ASHA, Version(0, 0), (state(1),)))
+    assert await shared.lives_with_a_key() == [0]
+    commit = shared.inner.commit
+    destroyed, asked, refused = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def in_turn(wanted: Commit) -> Committed:
+        """The store answers the one that it refuses once the other has asked as well, and the other after that."""
+        if wanted.expected.revision == 0:
+            destroyed.set()
+            await asked.wait()
+        else:
+            asked.set()
+            await refused.wait()
+        return await commit(wanted)
+
+    shared.inner.commit = in_turn  # type: ignore[method-assign,assignment]
+    stale = asyncio.ensure_future(here.commit(Commit(ASHA, Version(0, 0), (erasing(),))))
+    await destroyed.wait()
+    erased = asyncio.ensure_future(elsewhere.commit(Commit(ASHA, Version(0, 1), (erasing(),))))
+    with pytest.raises(StaleVersion):
+        await stale
+    refused.set()
+    assert (await erased).version == Version(1, 0)
+    assert await shared.lives_with_a_key() == []
+    assert await here.data_keys.erasing() == []

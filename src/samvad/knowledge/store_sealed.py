@@ -159,7 +159,7 @@ class SealedKnowledgeStore:
 
     async def _finish(self, scope: Scope) -> int:
         count = await self.inner.erase(scope)
-        await self._data_keys.erased(sealing.owner_of(scope), _GENERATION)
+        await self._data_keys.erased(sealing.owner_of(scope), _GENERATION, numbers_return=True)
         self.forget(scope)
         return count
 

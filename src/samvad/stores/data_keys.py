@@ -324,8 +324,12 @@ class DataKeys:
             for old in [each for each in held if each <= epoch]:
                 del held[old]
 
-    async def erased(self, user: UserKey, epoch: int) -> None:
-        """The store has erased the lives up to this one: nothing of the user's name stays with the keys."""
+    async def erased(self, user: UserKey, epoch: int, *, numbers_return: bool = False) -> None:
+        """The store has erased the lives up to this one: nothing of the user's name stays with the keys.
+
+        Nor a key of those lives: another erasing, which was refused, may have put it back. (`numbers_return`: of those
+        whose keys all have one number, so that the key that is there may be a new one.)
+        """
         hashed = user_hash(user)
         self.forget(hashed, epoch)
         for _ in range(_TRIES_MAX):
@@ -333,10 +337,15 @@ class DataKeys:
             if entry is None:
                 return
             kept = _user_keys_or_none(entry.value)
-            if kept.user is None or kept.destroyed > epoch:
+            is_back = not numbers_return and any(NO_LIFE < each.epoch <= epoch for each in kept.keys)
+            if is_back:
+                kept.keys = [each for each in kept.keys if each.epoch > epoch]
+                kept.destroyed = max(kept.destroyed, epoch)
+            elif kept.user is None or kept.destroyed > epoch:
                 return  # told already, or another erasing is under way
-            kept.user = None
-            if await self._swap(hashed, entry, kept if kept.keys else None):
+            if kept.destroyed == epoch:
+                kept.user = None
+            if await self._swap(hashed, entry, kept if kept.keys or kept.user else None):
                 return
 
     async def erasing(self) -> list[tuple[UserKey, int]]:
