@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from samvad.clock import SystemClock
-from samvad.errors import StaleVersion
+from samvad.errors import StaleVersion, Unreadable
 from samvad.records import (
     Commit,
     Committed,
@@ -113,3 +113,26 @@ async def test_a_refused_erasing_brings_no_key_back_that_another_has_destroyed()
     assert (await erased).version == Version(1, 0)
     assert await shared.lives_with_a_key() == []
     assert await here.data_keys.erasing() == []
+
+
+async def test_a_replica_reads_and_writes_while_others_rotate_the_master_key() -> None:
+    """It has both master keys since it started. Another one has begun to use the new one: nothing is unreadable."""
+    shared = Shared()
+    here = await shared.replica(OLD, NEW)
+    await here.commit(Commit(BALA, Version(0, 0), (state(1),)))
+    elsewhere = await shared.replica(NEW, OLD)
+    await elsewhere.commit(Commit(ASHA, Version(0, 0), (state(1),)))
+    assert (await loaded(here)).state.body == SAID
+    await here.commit(Commit(ASHA, Version(0, 1), (state(2),)))
+    keys = DataKeys(shared.keys, (NEW, OLD))
+    await keys.open()
+    await keys.rewrap()
+    fresh = await shared.replica(NEW)
+    for user in (ASHA, BALA):
+        for store in (here, elsewhere, fresh):
+            assert (await loaded(store, user)).state.body == SAID
+    third = LocalMasterKey(os.urandom(32))
+    await shared.replica(third, NEW)
+    await (await shared.replica(third, NEW)).commit(Commit(CHITRA, Version(0, 0), (state(1),)))
+    with pytest.raises(Unreadable, match="master key"):  # it has not been given this one
+        await loaded(here, CHITRA)

@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import os
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -177,9 +177,9 @@ class DataKeys:
         wrapped = await asyncio.to_thread(self._first.wrap, key, b"samvad ring\0" + ring_id)
         return _Ring(ring_id, {self._first.id: wrapped})
 
-    async def _unwrap(self, rings: _Rings) -> None:
+    async def _unwrap(self, rings: _Rings, wanted: Container[bytes] | None = None) -> None:
         for ring in rings.rings:
-            if ring.ring_id in self._ring_keys:
+            if ring.ring_id in self._ring_keys or (wanted is not None and ring.ring_id not in wanted):
                 continue
             for master_id, wrapped in ring.wraps.items():
                 master = self._masters.get(master_id)
@@ -192,6 +192,19 @@ class DataKeys:
                     f"What is kept here is sealed with the master key {' or '.join(ring.wraps)}, which is not given; "
                     "add it behind the new one, after a comma."
                 )
+
+    async def _learned(self, kept: _UserKeys) -> _UserKeys:
+        """The same, once the ring keys of which it speaks are known: a process with a new master key makes a ring.
+
+        Unreadable where that master key was not given here, which is no reason to take anything for destroyed.
+        """
+        unknown = {each.ring_id for each in kept.keys} - self._ring_keys.keys()
+        if unknown and (entry := await self.store.get(RINGS)) is not None:
+            try:
+                await self._unwrap(_rings(entry.value), unknown)
+            except SetupError as error:
+                raise Unreadable(error.message) from error
+        return kept
 
     async def close(self) -> None:
         """Forget all keys. Closing twice is fine."""
@@ -214,7 +227,8 @@ class DataKeys:
             self._held.move_to_end(hashed)
             return held
         entry = await self.store.get(hashed)
-        return self._hold(hashed, _user_keys_or_none(entry.value) if entry is not None else _UserKeys())
+        kept = _user_keys_or_none(entry.value) if entry is not None else _UserKeys()
+        return self._hold(hashed, await self._learned(kept))
 
     def _hold(self, hashed: bytes, kept: _UserKeys) -> dict[int, DataKey]:
         keys: dict[int, DataKey] = {}
@@ -241,7 +255,7 @@ class DataKeys:
         KeyError where the key is gone already.
         """
         entry = await self.store.get(hashed)
-        for each in _user_keys_or_none(entry.value).keys if entry is not None else ():
+        for each in (await self._learned(_user_keys_or_none(entry.value))).keys if entry is not None else ():
             if each.key_id == key.key_id and each.ring_id in self._ring_keys:
                 context = _context(hashed, each.epoch, each.key_id)
                 plain = opened_with(self._ring_keys[each.ring_id], each.key, context)
@@ -264,7 +278,7 @@ class DataKeys:
             if epoch <= kept.destroyed:
                 return None
             if any(each.epoch == epoch for each in kept.keys):
-                key_there = self._hold(hashed, kept).get(epoch)
+                key_there = self._hold(hashed, await self._learned(kept)).get(epoch)
                 if key_there is None:
                     raise Unreadable(
                         "The key of this user does not open: restore it, or erase the user, which always works."
@@ -399,7 +413,7 @@ class DataKeys:
     async def _rewrap(self, name: bytes, found: DataKeyEntry) -> bool:
         entry: DataKeyEntry | None = found
         while entry is not None:
-            kept = _user_keys(entry.value)
+            kept = await self._learned(_user_keys(entry.value))
             if all(each.ring_id == self._ring_id for each in kept.keys):
                 return False
             for number, each in enumerate(kept.keys):
