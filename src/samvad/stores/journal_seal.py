@@ -11,6 +11,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
+from samvad.errors import SetupError
 from samvad.records import UserKey, user_hash
 from samvad.stores.data_key_file import DataKeyFile
 from samvad.stores.data_keys import KEY_ID_BYTES, DataKey, DataKeys
@@ -33,6 +34,8 @@ class JournalSeal:
     def __init__(self, journal_dir: Path, masters: list[MasterKey], *, readonly: bool = False) -> None:
         self._ring = DataKeys(DataKeyFile(keys_path(journal_dir), readonly=readonly), masters)
         self._readonly = readonly
+        self._directory = journal_dir
+        self._lost_none = False  # no key was destroyed yet: who has none here is missing it
         self._keys: dict[bytes, DataKey] = {}
         self._current: DataKey | None = None
         self._turning = asyncio.Lock()
@@ -43,9 +46,11 @@ class JournalSeal:
         keys = dict(await self._ring.keys_of(_HASH, fresh=True))
         if not keys and not self._readonly:
             await self._turn(0)
+            self._lost_none = True
             return
         self._keys = {key.key_id: key for key in keys.values()}
         self._current = keys[max(keys)] if keys else None
+        self._lost_none = 0 in keys
 
     async def close(self) -> None:
         """Let the file go."""
@@ -72,7 +77,8 @@ class JournalSeal:
     def decode(self, written: bytes) -> bytes:
         """An entry as it was given; empty where its key was destroyed, for then it is in the store, or erased.
 
-        ValueError where it was changed. What is not sealed is from before encryption was on.
+        ValueError where it was changed; SetupError where the keys that sealed it are missing, which is to be mended and
+        not to be taken for an erasing. What is not sealed is from before encryption was on.
         """
         if not written.startswith(_MAGIC):
             return written
@@ -80,6 +86,11 @@ class JournalSeal:
         key_id = written[len(_MAGIC) : start]
         key = self._keys.get(key_id)
         if key is None:
+            if self._lost_none and not self._readonly:
+                raise SetupError(
+                    f"What waits in the journal {self._directory} is encrypted, and its keys are not there: bring "
+                    f"{keys_path(self._directory)} back, or give the journal up by moving it away."
+                )
             return b""
         opened = opened_with(key.aead, written[start:], _CONTEXT + key_id)
         if opened is None:
@@ -96,6 +107,7 @@ class JournalSeal:
     async def destroy(self, generation: int) -> None:
         """The keys up to this one are gone for good when this returns."""
         async with self._turning:
+            self._lost_none = False
             await self._ring.destroy(_JOURNAL, generation)
             await self._ring.erased(_JOURNAL, generation)
             self._keys = {key_id: key for key_id, key in self._keys.items() if key.epoch > generation}
