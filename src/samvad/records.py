@@ -166,7 +166,7 @@ class StoredInterruption(msgspec.Struct, frozen=True, gc=False, array_like=True)
 class StoredReceipt(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The first answer to a request with an Idempotency-Key.
 
-    `key` is a SHA-256 over tenant, principal and key; `fingerprint` one over the request. `answer` is
+    `key` is a SHA-256 over tenant, principal and key; `fingerprint` one over the request and the key. `answer` is
     what was answered, and `user_id` whose data it concerned, so that erasing can find it: then `answer`
     is None. In a change, an empty `answer` asks the store to keep what the commit removed (Removed as JSON).
     """

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from samvad.records import UserKey
+from samvad.sessions.fingerprints import with_key
+from samvad.types import Appended
 from tests.http.support import SESSION, Answer, Api, HandClock, opened
 
 pytestmark = pytest.mark.anyio
@@ -111,6 +117,44 @@ async def test_across_a_restart(database_path: Path, name: str) -> None:
         assert without_id(await second.post(path, body, headers=KEY)) == without_id(answer)
         assert (await second.ok("GET", HISTORY))["messages"] == messages
         await second.refused(422, "idempotency_key_reused", "POST", path, other, headers=KEY)
+
+
+def hashed(path: str, body: Any) -> bytes:
+    """What earlier versions kept of a POST."""
+    return hashlib.sha256(f"POST\0{path}\0\0".encode() + json.dumps(body).encode()).digest()
+
+
+async def test_what_is_kept_of_a_request_needs_its_key_to_be_tried_out(database_path: Path) -> None:
+    """A hash of the request alone would tell whoever guesses what was said; of no user is one in the database."""
+    for content in ("keep", "none"):
+        async with opened(f"sqlite:///{database_path}", content=content) as api:
+            for name, (path, body, _) in POSTS.items():
+                await api.ok("POST", "/api/session/create", SESSION)
+                await api.ok("POST", path, body, headers={"Idempotency-Key": f"{name} {content}"})
+        kept = [
+            each for (each,) in sqlite3.connect(database_path).execute("SELECT fingerprint FROM receipts")
+        ]
+        files = [each.read_bytes() for each in database_path.parent.rglob("*") if each.is_file()]
+        for name, (path, body, _) in POSTS.items():
+            plain = hashed(path, body)
+            assert not any(plain in each for each in files), name
+            assert with_key(f"{name} {content}", plain) in kept or (name, content) == ("interruption", "none")
+
+
+async def test_a_retry_across_an_upgrade(api: Api) -> None:
+    """What an earlier version has done under a key is not done again: its answer is given, another body is 422."""
+    receipts, service = api.samvad.core.receipts, api.samvad
+    first = await receipts.once(
+        UserKey("default", "user_456"),
+        receipts.key("default", "", KEY["Idempotency-Key"]),
+        hashed(HISTORY, HELLO),
+        list[Appended],
+        lambda receipt: service.append_many("user_456", [HELLO], receipt=receipt),
+    )
+    again = await api.ok("POST", HISTORY, HELLO, headers=KEY)
+    assert (again["messageId"], again["seq"]) == (first[0].message_id, 1)
+    await api.refused(422, "idempotency_key_reused", "POST", HISTORY, {**HELLO, "content": "x"}, headers=KEY)
+    assert len((await api.ok("GET", HISTORY))["messages"]) == 1
 
 
 async def test_another_key_is_another_request(api: Api) -> None:

@@ -16,6 +16,7 @@ from samvad.runtime import Options, Samvad
 from samvad.stores.base import Store
 from samvad.stores.memory import MemoryStore
 from samvad.stores.urls import store_from_url
+from samvad.types import Appended
 from tests.http.support import Api
 from tests.journaled.faulty import FaultyStore
 from tests.journaled.support import abandon, contents, drained, opened, service, store_of
@@ -99,6 +100,26 @@ async def test_a_key_that_another_replica_has_used(real: Store, tmp_path: Path, 
         assert await contents(real, "asha") == ["hello", "after"]
         again = await api_a.post(HISTORY, HELLO, headers=key("k"))
         assert again.json["messageId"] == first.json["messageId"]
+
+
+async def test_a_key_that_a_replica_of_an_earlier_version_has_used(real: Store, tmp_path: Path) -> None:
+    """What that one has kept cannot be compared with what this one was asked while the store was down: done once."""
+    line = FaultyStore(real)
+    async with opened(line, tmp_path / "a") as a, opened(FaultyStore(real), tmp_path / "b") as b:
+        await cut_off(a, line)
+        receipts = b.core.receipts
+        await receipts.once(
+            UserKey("default", "asha"),
+            receipts.key("default", "", "k"),
+            b"p" * 32,
+            list[Appended],
+            lambda receipt: b.append_many("asha", [HELLO], receipt=receipt),
+        )
+        await drained(b)
+        assert (await Api(a, create_app(a)).post(HISTORY, HELLO, headers=key("k"))).status == 200
+        line.down = False
+        await drained(a, b)
+        assert await contents(real, "asha") == ["hello"]
 
 
 class UsedMeanwhile(FaultyStore):

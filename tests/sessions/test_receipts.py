@@ -20,6 +20,7 @@ from samvad.errors import (
 )
 from samvad.records import UserKey
 from samvad.runtime import Samvad
+from samvad.sessions.fingerprints import with_key
 from samvad.stores.memory import MemoryStore
 from samvad.testing.clock import VirtualClock
 from samvad.types import Appended, Cleared
@@ -48,7 +49,9 @@ async def samvad(
         yield service
 
 
-async def say(samvad: Samvad, key: str = "key", fingerprint: bytes = b"f" * 32) -> list[Appended]:
+async def say(
+    samvad: Samvad, key: str = "key", fingerprint: bytes = b"f" * 32, earlier: bytes | None = None
+) -> list[Appended]:
     """A request with a key: something is said."""
     receipts = samvad.core.receipts
     message = {"role": "user", "content": "x"}
@@ -58,6 +61,7 @@ async def say(samvad: Samvad, key: str = "key", fingerprint: bytes = b"f" * 32) 
         fingerprint,
         list[Appended],
         lambda receipt: samvad.append_many("asha", [message], receipt=receipt),
+        earlier=earlier,
     )
 
 
@@ -74,6 +78,20 @@ async def test_once(samvad: Samvad) -> None:
     assert await said(samvad) == 1
     assert (await say(samvad, "other"))[0].seq == 2
     assert samvad.core.receipts.replays == 20
+
+
+async def test_an_answer_that_an_earlier_version_kept(samvad: Samvad) -> None:
+    """It is known by the fingerprint of then; another request under its key is refused, by that of then as well."""
+    plain, now = b"p" * 32, with_key("key", b"p" * 32)
+    first = await say(samvad, fingerprint=plain)
+    assert await say(samvad, fingerprint=now, earlier=plain) == first
+    with pytest.raises(IdempotencyKeyReused):
+        await say(samvad, fingerprint=with_key("key", b"q" * 32), earlier=b"q" * 32)
+    assert await said(samvad) == 1
+    await say(samvad, "other", fingerprint=now, earlier=plain)
+    with pytest.raises(IdempotencyKeyReused):  # an older replica beside a newer one: told, and not done twice
+        await say(samvad, "other", plain)
+    assert await said(samvad) == 2
 
 
 async def test_a_key_belongs_to_its_request(samvad: Samvad) -> None:

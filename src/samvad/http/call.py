@@ -15,6 +15,7 @@ from samvad.errors import InvalidJson, InvalidRequest, TooLarge, UnsupportedMedi
 from samvad.http import browsers
 from samvad.records import UserKey
 from samvad.sessions.acting import may_keep
+from samvad.sessions.fingerprints import with_key
 from samvad.sessions.operations import ReceiptKey
 from samvad.sessions.service import SessionPersistenceService
 from samvad.sessions.validation import check_id
@@ -69,7 +70,7 @@ class Call:
 
     __slots__ = (
         "_body",
-        "_fingerprint",
+        "_hash",
         "_receive",
         "_samvad",
         "auth",
@@ -100,7 +101,7 @@ class Call:
         self.service: SessionPersistenceService = samvad.acting_as(identity.principal)
         self._receive = receive
         self._body: bytes | bytearray | None = None
-        self._fingerprint: bytes | None = None
+        self._hash: bytes | None = None
         self.users: set[str] = set()  # whose data it writes, for the audit log
 
     @property
@@ -288,7 +289,7 @@ class Call:
         receipts = self.service.core.receipts
         tenant, user, _, _ = self.service.principal
         name = receipts.key(tenant, user or "", key, part)
-        fingerprint = await self._fingerprinted()
+        request = await self._hashed()
         owner = UserKey(tenant, user_id if isinstance(user_id, str) else "")
         bound = not keep and user in (None, user_id) and _is_id(user_id)
 
@@ -299,11 +300,13 @@ class Call:
             return answer
 
         acting = act_and_keep if keep else act
-        return await receipts.once(owner, name, fingerprint, answer_type, acting, bound=bound)
+        return await receipts.once(
+            owner, name, with_key(key, request), answer_type, acting, bound=bound, earlier=request
+        )
 
-    async def _fingerprinted(self) -> bytes:
-        """A SHA-256 over what makes the request the same request; made once for all parts of a batch."""
-        if self._fingerprint is None:
+    async def _hashed(self) -> bytes:
+        """A SHA-256 over what makes the request the same request; made once for all parts of a batch, kept nowhere."""
+        if self._hash is None:
             digest = hashlib.sha256(self.scope["method"].encode() + b"\0" + self.path + b"\0")
             digest.update(self.scope.get("query_string", b"") + b"\0")
             body = await self.body()
@@ -311,8 +314,8 @@ class Call:
                 await asyncio.to_thread(digest.update, body)
             else:
                 digest.update(body)
-            self._fingerprint = digest.digest()
-        return self._fingerprint
+            self._hash = digest.digest()
+        return self._hash
 
 
 def _is_id(user_id: Any) -> bool:

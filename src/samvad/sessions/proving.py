@@ -17,6 +17,7 @@ import msgspec
 from samvad.logs import user_hash
 from samvad.records import ANY_VERSION, Commit, StoredReceipt, StoredSession
 from samvad.sessions.breaker import Breaker
+from samvad.sessions.fingerprints import may_be_same
 from samvad.sessions.flush_lane import Entry
 from samvad.sessions.operations import SaveSession
 from samvad.stores.base import Store
@@ -82,7 +83,7 @@ def settle(entry: Entry, proof: Proof) -> bool:
     operation = entry.commit.operation
     asked, kept = operation.receipt, proof.receipt
     told = {"user": user_hash(*entry.commit.user)}
-    if kept is not None and (kept.fingerprint == asked.fingerprint or kept.answer is None):
+    if kept is not None and (may_be_same(kept.fingerprint, asked.fingerprint) or kept.answer is None):
         _log.warning("a request was carried out before, by another replica: it is not repeated", extra=told)
         entry.commit = Commit(entry.commit.user, ANY_VERSION, ())
         return False

@@ -75,17 +75,19 @@ class Receipts:
         act: Callable[[ReceiptKey], Awaitable[_T]],
         *,
         bound: bool = True,
+        earlier: bytes | None = None,
     ) -> _T:
         """Run `act` unless it was run under this key before; then give the answer it gave.
 
         Raises IdempotencyKeyReused where the key belongs to another request, and UserErased where what
-        the request did has been erased since. `bound`: `act` writes for this user, under the key.
+        the request did has been erased since. `bound`: `act` writes for this user, under the key. `earlier` is the
+        fingerprint as earlier versions kept it: an answer of theirs is given again.
         """
         while (under_way := self._under_way.get(key)) is not None:
             if under_way[0] != fingerprint:
                 raise IdempotencyKeyReused
             await asyncio.wait([under_way[1]])
-        acting = asyncio.ensure_future(self._once(user, key, fingerprint, answer_type, act, bound))
+        acting = asyncio.ensure_future(self._once(user, key, (fingerprint, earlier), answer_type, act, bound))
         self._under_way[key] = (fingerprint, acting)
         acting.add_done_callback(lambda done: self._done(key, done))
         return await asyncio.shield(acting)  # the caller may give up; a repetition still waits for this one
@@ -99,11 +101,12 @@ class Receipts:
         self,
         user: UserKey,
         key: bytes,
-        fingerprint: bytes,
+        fingerprints: tuple[bytes, bytes | None],
         answer_type: type[_T],
         act: Callable[[ReceiptKey], Awaitable[_T]],
         bound: bool,
     ) -> _T:
+        fingerprint = fingerprints[0]
         for _ in range(_ASKED_MAX):
             # The record first: should another replica use the key from now on, what this one builds on tells.
             as_of = await self._loaded(user) if bound else -1
@@ -116,7 +119,7 @@ class Receipts:
                     raise
                 kept, unproven = None, True  # asked again before it goes to the store
             if kept is not None and kept.is_live(self._clock.now_ms()):
-                return self._replay(kept, fingerprint, answer_type)
+                return self._replay(kept, fingerprints, answer_type)
             try:
                 return await act(ReceiptKey(key, fingerprint, unproven, -1 if unproven else as_of))
             except AskAgain:
@@ -127,8 +130,10 @@ class Receipts:
                 raise
         raise Unavailable("Too many others are writing for this user; try again.")
 
-    def _replay(self, kept: StoredReceipt, fingerprint: bytes, answer_type: type[_T]) -> _T:
-        if kept.fingerprint != fingerprint:
+    def _replay(
+        self, kept: StoredReceipt, fingerprints: tuple[bytes, bytes | None], answer_type: type[_T]
+    ) -> _T:
+        if kept.fingerprint not in fingerprints:
             raise IdempotencyKeyReused
         if kept.answer is None:
             raise UserErased
