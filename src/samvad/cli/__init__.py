@@ -6,6 +6,7 @@ Whatever goes wrong is one line on standard error that begins with `samvad:`.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -17,11 +18,14 @@ from typer.main import get_command as built
 
 from samvad import __version__
 from samvad.cli.command import PlainGroup
+from samvad.cli.output import printable
 from samvad.errors import SamvadError, SetupError
 
 EXIT_FAILED: Final = 1
 EXIT_SETUP: Final = 2
 EXIT_INTERRUPTED: Final = 130
+# The disk, the quota or the largest file: nothing that this program could mend.
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 # Verb: the module that holds its `app`, and what it does in a line.
 VERBS: Final = {
@@ -112,14 +116,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader went away, as `head` does. Nothing can be written any more, not even at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is the output itself that takes no more
+            _write_no_more()
+        return _complain(f"It was not finished: {error.strerror}.", EXIT_FAILED)
     return code if isinstance(code, int) else 0
 
 
+def _write_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    print(f"samvad: {line}", file=sys.stderr)
+    print(f"samvad: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

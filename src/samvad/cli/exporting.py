@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated, Any, Final
@@ -15,7 +14,7 @@ from samvad import __version__
 from samvad.cli import flags
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import reading, settings_of
-from samvad.cli.output import open_private, progress
+from samvad.cli.output import is_special, open_private, private_output, progress
 from samvad.cli.portable import VERSION, lines_of
 from samvad.clock import SystemClock, rfc3339
 from samvad.errors import SetupError
@@ -52,13 +51,13 @@ def export(
     then the lines are in FILE.jsonl.part, with which --resume goes on. `samvad import` takes it all in.
     """
     settings = settings_of(store, data_dir)
-    if output in (None, "-"):
+    if output is None or output == "-" or is_special(Path(output)):
         if resume:
             raise SetupError("--resume needs the file to go on with: name it with --output.")
-        totals = reading(settings, lambda samvad: _export(samvad, sys.stdout.buffer, "", Totals()))
-        sys.stdout.buffer.flush()
+        with private_output(output) as out:
+            totals = reading(settings, lambda samvad: _export(samvad, out, "", Totals()))
     else:
-        totals = _to_file(Path(str(output)), resume, settings)
+        totals = _to_file(Path(output), resume, settings)
     counts = f"{totals.users:,} users, {totals.sessions:,} sessions, {totals.messages:,} messages"
     typer.echo(f"exported {counts}", err=True)
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from samvad.errors import SetupError
 
@@ -60,13 +60,21 @@ def progress(text: str, total: int | None, *, unit_bytes: bool = False) -> Itera
 
 @contextlib.contextmanager
 def private_output(path: str | None) -> Iterator[IO[bytes]]:
-    """Standard output, or a file only its owner may read, which is there under its name once it is complete."""
+    """Standard output, or a file only its owner may read, which is there under its name once it is complete.
+
+    A pipe or a device is written to as it is, and never replaced. SetupError where it cannot be written.
+    """
     if path is None or path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     target = Path(path)
+    if is_special(target):
+        with _writable(target, os.O_WRONLY, "wb") as out:
+            yield out
+        return
     part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)  # what somebody else may have put there is not written into
     out = open_private(part)
     try:
         with out:
@@ -74,15 +82,36 @@ def private_output(path: str | None) -> Iterator[IO[bytes]]:
             out.flush()
             os.fsync(out.fileno())
         part.replace(target)
-    except BaseException:
+    except BaseException:  # whatever it was, an interruption too: no half of a file stays
         part.unlink(missing_ok=True)
         raise
 
 
+def is_special(path: Path) -> bool:
+    """Whether it is a pipe or a device. SetupError for a directory, and for a link to a file, which is not ours."""
+    if path.is_dir():
+        raise SetupError(f"{path} is a directory; name a file in it.")
+    if path.is_file() and path.is_symlink():
+        raise SetupError(f"{path} is a link; name the file itself, or - for standard output.")
+    return path.exists() and not path.is_file()
+
+
 def open_private(path: Path, *, keep: bool = False) -> IO[bytes]:
-    """A file for writing that only its owner may read; emptied unless `keep`. SetupError where it cannot be made."""
+    """A file for writing that only its owner may read; one that is there is gone on with only to `keep` it.
+
+    SetupError where it cannot be made, or belongs to another user.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | (0 if keep else os.O_EXCL)
+    out = _writable(path, flags, "r+b")
+    if os.fstat(out.fileno()).st_uid != os.geteuid():
+        out.close()
+        raise SetupError(f"{path} belongs to another user; remove it, or choose another name.")
+    os.fchmod(out.fileno(), 0o600)  # it may have been made by something else
+    return out
+
+
+def _writable(path: Path, flags: int, mode: str) -> IO[bytes]:
     try:
-        flags = os.O_RDWR | os.O_CREAT | (0 if keep else os.O_TRUNC)
-        return os.fdopen(os.open(path, flags, 0o600), "r+b")
+        return cast("IO[bytes]", os.fdopen(os.open(path, flags | os.O_CLOEXEC, 0o600), mode))
     except OSError as error:
         raise SetupError(f"Cannot write {path}: {error.strerror}.") from error
