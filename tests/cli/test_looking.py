@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from samvad.cli import app, checks, disk
 from samvad.runtime import open_samvad
+from tests.cli.processes import SAMVAD, environment
 
 URL = "sqlite:///data/samvad.db"
 
@@ -115,6 +118,32 @@ def test_no_content_is_kept_from_now_on(talked: Path) -> None:
         assert not taken.content_kept, "an import takes the wish over"
         assert [m.content_length for m in samvad.page_history("asha").messages] == [6, 6]
     assert "content is kept from now on" in call("user", "privacy", "asha", "--content", "keep")
+
+
+def test_an_erasing_that_cannot_be_proven_is_not_begun(talked: Path) -> None:
+    """The receipt has its place and its key before anything is removed."""
+    call("user", "erase", "asha", "--yes", "--receipt", "missing/receipt.json", code=1)
+    (talked / "data" / "erasures.key").write_bytes(b"short")
+    call("user", "erase", "asha", "--yes", "--receipt", "receipt.json", code=1)
+    assert json.loads(call("stats", "--json"))["users"] == 1
+    assert not (talked / "receipt.json").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [["erase", "asha"], ["privacy", "--everyone", "--content", "none"]], ids=["erase", "privacy"]
+)
+def test_what_was_done_is_noted_also_where_it_cannot_be_said(command: list[str], talked: Path) -> None:
+    """The reader of the output goes away, as `head` does: the command ends, and the audit log has what it did."""
+    (talked / "data" / "audit").mkdir()
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [*SAMVAD, "user", *command, "--yes"], cwd=talked, env=environment(), stdout=writes, check=False
+    )
+    os.close(writes)
+    assert done.returncode == 1
+    assert f"user {command[0]}" in call("audit", "show", "--user", "asha")
+    assert b"home loans" not in (talked / "data" / "samvad.db").read_bytes()
 
 
 @pytest.mark.parametrize("verb", [["show"], ["export"], ["erase", "--yes"]])

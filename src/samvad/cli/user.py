@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -232,18 +233,36 @@ def erase(
         if not sys.stdin.isatty():
             raise SetupError("Erasing cannot be undone; say --yes to do it without being asked.")
         typer.confirm(f"Remove everything of {printable(user)} for good?", abort=True)
-    signed = writing(settings, lambda samvad: _erase(samvad, user, settings.data_path()), instead=instead)
-    if receipt is not None:
-        with private_output(receipt) as out:
-            out.write(msgspec.json.format(msgspec.json.encode(signed), indent=2) + b"\n")
-    noted_by_command(settings.data_path(), SystemClock(), "user erase", [("user", "default", user)])
+    directory = settings.data_path()
+    erased: list[tuple[str, str, str]] = []
+    try:
+        # What cannot be proven is not begun: the receipt has its place and its key before.
+        with nullcontext() if receipt is None else private_output(receipt) as out:
+            writing(settings, lambda samvad: _erase(samvad, user, directory, erased, out), instead=instead)
+    finally:
+        if erased:
+            noted_by_command(directory, SystemClock(), "user erase", erased)
 
 
-async def _erase(samvad: Any, user_id: str, data_dir: Path) -> dict[str, Any]:
-    """Erase, say what was removed, and return the signed receipt of it."""
+async def _erase(
+    samvad: Any, user_id: str, data_dir: Path, erased: list[tuple[str, str, str]], receipt: IO[bytes] | None
+) -> None:
+    """Erase, and say what was removed; once it is, the user is in `erased`. Writes the signed receipt of it."""
+    from samvad.auth.erasure_receipts import ErasureSigner, places_of
+    from samvad.knowledge.opening import has_documents
+
     if (await samvad.read_user(user_id)).version.revision == 0:
         raise _missing(user_id)
+    signer = ErasureSigner(data_dir)
+    if receipt is not None:
+        _ = signer.public_key  # it can be signed
     removed = await samvad.clear_user_data(user_id)
+    erased.append(("user", "default", user_id))
+    if receipt is not None:
+        places = places_of(samvad.store, has_documents=has_documents(samvad.store))
+        key = UserKey(samvad.principal.tenant, user_id)
+        signed = signer.sign(key, removed, places, SystemClock().now_ms())
+        receipt.write(msgspec.json.format(msgspec.json.encode(signed), indent=2) + b"\n")
     kept = [
         what for what, there in (("state", removed.user_state), ("profile", removed.user_profile)) if there
     ]
@@ -253,12 +272,6 @@ async def _erase(samvad: Any, user_id: str, data_dir: Path) -> dict[str, Any]:
         f"{removed.interruptions:,} interruptions",
     )
     typer.echo(f"removed of {printable(user_id)}: {', '.join([*kept, *counts])}")
-    from samvad.auth.erasure_receipts import ErasureSigner, places_of
-    from samvad.knowledge.opening import has_documents
-
-    places = places_of(samvad.store, has_documents=has_documents(samvad.store))
-    key = UserKey(samvad.principal.tenant, user_id)
-    return ErasureSigner(data_dir).sign(key, removed, places, SystemClock().now_ms())
 
 
 @app.command("verify-erasure", cls=PlainCommand)

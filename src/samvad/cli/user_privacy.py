@@ -17,6 +17,7 @@ from samvad.errors import SetupError
 
 _DECIDED = {"user": "by this user's own wish", "tenant": "as is set for all", "default": "as for everybody"}
 _USERS_AT_ONCE = 1_000
+_NOTED_AT_ONCE = 100  # users in one entry of the audit log
 
 
 def privacy(
@@ -55,12 +56,13 @@ def privacy(
         typer.confirm(f"Erase what is kept of {whom} for good, and keep no content from now on?", abort=True)
     body = msgspec.json.encode({"content": content}).decode()
     instead = f"let that server do it: PUT /api/session/{user or 'USER'}/privacy {body}"
-    changed = writing(settings, lambda samvad: _save(samvad, user, content), instead=instead)
-    named = [("user", "default", each) for each in changed]
-    for start in range(0, len(named), _USERS_AT_ONCE):
-        noted_by_command(
-            settings.data_path(), SystemClock(), "user privacy", named[start : start + _USERS_AT_ONCE]
-        )
+    changed: list[tuple[str, str, str]] = []
+    try:
+        writing(settings, lambda samvad: _save(samvad, user, content, changed), instead=instead)
+    finally:  # also what was done before it broke off
+        for start in range(0, len(changed), _NOTED_AT_ONCE):
+            some = changed[start : start + _NOTED_AT_ONCE]
+            noted_by_command(settings.data_path(), SystemClock(), "user privacy", some)
 
 
 async def _all(samvad: Any, user: str | None) -> Any:
@@ -81,12 +83,11 @@ async def _show(samvad: Any, user: str | None) -> None:
         typer.echo(f"{printable(each)}: {kept}, {_DECIDED[told.decided_by]}")
 
 
-async def _save(samvad: Any, user: str | None, content: str) -> list[str]:
-    changed = []
+async def _save(samvad: Any, user: str | None, content: str, changed: list[tuple[str, str, str]]) -> None:
+    """Decide so for one or all; those for whom it was done are put into `changed`, as the audit log names them."""
     async for each in _all(samvad, user):
         saved = await samvad.save_privacy(each, content=content)
+        changed.append(("user", "default", each))
         kept = "content is kept" if saved.privacy.content == "keep" else "no content is kept"
         removed = f"{saved.cleared.messages:,} messages and {saved.cleared.sessions:,} sessions"
         typer.echo(f"{printable(each)}: {kept} from now on; erased {removed}")
-        changed.append(each)
-    return changed
