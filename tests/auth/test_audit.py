@@ -116,9 +116,20 @@ def test_what_a_crash_tore_is_taken_away_and_the_chain_goes_on(tmp_path: Path) -
     log = written(tmp_path, 3)
     with the_file(tmp_path).open("ab") as file:
         file.write(b'{"n":4,"at":"20')
+    found = audit.verify(log.directory, log.key)
+    assert found.torn and not found.broken and found.head.n == 3, "nobody has changed anything"
     log = written(tmp_path, 1)
     found = audit.verify(log.directory, log.key)
-    assert not found.broken and found.head.n == 4
+    assert not found.torn and not found.broken and found.head.n == 4
+
+
+def test_what_is_no_text_is_told_like_any_other_damage(tmp_path: Path) -> None:
+    """A damaged disk, or somebody, has put bytes there that are not UTF-8."""
+    log = written(tmp_path, 2)
+    whole = the_file(tmp_path).read_bytes()
+    the_file(tmp_path).write_bytes(whole.replace(b'"at":"', b'"at":"\xff', 1))
+    assert [each.line for each in audit.verify(log.directory, log.key).broken] == [1]
+    assert len(list(audit.entries(log.directory))) == 1
 
 
 def test_files_are_bounded_and_the_chain_goes_through_them(tmp_path: Path) -> None:

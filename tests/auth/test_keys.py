@@ -146,7 +146,7 @@ async def test_a_file_that_holds_no_keys_is_found_out(tmp_path: Path) -> None:
     await source.change(lambda raw: encoded([*decoded(raw, source.place), key]))
     auth = Authenticator(clock, keyring=Keyring(source, clock))
     await auth.ready()
-    for broken in (b"{", b"[]", b'{"keys": [{"id": "x"}]}', b""):
+    for broken in (b"{", b"[]", b'{"keys": [{"id": "x"}]}', b'{"keys": [{"id": "\xff"}]}', b""):
         (tmp_path / "keys.json").write_bytes(broken)
         with pytest.raises(SetupError, match=r"keys\.json does not hold keys"):
             decoded(source.read(), source.place)

@@ -69,11 +69,15 @@ class Broken(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """What `verify` found: the first and the last number, the head, and what is wrong."""
+    """What `verify` found: the first and the last number, the head, and what is wrong.
+
+    `torn`: behind the head is half a line, which a crash has left, or which is being written. It was never whole.
+    """
 
     first: int
     head: Head
     broken: list[Broken]
+    torn: bool = False
 
 
 _decode = msgspec.json.Decoder(AuditEntry).decode
@@ -99,25 +103,35 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         yield from enumerate(file, 1)
 
 
+def _entry(line: bytes) -> AuditEntry | None:
+    """What a line says; None where it is no entry."""
+    try:
+        return _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
 def entries(directory: Path) -> Iterator[AuditEntry]:
     """All entries that can be read, in order."""
     for path in _files(directory):
         for _, line in _lines(path):
-            try:
-                yield _decode(line)
-            except msgspec.DecodeError:
-                continue
+            entry = _entry(line)
+            if entry is not None:
+                yield entry
 
 
 def verify(directory: Path, key: bytes) -> Verified:
     """Check the whole chain. Files that were archived at its beginning are not missed: it begins where it begins."""
     broken: list[Broken] = []
-    first, head = 0, Head(0, START)
-    for path in _files(directory):
+    first, head, torn = 0, Head(0, START), False
+    files = _files(directory)
+    for path in files:
         for number, line in _lines(path):
-            try:
-                entry = _decode(line)
-            except msgspec.DecodeError:
+            if path == files[-1] and not line.endswith(b"\n"):
+                torn = True
+                break
+            entry = _entry(line)
+            if entry is None:
                 broken.append(Broken(path.name, number, "is no entry"))
                 continue
             if not line.endswith(b"\n") or line[:-1] != _encode(entry) or _mac(key, entry) != entry.mac:
@@ -128,7 +142,7 @@ def verify(directory: Path, key: bytes) -> Verified:
                 broken.append(Broken(path.name, number, "entry 1 is not the first"))
             first = first or entry.n
             head = Head(entry.n, entry.mac)
-    return Verified(first, head, broken)
+    return Verified(first, head, broken, torn)
 
 
 class AuditLog:

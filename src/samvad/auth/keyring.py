@@ -90,7 +90,7 @@ class FileKeys:
             raise SetupError(f"Cannot write the keys to {self.place}: {error.strerror}.") from error
 
     async def load_used(self) -> Mapping[str, int]:
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
             return msgspec.json.decode((self._directory / USED_FILE).read_bytes(), type=dict[str, int])
         return {}
 
@@ -225,7 +225,7 @@ def decoded(raw: bytes | None, place: str) -> list[ApiKey]:
         return []
     try:
         return msgspec.json.decode(raw, type=Keys).keys
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SetupError(f"{place} does not hold keys ({error}); put back a copy of it.") from None
 
 

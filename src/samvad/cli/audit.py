@@ -55,6 +55,8 @@ def verify(
     if found.broken or missing:
         typer.echo(f"the log does not hold: {len(found.broken):,} faults")
         raise typer.Exit(1)
+    if found.torn:
+        typer.echo("half an entry at the end, left by a crash or being written: it was never whole")
     count = found.head.n - found.first + 1 if found.first else 0
     typer.echo(f"{count:,} entries, each as it was written")
     typer.echo(f"head {found.head.n}:{found.head.mac}")

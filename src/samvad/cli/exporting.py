@@ -139,7 +139,7 @@ def _complete_part(part: Path) -> tuple[str, Totals, int]:
                 continue
             try:
                 fields = msgspec.json.decode(line)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 break
             after = fields["userId"]
             totals.users += 1
