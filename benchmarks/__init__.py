@@ -20,6 +20,7 @@ NAMES = (
     "appends",
     "peers",
     "firestore",
+    "outage",
     "footprint",
     "interruptions",
     "live",

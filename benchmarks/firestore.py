@@ -19,9 +19,8 @@ from typing import Any
 
 from benchmarks.measure import Options, Spread, Unavailable, load_pairs, progress
 from benchmarks.report import Bound, Section, Table, number, spread
+from benchmarks.users import MESSAGES_PER_S, USERS, append_latencies_s
 
-USERS = 50
-MESSAGES_PER_S = 200
 CELL_S = 2.0
 TURNS_A_ROUND = 4  # of the servers: what else the machine does meets all of them alike
 WRITES_PER_MESSAGE_MAX = 0.5
@@ -37,16 +36,7 @@ SQLITE, UP, ALONE, DOWN = "SQLite", "Firestore", "Firestore, --no-listen", "Fire
 
 def run(options: Options) -> Section:
     """Costs first, then the three servers in turn, round after round."""
-    try:
-        import samvad.stores.firestore  # noqa: F401
-        from samvad.testing.emulator import EmulatorMissing, FirestoreEmulator
-    except ImportError as error:
-        raise Unavailable(f"google-cloud-firestore is not installed ({error})") from error
-    try:
-        emulator = FirestoreEmulator().start()
-    except EmulatorMissing as error:
-        raise Unavailable(str(error)) from error
-    with emulator:
+    with running_emulator() as emulator:
         costs, bounds = asyncio.run(_costs(emulator, options))
         latencies, more = _latencies(emulator, options)
     introduction = (
@@ -54,6 +44,24 @@ def run(options: Options) -> Section:
         f"Latency: {USERS} users together send {MESSAGES_PER_S} messages a second to a real server."
     )
     return Section("Firestore", introduction, [costs, latencies], [*bounds, *more])
+
+
+@contextmanager
+def running_emulator(**options: Any) -> Iterator[Any]:
+    """Google's emulator; Unavailable where there is none."""
+    try:
+        import samvad.stores.firestore  # noqa: F401
+        from samvad.testing.emulator import EmulatorMissing, FirestoreEmulator
+    except ImportError as error:
+        raise Unavailable(f"google-cloud-firestore is not installed ({error})") from error
+    try:
+        emulator = FirestoreEmulator(**options).start()
+    except EmulatorMissing as error:
+        raise Unavailable(str(error)) from error
+    try:
+        yield emulator
+    finally:
+        emulator.stop()
 
 
 # --- cost --------------------------------------------------------------------------------------------------
@@ -152,8 +160,6 @@ def server(data_dir: Path, *flags: str, emulator_host: str = "") -> Iterator[int
 
 
 def _latencies(emulator: Any, options: Options) -> tuple[Table, list[Bound]]:
-    from benchmarks.users import append_latencies_s
-
     texts = [said for said, _ in load_pairs(200)]
     found: dict[str, list[list[float]]] = {SQLITE: [], UP: [], ALONE: [], DOWN: []}
     with ExitStack() as stack, socket.socket() as nobody:

@@ -24,7 +24,6 @@ MAY_SLEEP = {
     "tests/journaled/test_erase_interleavings.py": "virtual time, which passes in no time",
     "tests/journaled/test_pace.py": "virtual time, which passes in no time",
     "tests/journaled/virtual.py": "virtual time, which passes in no time",
-    "tests/outage/load.py": "users talk at a rate, on a schedule",
     "tests/support.py": "wait_until polls",
 }
 
