@@ -10,6 +10,7 @@ from typing import Any
 
 from samvad import Samvad
 from samvad.archive.making import UserArchive
+from samvad.auth.erasure_receipts import ErasureSigner
 from samvad.records import UserKey
 from samvad.types import trusted
 from tests.http.support import Api, encoded
@@ -71,9 +72,11 @@ async def answers(api: Api, user: str = ASHA, sessions: tuple[str, ...] = ("phon
     return found
 
 
-async def archive(samvad: Samvad, user: str = ASHA, tenant: str = "default") -> bytes:
+async def archive(
+    samvad: Samvad, user: str = ASHA, tenant: str = "default", signer: ErasureSigner | None = None
+) -> bytes:
     """The archive of a user."""
-    made = UserArchive(samvad, UserKey(tenant, user))
+    made = UserArchive(samvad, UserKey(tenant, user), signer=signer)
     await made.begin()
     return b"".join([piece async for piece in made.pieces()])
 

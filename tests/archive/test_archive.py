@@ -19,7 +19,7 @@ from samvad.archive.making import UserArchive
 from samvad.auth.audit import AuditLog
 from samvad.clock import SystemClock
 from samvad.errors import Conflict, NotFound, StoreUnavailable
-from samvad.records import Commit, MessagesAdded, ProfileSet, StoredProfile, UserKey, Version
+from samvad.records import Commit, MessagesAdded, ProfileSet, StoredProfile, Trimmed, UserKey, Version
 from samvad.runtime import open_samvad
 from samvad.testing.model import raw_message
 from tests.archive.support import ASHA, CANARY, LONG, archive, members, populate
@@ -126,7 +126,7 @@ async def test_what_the_audit_log_says_of_them(tmp_path: Path) -> None:
 
 
 async def test_who_is_erased_meanwhile_gets_no_archive() -> None:
-    """The ZIP has no end then, and so does one of which a document is removed."""
+    """The ZIP has no end then, and so has one of which old messages are removed while it is made."""
     async with open_samvad("memory://") as samvad:
         for add in (lambda: populate(samvad), lambda: samvad.append_to_user_history(ASHA, "user", "hello")):
             await add()
@@ -135,6 +135,13 @@ async def test_who_is_erased_meanwhile_gets_no_archive() -> None:
             await samvad.clear_user_data(ASHA)
             with pytest.raises(Conflict):
                 _ = [piece async for piece in made.pieces()]
+        await populate(samvad)
+        made = UserArchive(samvad, UserKey("default", ASHA))
+        await made.begin()
+        head = await samvad.store.load(UserKey("default", ASHA), window=0, open_after_ms=0, sessions_max=0)
+        await samvad.store.commit(Commit(UserKey("default", ASHA), head.version, (Trimmed(3),)))
+        with pytest.raises(Conflict, match="make it again"):
+            _ = [piece async for piece in made.pieces()]
 
 
 async def test_a_store_that_is_down_is_not_an_empty_one(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from samvad import limits
 from samvad.archive.checking import checked_archive
 from samvad.cli.archive_taking import _Import
 from samvad.errors import SetupError, StoreUnavailable
-from samvad.records import Commit, MessagesAdded, ProfileSet, StoredProfile, UserKey, Version
+from samvad.records import Commit, MessagesAdded, ProfileSet, StoredProfile, Trimmed, UserKey, Version
 from samvad.runtime import open_samvad
 from samvad.stores.memory import MemoryStore
 from samvad.testing.model import raw_message
@@ -164,22 +164,39 @@ async def test_what_was_cut_off_is_completed(tmp_path: Path) -> None:
         assert members(await archive(samvad))["history.jsonl"] == members(path)["history.jsonl"]
 
 
-async def test_a_history_that_lost_its_beginning_is_numbered_anew(tmp_path: Path) -> None:
-    """Where old messages were removed by a rule, those that are left keep their order, ids and times."""
+@pytest.mark.parametrize("left", [3, 0])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("sqlite", "firestore"), ("firestore", "sealed"), ("sealed", "memory"), ("memory", "sqlite")],
+)
+async def test_a_history_that_lost_its_beginning_keeps_its_numbers(
+    left: int, old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where old messages were removed by a rule, or all of them, what follows has the numbers that it had."""
     path = tmp_path / "a.zip"
-    async with open_samvad("memory://") as samvad:
+    engine, more = at(old)
+    url = url_of(engine, tmp_path, "old", monkeypatch)
+    async with open_samvad(url, record_interruptions=True, **more) as samvad:
         await populate(samvad)
+        user = UserKey("default", ASHA)
+        head = await samvad.store.load(user, window=0, open_after_ms=0, sessions_max=0)
+        await samvad.store.commit(Commit(user, head.version, (Trimmed(6 - left),)))
         path.write_bytes(await archive(samvad))
-    changed = members(path)
-    changed["history.jsonl"] = b"".join(line + b"\n" for line in changed["history.jsonl"].splitlines()[2:])
-    path.write_bytes(packed(changed, counts={"messages": 3}))
-    async with open_samvad(f"sqlite:///{tmp_path}/b.db") as samvad:
+        assert json.loads(members(path)["manifest.json"])["trimmed"] == 5 - left
+    engine, more = at(new)
+    url = url_of(engine, tmp_path, "new", monkeypatch)
+    async with open_samvad(url, record_interruptions=True, **more) as samvad:
         assert await take_in(samvad, path) == "imported"
+        assert await take_in(samvad, path) == "already there:"
+        again = members(await archive(samvad))
+        assert again["history.jsonl"] == members(path)["history.jsonl"]
         page = await samvad.page_history(ASHA)
-        there = [json.loads(line) for line in changed["history.jsonl"].splitlines()]
-        assert [(m.seq, m.id, m.timestamp) for m in page.messages] == [
-            (n, each["id"], each["timestamp"]) for n, each in enumerate(there, 1)
-        ]
+        assert [m.seq for m in page.messages] == list(range(6 - left, 6))
+        assert (await samvad.append_to_user_history(ASHA, "user", "next")).seq == 6
+        with pytest.raises(SetupError, match="There is other data"):
+            await take_in(samvad, path)
+        assert await take_in(samvad, path, replace=True) == "imported"
+        assert (await samvad.append_to_user_history(ASHA, "user", "next")).seq == 6
 
 
 async def test_who_wants_no_content_kept_gets_none(tmp_path: Path) -> None:
@@ -238,7 +255,7 @@ def packed(
         manifest["members"] = [
             {"name": name, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
             for name, body in found.items()
-            if name != "manifest.json"
+            if name not in ("manifest.json", "signature.json")
         ]
     manifest["counts"] |= counts or {}
     manifest |= changes
@@ -348,6 +365,8 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], bytes], str]] = {
         "is packed in a way that no archive is",
     ),
     "hole": (changed("history.jsonl", b'{"seq":3,', b'{"seq":4,'), "messages are missing, or not in order"),
+    "beginning": (lambda found: packed(found, trimmed=1), "messages are missing, or not in order, behind 1"),
+    "numbers": (lambda found: packed(found, trimmed=1 << 48), "have higher numbers than any"),
     "role": (changed("history.jsonl", b'"role":"user"', b'"role":"root"'), "role must be one of"),
     "no json": (changed("history.jsonl", b'{"seq":3,', b'{"seq":3 '), "cannot be read"),
     "spaces": (changed("history.jsonl", b'{"seq":3,', b'{"seq":3, '), "is not as Samvad writes it"),

@@ -51,7 +51,7 @@ def test_there_and_back(here: Path) -> None:
     assert call("user", "import", "a.zip", "--data-dir", "new").startswith("already there: 5 messages")
     call("user", "export", ASHA, "--archive", "b.zip", "--data-dir", "new")
     one, other = members(Path("a.zip")), members(Path("b.zip"))
-    for name in ("README.md", "manifest.json"):
+    for name in ("README.md", "manifest.json", "signature.json"):
         del one[name], other[name]
     assert one == other
     assert LONG.encode() in one["history.jsonl"]

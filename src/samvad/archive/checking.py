@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import struct
 import zipfile
 import zlib
@@ -23,6 +22,7 @@ from samvad import limits
 from samvad.archive import form
 from samvad.archive.form import Counts, DocumentPart, Manifest, SessionPart, UserPart
 from samvad.archive.reading import INTERRUPTIONS_MAX
+from samvad.archive.signing import signer_of
 from samvad.clock import SystemClock, parse_rfc3339
 from samvad.errors import SamvadError, SetupError
 from samvad.knowledge.carrying import checksum
@@ -40,7 +40,9 @@ from samvad.types import ROLES
 
 _T = TypeVar("_T")
 _CHUNK_BYTES: Final = 256 * 1024
+_MEMBERS: Final = {*form.FIXED, form.MANIFEST, form.SIGNATURE}
 _MANIFEST_BYTES_MAX: Final = 16 * 1024 * 1024
+_SIGNATURE_BYTES_MAX: Final = 4096
 _LINE_BYTES_MAX: Final = 2 * 1024 * 1024
 _SESSION_LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 _INTERRUPTION_BYTES_MAX: Final = 1024 * 1024
@@ -52,24 +54,27 @@ _UNREADABLE: Final = (
 _CLOCKS_DIFFER_MS: Final = (
     24 * 3600 * 1000
 )  # a message from later would hold back the time of all that follow
-_SEQ: Final = re.compile(rb'\{"seq":[0-9]+,')
+_SEQ_MAX: Final = 1 << 48  # of what is taken in: there is room behind it
 _decode = msgspec.json.decode
 
 
 class ArchiveFile:
     """An archive on the disk; `check` before anything of it is used. Blocks. SetupError where it is refused.
 
-    Messages, sessions and documents are read anew each time that they are asked for, in pieces of bounded size.
+    `signed_by` is the public key that signed it, None where nobody did: one with a wrong signature is refused. `then`
+    is what a refusal ends with. Messages, sessions and documents are read anew each time that they are asked for, in
+    pieces of bounded size.
     """
 
-    def __init__(self, file: IO[bytes], name: str, now_ms: int) -> None:
+    def __init__(self, file: IO[bytes], name: str, now_ms: int, then: str) -> None:
         self._file = file
         self._name = name
+        self._then = then
         self._latest_ms = now_ms + _CLOCKS_DIFFER_MS
         self.manifest: Manifest
+        self.signed_by: str | None = None
         self.state: StoredState | None = None
         self.profile: StoredProfile | None = None
-        self.first_seq = 1
         self._zip: zipfile.ZipFile
         self._infos: dict[str, zipfile.ZipInfo] = {}
 
@@ -85,9 +90,7 @@ class ArchiveFile:
             for _, interruptions in self.sessions():
                 counts.sessions += 1
                 counts.interruptions += len(interruptions)
-            for message in self.messages(checked=False):
-                if not counts.messages:
-                    self.first_seq = message.seq
+            for _ in self.messages(checked=False):
                 counts.messages += 1
             counts.documents = sum(1 for _ in self.documents())
             if counts != self.manifest.counts:
@@ -100,18 +103,16 @@ class ArchiveFile:
         try:
             yield
         except Refused as refused:
-            raise SetupError(f"{self._name}: {refused}; nothing was imported.") from None
+            raise SetupError(f"{self._name}: {refused}{self._then}") from None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise SetupError(
-                f"{self._name}: something in it cannot be read ({error}); nothing was imported."
-            ) from None
+            raise SetupError(f"{self._name}: something in it cannot be read ({error}){self._then}") from None
         except SetupError:
             raise
         except SamvadError as error:
-            raise SetupError(f"{self._name}: {error.message.rstrip('.')}; nothing was imported.") from None
+            raise SetupError(f"{self._name}: {error.message.rstrip('.')}{self._then}") from None
         except _UNREADABLE as error:
             raise SetupError(
-                f"{self._name} is no whole ZIP: cut off or damaged ({error}); nothing was imported."
+                f"{self._name} is no whole ZIP: cut off or damaged ({error}){self._then}"
             ) from None
 
     # --- the ZIP ---------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ class ArchiveFile:
         packed = unpacked = 0
         for info in self._zip.infolist():
             name = info.orig_filename
-            if name != form.MANIFEST and name not in form.FIXED and not form.DOCUMENT.fullmatch(name):
+            if name not in _MEMBERS and not form.DOCUMENT.fullmatch(name):
                 raise Refused("it has a member that no archive has")
             if name in self._infos:
                 raise Refused(f"it has two members {name}")
@@ -164,11 +165,17 @@ class ArchiveFile:
             )
         manifest = _decode(data, type=Manifest)
         named = [member.name for member in manifest.members]
-        if len(set(named)) != len(named) or {*named, form.MANIFEST} != set(self._infos):
+        if len(set(named)) != len(named) or {*named, form.MANIFEST} != set(self._infos) - {form.SIGNATURE}:
             raise Refused("it does not have the members that its manifest names")
+        if form.SIGNATURE in self._infos:
+            self.signed_by = signer_of(data, self._whole(form.SIGNATURE, _SIGNATURE_BYTES_MAX))
+            if self.signed_by is None:
+                raise Refused("it was altered since it was signed")
         if missing := {form.USER, form.SESSIONS, form.HISTORY} - set(named):
             raise Refused(f"it has no {min(missing)}")
         check_id(manifest.user_id, "userId")
+        if manifest.trimmed + manifest.counts.messages > _SEQ_MAX:
+            raise Refused("its messages have higher numbers than any")
         return manifest
 
     def _check_member(self, member: form.Member) -> None:
@@ -256,19 +263,16 @@ class ArchiveFile:
     def messages(self, *, checked: bool = True) -> Iterator[StoredMessage]:
         """The messages in order, numbered as they are in the archive; `checked`: they were looked at before."""
         ids: set[str] = set()
-        seq = 0
-        for line in self._lines(form.HISTORY, _LINE_BYTES_MAX):
+        for seq, line in enumerate(self._lines(form.HISTORY, _LINE_BYTES_MAX), self.manifest.trimmed + 1):
             if checked:
-                seq = seq + 1 if seq else self.first_seq
                 yield message_of_line(seq, line)
                 continue
             fields = _decode(line)
             found = fields.get("seq") if isinstance(fields, dict) else None
-            if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found < 1 << 53:
+            if not isinstance(found, int) or isinstance(found, bool):
                 raise Refused("a message has no seq")
-            if seq and found != seq + 1:
-                raise Refused(f"messages are missing, or not in order, behind {seq}")
-            seq = found
+            if found != seq:
+                raise Refused(f"messages are missing, or not in order, behind {seq - 1}")
             yield self._checked(seq, line, fields, ids)
 
     def _checked(self, seq: int, line: bytes, fields: dict[str, Any], ids: set[str]) -> StoredMessage:
@@ -334,27 +338,16 @@ class Refused(Exception):
 
 
 @contextlib.contextmanager
-def checked_archive(path: Path) -> Iterator[ArchiveFile]:
-    """An archive that was looked through; SetupError where it is refused."""
+def checked_archive(path: Path, *, then: str = "; nothing was imported.") -> Iterator[ArchiveFile]:
+    """An archive that was looked through; SetupError, which ends with `then`, where it is refused."""
     try:
         opened = path.open("rb")
     except OSError as error:
         raise SetupError(f"Cannot read {path}: {error.strerror}.") from error
     with opened:
-        archive = ArchiveFile(opened, str(path), SystemClock().now_ms())
+        archive = ArchiveFile(opened, str(path), SystemClock().now_ms(), then)
         archive.check()
         yield archive
-
-
-def renumbered(message: StoredMessage, seq: int) -> StoredMessage:
-    """The message at another place; its id stays."""
-    if message.seq == seq:
-        return message
-    if _SEQ.match(message.body):
-        body = _SEQ.sub(b'{"seq":%d,' % seq, message.body, count=1)
-    else:
-        body = msgspec.json.encode({**_decode(message.body), "seq": seq})
-    return msgspec.structs.replace(message, seq=seq, body=body, given=True)
 
 
 def _object(value: msgspec.Raw, bytes_max: int, what: str) -> bytes:

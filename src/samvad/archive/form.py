@@ -8,7 +8,8 @@
     documents/00001.json a document of the knowledge base that is this user's own; .md is the same, to be read
     questions.json       what was counted and kept of this user's searches
     audit.jsonl          who did what with the data of this user, and when
-    manifest.json        the last one: format, whose, when, counts, and the SHA-256 of every other member
+    manifest.json        format, whose, when, counts, and the SHA-256 of every member in front of it
+    signature.json       the last one: who made it (see signing); not in archives of whoever has no key
 
 No name is made of anything that a person chose. Version 1 is what stands here; a reader refuses any other.
 """
@@ -32,6 +33,7 @@ CONVERSATION: Final = "conversation.md"
 QUESTIONS: Final = "questions.json"
 AUDIT: Final = "audit.jsonl"
 MANIFEST: Final = "manifest.json"
+SIGNATURE: Final = "signature.json"
 FIXED: Final = (README, USER, SESSIONS, HISTORY, CONVERSATION, QUESTIONS, AUDIT)
 DOCUMENT: Final = re.compile(r"documents/[0-9]{5,7}\.(?:json|md)", re.ASCII)
 
@@ -71,7 +73,10 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, kw_only=True, rename="camel"):
-    """`manifest.json`. `complete` is false where `missing` says what could not be looked into."""
+    """`manifest.json`. `complete` is false where `missing` says what could not be looked into.
+
+    `trimmed` is the last seq that retention removed: the messages begin behind it.
+    """
 
     format: str
     version: int
@@ -82,6 +87,7 @@ class Manifest(msgspec.Struct, kw_only=True, rename="camel"):
     user_id: str
     epoch: _Count
     counts: Counts
+    trimmed: _Count = 0
     complete: bool
     missing: list[str]
     also_kept: list[Kept]

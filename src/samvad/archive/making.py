@@ -15,7 +15,9 @@ from samvad.archive.conversation import Conversation, document_page
 from samvad.archive.form import Counts, Kept, Manifest
 from samvad.archive.reading import head_of, history_pages, session_fields, user_fields
 from samvad.archive.readme import readme
+from samvad.archive.signing import signed
 from samvad.archive.zipping import Part, StreamedZip
+from samvad.auth.erasure_receipts import ErasureSigner
 from samvad.clock import parse_rfc3339, rfc3339
 from samvad.errors import Conflict, NotFound, StoreUnavailable
 from samvad.knowledge.carrying import checksum
@@ -48,11 +50,19 @@ class UserArchive:
 
     `begin` looks at everything that may be refused or not be there, so that a caller can still say so; `pieces` are
     the bytes of the ZIP. Where the user is erased meanwhile, or the store fails, `pieces` raises and the ZIP has no
-    end: no program takes it for a whole one.
+    end: no program takes it for a whole one. `signer` signs it, where there is one.
     """
 
-    def __init__(self, samvad: Samvad, user: UserKey, *, missing: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        samvad: Samvad,
+        user: UserKey,
+        *,
+        missing: Iterable[str] = (),
+        signer: ErasureSigner | None = None,
+    ) -> None:
         self._samvad = samvad
+        self._signer = signer
         self._store = samvad.store
         self._user = user
         self._missing = list(missing)
@@ -64,7 +74,12 @@ class UserArchive:
         self.counts = Counts()
 
     async def begin(self) -> None:
-        """Look who it is. NotFound where nothing is kept of them, StoreUnavailable where that cannot be known."""
+        """Look who it is. NotFound where nothing is kept of them, StoreUnavailable where that cannot be known.
+
+        SetupError where the key that is to sign it cannot be read.
+        """
+        if self._signer is not None:
+            await asyncio.to_thread(lambda: self._signer and self._signer.public_key)
         await self._samvad.core.lanes.settled(self._user)  # what was only acknowledged is in the store now
         self._head = await head_of(self._store, self._user)
         if self._head.partial:
@@ -82,7 +97,7 @@ class UserArchive:
             break  # the store gives its first page
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The bytes of the ZIP. Conflict where the user was erased while it was made."""
+        """The bytes of the ZIP. Conflict where the user was erased, or old messages removed, while it was made."""
         zip_ = StreamedZip(self._at_ms)
         large = self._head.seq * _MESSAGE_BYTES_MAX > _LARGE_BYTES
         conversation = Conversation(self._user.user_id)
@@ -102,14 +117,21 @@ class UserArchive:
         for name, parts, is_large in members:
             async for piece in zip_.add(name, parts, large=is_large):
                 yield piece
-        if (await head_of(self._store, self._user)).version.epoch != self._head.version.epoch:
+        now = await head_of(self._store, self._user)
+        if now.version.epoch != self._head.version.epoch:
             raise Conflict("The user was erased while the archive was made; there is nothing to give.")
+        if now.trimmed != self._head.trimmed:
+            raise Conflict("Old messages were removed while the archive was made; make it again.")
         manifest = self._manifest()
-        async for piece in zip_.add(form.README, _one(readme(manifest))):
+        async for piece in zip_.add(form.README, _one(readme(manifest, signed=self._signer is not None))):
             yield piece
         manifest.members = zip_.members.copy()
-        async for piece in zip_.add(form.MANIFEST, _one(form.pretty(manifest))):
+        written = form.pretty(manifest)
+        async for piece in zip_.add(form.MANIFEST, _one(written)):
             yield piece
+        if (signer := self._signer) is not None:
+            async for piece in zip_.add(form.SIGNATURE, _one(lambda: (signed(written, signer),))):
+                yield piece
         yield zip_.end()
 
     # --- members ---------------------------------------------------------------------------------------
@@ -207,6 +229,7 @@ class UserArchive:
             user_id=self._user.user_id,
             epoch=self._head.version.epoch,
             counts=self.counts,
+            trimmed=self._head.trimmed,
             complete=not self._missing,
             missing=self._missing,
             also_kept=also_kept(self._store, erased_before=self._head.version.epoch > 0),
@@ -218,8 +241,8 @@ class UserArchive:
         return Scope(*self._user)
 
 
-async def _one(data: bytes) -> AsyncIterator[Part]:
-    yield data
+async def _one(part: Part) -> AsyncIterator[Part]:
+    yield part
 
 
 def _history_lines(messages: list[StoredMessage]) -> Iterable[bytes]:

@@ -21,7 +21,7 @@ can read (`.json`, `.jsonl`), so that you can look at it (GDPR, article 15) and 
 | `questions.json` | | what was counted of your searches, and questions that found nothing |
 | `audit.jsonl` | {audit} | what the log of who did what with the data says of you |
 | `manifest.json` | | how much there is, and a checksum (SHA-256) of each file |
-
+{signature}
 Names of others are not in the audit entries: where another person did something, it says so and not who.
 {missing}
 ## What else is kept, without being in this archive
@@ -39,8 +39,11 @@ Keep this file where only you can read it: it is not encrypted.
 """
 
 
-def readme(manifest: Manifest) -> bytes:
-    """The page."""
+_SIGNATURE = "| `signature.json` | | which server made this (Ed25519): no change of it goes unseen |\n"
+
+
+def readme(manifest: Manifest, *, signed: bool) -> bytes:
+    """The page; `signed`: there will be a signature beside it."""
     counts = manifest.counts
     day, _, clock = manifest.exported_at.partition("T")
     missing = ""
@@ -59,5 +62,6 @@ def readme(manifest: Manifest) -> bytes:
         documents=f"{counts.documents:,}",
         audit=f"{counts.audit_entries:,}",
         missing=missing,
+        signature=_SIGNATURE if signed else "",
         kept="".join(f"- {line(k.what)}: {line(k.where)}, {line(k.until)}.\n" for k in manifest.also_kept),
     ).encode()

@@ -2,6 +2,8 @@
 
 Ed25519 (RFC 8032) over the receipt as JSON, its members in the order of their names, without `signature`. The user
 stands in it as the SHA-256 of tenant and id, so that whoever knows the id can check that it is about them.
+
+The same key signs the archives of users (archive/signing).
 """
 
 from __future__ import annotations
@@ -51,6 +53,10 @@ class ErasureSigner:
         """The public key, 32 bytes in base64."""
         return base64.b64encode(self._loaded().public_key().public_bytes_raw()).decode()
 
+    def signature(self, data: bytes) -> str:
+        """The signature of these bytes, 64 bytes in base64."""
+        return base64.b64encode(self._loaded().sign(data)).decode()
+
     def sign(self, user: UserKey, cleared: Cleared, places: Mapping[str, str], at_ms: int) -> dict[str, Any]:
         """The receipt of what was removed of a user just now; `places` says what became of each place."""
         fields: dict[str, Any] = {
@@ -71,29 +77,41 @@ class ErasureSigner:
             "places": dict(places),
             "publicKey": self.public_key,
         }
-        fields["signature"] = base64.b64encode(self._loaded().sign(_canonical(fields))).decode()
+        fields["signature"] = self.signature(_canonical(fields))
         return fields
 
 
-def check_receipt(data: bytes, public_key: str, user: UserKey | None = None) -> dict[str, Any]:
-    """The fields of a receipt that this key signed, about this user if one is named. InvalidRequest, saying why not."""
+def key_of(data_dir: Path) -> str | None:
+    """The public key that signs in a data directory; None where nothing was signed there yet."""
+    return ErasureSigner(data_dir).public_key if (data_dir / KEY_FILE).exists() else None
+
+
+def is_signed(data: bytes, signature: str, public_key: str) -> bool:
+    """Whether this key (32 bytes in base64) has made this signature of these bytes. InvalidRequest if it is no key."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    try:
-        fields = msgspec.json.decode(data, type=dict[str, Any])
-        signature = base64.b64decode(fields["signature"], validate=True)
-        if fields["type"] != TYPE or fields["version"] != VERSION:
-            raise KeyError
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, ValueError):
-        raise InvalidRequest("This is no receipt of an erasing.") from None
     try:
         key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key, validate=True))
     except (binascii.Error, ValueError):
         raise InvalidRequest("A public key is 32 bytes in base64.") from None
     try:
-        key.verify(signature, _canonical(fields))
-    except InvalidSignature:
+        key.verify(base64.b64decode(signature, validate=True), data)
+    except (InvalidSignature, binascii.Error, ValueError):
+        return False
+    return True
+
+
+def check_receipt(data: bytes, public_key: str, user: UserKey | None = None) -> dict[str, Any]:
+    """The fields of a receipt that this key signed, about this user if one is named. InvalidRequest, saying why not."""
+    try:
+        fields = msgspec.json.decode(data, type=dict[str, Any])
+        base64.b64decode(fields["signature"], validate=True)
+        if fields["type"] != TYPE or fields["version"] != VERSION:
+            raise KeyError
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, ValueError):
+        raise InvalidRequest("This is no receipt of an erasing.") from None
+    if not is_signed(_canonical(fields), fields["signature"], public_key):
         raise InvalidRequest("The receipt was changed, or another key has signed it.") from None
     if user is not None and fields["userHash"] != user_hash(user).hex():
         raise InvalidRequest("The receipt is about another user.")

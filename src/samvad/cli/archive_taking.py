@@ -13,10 +13,10 @@ from typing import Any, Final
 import msgspec
 import typer
 
-from samvad.archive.checking import ArchiveFile, checked_archive, renumbered
+from samvad.archive.checking import ArchiveFile, checked_archive
 from samvad.archive.reading import head_of
 from samvad.auth.audit import noted_by_command
-from samvad.cli.archives import told
+from samvad.cli.archives import signer_in_words, told
 from samvad.cli.carry import lines
 from samvad.cli.carry.lines import Digest, MessagesLine, SessionPart, SessionsLine, UserLine, UserLines
 from samvad.cli.carry.writing import UserTaker
@@ -37,11 +37,27 @@ from samvad.types import trusted
 _INSTEAD: Final = "stop that server first, as an import needs the database to itself"
 
 
-def import_archive(settings: Settings, file: str, *, tenant: str, as_user: str | None, replace: bool) -> None:
+def import_archive(
+    settings: Settings,
+    file: str,
+    *,
+    tenant: str,
+    as_user: str | None,
+    replace: bool,
+    public_key: str | None = None,
+    signature_required: bool = False,
+) -> None:
     """Take in an archive. SetupError where it is refused, or the store has something else of this user."""
     if as_user is not None:
         check_id(as_user, "The user's id")
     with checked_archive(Path(file)) as archive:
+        signed = signer_in_words(
+            archive.signed_by,
+            settings.data_path(),
+            public_key,
+            required=signature_required,
+            then="; nothing was imported.",
+        )
         user = UserKey(tenant, as_user or archive.manifest.user_id)
         run = _Import(archive, user, replace)
         outcome = writing(settings, run.run, instead=_INSTEAD)
@@ -49,8 +65,7 @@ def import_archive(settings: Settings, file: str, *, tenant: str, as_user: str |
         counts = archive.manifest.counts
         typer.echo(f"{outcome} {told(counts)} of {printable(user.user_id)}")
         typer.echo("verified against the manifest, and read back")
-        if archive.first_seq > 1:
-            typer.echo(f"numbered from 1: the archive begins with message {archive.first_seq:,}")
+        typer.echo(signed)
 
 
 class _Import:
@@ -163,24 +178,22 @@ class _Import:
 
     def _lines(self, epoch: int) -> Iterator[UserLines]:
         """The archive as the lines of which backups are made, but for the last."""
-        archive, counts = self._archive, self._archive.manifest.counts
+        archive, manifest = self._archive, self._archive.manifest
         state, profile = archive.state, archive.profile
         yield UserLine(
             self._user.tenant,
             self._user.user_id,
             epoch,
-            counts.messages,
+            manifest.trimmed + manifest.counts.messages,
             None if state is None else (lines.raw(state.body), state.updated_ms, state.version),
             None
             if profile is None
             else (lines.raw(profile.preferences), profile.created_ms, profile.updated_ms),
+            manifest.trimmed,
         )
         for some in _pieces(self._session_parts(), SESSIONS_PER_LINE):
             yield SessionsLine(some)
-        messages = (
-            (each.seq, each.at_ms, each.given, lines.raw(each.body))
-            for each in (renumbered(m, seq) for seq, m in enumerate(archive.messages(), 1))
-        )
+        messages = ((each.seq, each.at_ms, each.given, lines.raw(each.body)) for each in archive.messages())
         for page in _pieces(messages, MESSAGES_PER_LINE):
             yield MessagesLine(page)
 

@@ -27,6 +27,16 @@ from samvad.types import DEFAULT_TENANT
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)]
 Tenant = Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Whose user that is.")]
+RequireSignature = Annotated[
+    bool,
+    typer.Option(
+        "--require-signature", help="It must be signed by this server, or with the key of --public-key."
+    ),
+]
+PublicKey = Annotated[
+    str | None,
+    typer.Option("--public-key", metavar="KEY", help="Who must have signed it (32 bytes in base64)."),
+]
 _MESSAGES_SHOWN = 10
 _CHARS_SHOWN = 160
 
@@ -192,14 +202,17 @@ def take_in(
         bool, typer.Option("--replace", help="Erase everything that is there of the user first.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    require_signature: RequireSignature = False,
+    public_key: PublicKey = None,
     tenant: Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
     """Take in the archive of one user: the same messages, ids, times, sessions, state, preferences and documents.
 
-    All of it is checked before anything is written. Cut off and run again, it is completed. A user who has other data
-    there is left alone. No server may be running on the database.
+    All of it is checked before anything is written; one that was altered since it was signed is refused. Cut off and
+    run again, it is completed. A user who has other data there is left alone. No server may be running on the
+    database.
     """
     from samvad.cli.archive_taking import import_archive
 
@@ -208,7 +221,31 @@ def take_in(
         if not sys.stdin.isatty():
             raise SetupError("Erasing cannot be undone; say --yes to do it without being asked.")
         typer.confirm("Remove everything that is there of the user for good?", abort=True)
-    import_archive(settings, file, tenant=tenant, as_user=as_user, replace=replace)
+    import_archive(
+        settings,
+        file,
+        tenant=tenant,
+        as_user=as_user,
+        replace=replace,
+        public_key=public_key,
+        signature_required=require_signature,
+    )
+
+
+@app.command("verify-archive", cls=PlainCommand)
+def check_archive(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE.zip", help="What `user export --archive` wrote.", show_default=False),
+    ],
+    require_signature: RequireSignature = False,
+    public_key: PublicKey = None,
+    data_dir: flags.DataDir = None,
+) -> None:
+    """Check an archive: that it is as it was made, and by whom. If not, exits with 1."""
+    from samvad.cli.archives import verify_archive
+
+    verify_archive(settings_of(None, data_dir), file, public_key=public_key, required=require_signature)
 
 
 @app.command(cls=PlainCommand)

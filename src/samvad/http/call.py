@@ -131,12 +131,16 @@ class Call:
 
     def erasure_signer(self) -> ErasureSigner:
         """Who signs receipts of erasings, its key at hand. SetupError where that key cannot be read."""
+        signer = self._signer()
+        _ = signer.public_key
+        return signer
+
+    def _signer(self) -> ErasureSigner:
         from samvad.auth.erasure_receipts import ErasureSigner
 
         samvad = self._samvad
         if samvad.erasure_signer is None:  # no place to keep a key: one for as long as the process lives
             samvad.erasure_signer = ErasureSigner(None)
-        _ = samvad.erasure_signer.public_key
         return samvad.erasure_signer
 
     def erasure_receipt(self, user: UserKey, cleared: Cleared) -> dict[str, Any]:
@@ -154,7 +158,7 @@ class Call:
         """The archive of a user; whether who is asking may have it, the service is asked first."""
         from samvad.archive.making import UserArchive
 
-        return UserArchive(self._samvad, user)
+        return UserArchive(self._samvad, user, signer=self._signer())
 
     @property
     def cost(self) -> CostMeter:
