@@ -68,6 +68,7 @@ class SweepLease:
         self.holder = f"{platform.node()[:60]}-{secrets.token_hex(3)}"
         self._note: SharedNote | None = None
         self._holding: Holding | None = None
+        self._unsaid: Holding | None = None  # what could not be written when the store was down
         self._renewed_s = 0.0
         self._renewing = asyncio.Lock()
         self.taken_over = 0
@@ -96,7 +97,8 @@ class SweepLease:
             if there.state == "done" and age_s < due_s:
                 raise _elsewhere(there, due_s - age_s)
             if there.state != "done" and age_s < due_s:
-                passed = there.passed
+                unsaid = self._unsaid
+                passed = unsaid.passed if unsaid is not None and unsaid.turn > turn else there.passed
         holding = Holding(self.holder, "sweeping", began_ms, passed, turn + 1)
         if not await self._write(note, holding):
             raise SweptElsewhere("Another replica begins to sweep just now.", LEASE_S, began_ms, done=False)
@@ -118,13 +120,14 @@ class SweepLease:
 
     async def release(self, passed: int, *, done: bool) -> None:
         """Let another take it; where that cannot be written, it can be once the note is old."""
-        holding = self._holding
-        if holding is None:
+        if self._holding is None:
             return
+        last = _next(self._holding, passed, "done" if done else "cut short")
         try:
             async with asyncio.timeout(_RELEASE_S):
-                await self._write(self._note, _next(holding, passed, "done" if done else "cut short"))
+                await self._write(self._note, last)
         except (Unavailable, TimeoutError) as error:
+            self._unsaid = last
             _log.info("retention: the lease is left to run out", extra={"code": type(error).__name__})
         self._note = self._holding = None
 

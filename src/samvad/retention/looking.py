@@ -98,7 +98,7 @@ class Looker:
             times = [written_ms]
             times += [record.state.updated_ms] if record.state is not None else []
             times += [record.profile.updated_ms] if record.profile is not None else []
-            if max(times) < before_ms:
+            if 0 < max(times) < before_ms:  # 0: nobody noted when that was
                 sessions = await store.sessions(key, open_after_ms=None)
                 idle = all(max(s.active_ms, s.ended_ms or 0) < before_ms for s in sessions)
                 recorded = await self._recorded_before(key, _EVER_MS, sessions) if idle else 0
@@ -156,6 +156,8 @@ class Looker:
         for session in sessions:
             ended_ms = session.ended_ms
             if ended_ms is None:
+                if session.active_ms <= 0:  # nobody noted when that was
+                    continue
                 ended_ms = session.active_ms + self._session_idle_ms
                 if ended_ms > now_ms:
                     continue

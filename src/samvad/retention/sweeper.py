@@ -28,6 +28,7 @@ from samvad.retention.lease import CutShort, SweepLease, SweptElsewhere
 from samvad.retention.looking import Counts, Due, Looker, engine_of
 from samvad.retention.rules import Retention
 from samvad.sessions.acting import SessionCore, removed_by
+from samvad.sessions.breaker import is_up
 from samvad.sessions.operations import EraseUser, Retain
 
 _log = logging.getLogger(__name__)
@@ -257,10 +258,18 @@ class Sweeper:
 
     async def _go_on(self, sweep: Sweep) -> None:
         """Between two steps: whether the store is there, and this is still the replica that sweeps."""
-        if self._core.lanes.degraded:
+        if self._core.lanes.degraded and not await self._is_up():  # or nobody has read since it was down
             raise CutShort("The store is down; the sweep goes on when it is back.")
         if self.lease is not None and not sweep.dry_run:
             await self.lease.renew(sweep.passed)
+
+    async def _is_up(self) -> bool:
+        if getattr(self._core.store, "degraded", False):
+            return False
+        try:
+            return is_up(await engine_of(self._core.store).check())
+        except SamvadError:
+            return False
 
     async def _fold(self, sweep: Sweep) -> None:
         """See that nothing of what went stays in a log: also what a sweep left there that was killed."""
@@ -285,9 +294,8 @@ class Sweeper:
         if isinstance(error, CutShort | ShuttingDown) or not isinstance(error, Exception):
             raise error
         if isinstance(error, Unavailable):
-            health = await engine_of(self._core.store).check()
-            up = health.up and health.store_up and not self._core.lanes.degraded
-            if not up or (sweep.skipped > sweep.seen // 2 and sweep.skipped >= SKIPPED_MAX):
+            often = sweep.skipped >= SKIPPED_MAX and sweep.skipped > sweep.seen // 2
+            if often or not await self._is_up():
                 raise error
         code = error.code if isinstance(error, SamvadError) else type(error).__name__
         sweep.skipped += 1
@@ -303,10 +311,13 @@ class Sweeper:
         return await self._looker.due(key, rules, sweep.at_ms, written_ms)
 
     async def _user(self, key: UserKey, sweep: Sweep) -> None:
-        """Have go what is due of one user."""
+        """Have go what is due of one user. Parked where nothing can be written of them."""
         due = await self._due(key, sweep)
         if due is None:
             return
+        is_parked = getattr(self._core.store, "is_parked", None)
+        if is_parked is not None and is_parked(key):  # what would follow waits, and erasing would drop it
+            raise Parked
         if sweep.dry_run:
             if due.erase:
                 due.counts.documents = await self._documents.count(key)
@@ -315,9 +326,6 @@ class Sweeper:
         if due.erase:
             await self._erase(due, sweep)
             return
-        is_parked = getattr(self._core.store, "is_parked", None)
-        if is_parked is not None and is_parked(key):
-            raise Parked  # one more operation would wait there after each sweep
         known = self._core.lanes.peek(key) is not None
         await self._trim(due, sweep)
         if not known:

@@ -120,7 +120,7 @@ class Flusher(FlushLanes):
 
     def add(self, lane: FlushLane, entry: Entry) -> None:
         """Take in an entry that the journal has."""
-        if erases(entry.commit) and not entry.verbatim:
+        if erases(entry.commit) and not entry.verbatim and not is_conditional(entry.commit.operation):
             if lane.parked is not None:  # nothing may hold back an erasing
                 lane.parked = None
                 for before in lane.entries:

@@ -177,12 +177,18 @@ class WriterThread:
         try:
             results = self.groups.timed(writer.write, [commit for commit, _, _ in group])
         except (apsw.Error, MemoryError) as error:
+            if isinstance(error, apsw.CorruptError) and len(group) > 1:
+                self._write_each(writer, group)
+                return
             why = reason(error)
             results = [StoreUnavailable(f"The database cannot be written ({why}); nothing was acknowledged.")]
             results *= len(group)
             if self.fault is None:
                 self.fault = (why, self._clock.now_ms())
         except Exception as error:  # the top of the thread: a fault of ours must not leave callers waiting
+            if len(group) > 1:
+                self._write_each(writer, group)
+                return
             _log.exception("the writer failed")
             results = [SamvadError(f"The writer failed ({type(error).__name__}); please report this.")]
             results *= len(group)
@@ -191,6 +197,11 @@ class WriterThread:
             self.written_s = self._clock.monotonic_s()
             self.commits_written += len(group)
         self._to_loop(lambda: self._answer(group, results))
+
+    def _write_each(self, writer: GroupWriter, group: list[tuple[Commit, Done, int]]) -> None:
+        """Write each by itself: where one meets what is damaged, the others are not to suffer for it."""
+        for each in group:
+            self._write(writer, [each])
 
     def _to_loop(self, function: Callable[[], Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more
