@@ -89,6 +89,10 @@ ARCHIVE_BYTES_MAX: Final = 16 * 1024 * 1024 * 1024  # of all members of one that
 # The audit log
 AUDIT_FILE_BYTES_MAX: Final = 64 * 1024 * 1024  # then the next file is begun
 AUDIT_ENTRIES_QUEUED_MAX: Final = 10_000  # while it cannot be written
+AUDIT_BURST_S: Final = 60.0  # refusals of one caller within this time are told together
+AUDIT_REFUSED_OF_PERSON_MIN: Final = 20  # requests refused in that time that are an attempt, and no mistake
+AUDIT_REFUSED_OF_PROGRAM_MIN: Final = 100
+AUDIT_CALLERS_MAX: Final = 10_000  # that are told apart at a time
 
 # The journal
 JOURNAL_BYTES_MAX: Final = 1024 * 1024 * 1024

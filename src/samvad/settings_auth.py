@@ -84,7 +84,7 @@ class ProtectionSettings(AuthSettings, frozen=True, kw_only=True):
         Literal["off", "sensitive", "writes", "all"],
         Meta(
             description="What the audit log in the data directory holds. sensitive: erasing, deleting, minting tokens, "
-            "programs that talk for a user, and whatever was refused; writes: all changes too; all: all requests."
+            "programs that talk for a user, and what was refused; writes: all changes too; all: all requests."
         ),
     ] = "sensitive"
 

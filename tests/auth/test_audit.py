@@ -228,7 +228,7 @@ async def test_requests_are_noted_without_content(tmp_path: Path, level: Any, wa
     async with open_samvad("memory://") as samvad:
         app = SamvadApp(samvad)
         log = AuditLog(tmp_path, SystemClock())
-        auditing = Auditing(log, level, app.router.routes)
+        auditing = Auditing(log, level, app.router.routes, SystemClock())
         app.before.append(auditing.check)
         app.on_access.append(auditing.note)
         said = {"role": "user", "content": CANARY}
@@ -295,7 +295,7 @@ async def test_the_address_is_the_clients(
         limiter = Limiter(here.clock, quotas(Settings()), proxies=proxies)
         app = SamvadApp(here.samvad, auth=here.auth, limiter=limiter)
         log = AuditLog(tmp_path, SystemClock())
-        app.on_access.append(Auditing(log, "sensitive", app.router.routes).note)
+        app.on_access.append(Auditing(log, "sensitive", app.router.routes, SystemClock()).note)
         headers = {"x-forwarded-for": told_by_proxies}
         assert (await Api(here.samvad, app)("GET", "/api/session/stats", headers=headers)).status == 401
         assert [did for _, did, _, _ in told(log)] == ["getStats"]
@@ -312,7 +312,7 @@ CARL = "user_carl"
 def audited(here: World, tmp_path: Path, level: Any) -> AuditLog:
     """A log of what is done to this world."""
     log = AuditLog(tmp_path, SystemClock())
-    auditing = Auditing(log, level, here.api.app.router.routes)
+    auditing = Auditing(log, level, here.api.app.router.routes, SystemClock())
     here.api.app.before.append(auditing.check)
     here.api.app.on_access.append(auditing.note)
     return log

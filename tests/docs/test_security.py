@@ -7,6 +7,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from samvad.http.attempts import EVENTS
 from tests.docs.pages import page
 from tests.support import REPOSITORY
 
@@ -122,6 +123,25 @@ def test_every_test_that_is_named_is_there() -> None:
         path = REPOSITORY / file
         assert path.is_file() and path.name.startswith("test_"), file
         assert test in functions(path) if test else functions(path), f"{file}::{test}"
+
+
+def test_security_events_are_what_the_code_tells() -> None:
+    """Metrics, lines of the log and names of entries on the page of security events are those of the code."""
+    metrics = {row["metric"].strip("`") for row in page("docs/reference/metrics.md").rows("metric")}
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    events = page("docs/reference/security-events.md").rows("event")
+    assert len(events) > 15
+    for row in events:
+        told = [row[column] for column in ("audit log", "server's log", "metric")]
+        assert any(told), row
+        for name in re.findall(r"`([^`]+)`", " ".join(told)):
+            if name.startswith("samvad_"):
+                assert name in metrics, name
+            elif name not in ("command:uid=…", "keys create") and not name.startswith("SAMVAD_"):
+                parts = [part.strip() for part in name.split("…")]
+                assert all(part in source for part in parts), name
+    named = set(re.findall(r"`(overLimit|refusedInput)`", page("docs/reference/security-events.md").text()))
+    assert named == set(EVENTS.values())
 
 
 # --- cryptography --------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ async def test_nothing_that_was_said_is_logged_or_measured(
         app = SamvadApp(samvad)
         app.access_log = log_answered
         log = AuditLog(tmp_path, SystemClock())
-        app.on_access.append(Auditing(log, "all", app.router.routes).note)
+        app.on_access.append(Auditing(log, "all", app.router.routes, samvad.core.clock).note)
         user, session = f"/api/session/{USER}", "/api/session/s1"
         interruption = {"type": "BARGE_IN", "fullText": f"{CANARY} two three", "heardText": CANARY}
         created = {"sessionId": "s1", "userId": USER, "metadata": {"x": CANARY}}

@@ -38,7 +38,10 @@ _log = logging.getLogger(__name__)
 
 
 class AuditEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that was done. `whom` are keyed hashes (of API keys the ids), `status` what HTTP would answer."""
+    """One thing that was done. `whom` are keyed hashes (of API keys the ids), `status` what HTTP would answer.
+
+    `count` is how many requests it stands for, the last of which is told.
+    """
 
     n: int
     at: str
@@ -49,6 +52,7 @@ class AuditEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     whom: list[str] = []
     address: str | None = None
     request: str | None = None
+    count: int = 1
     prev: str = START
     mac: str = ""
 
@@ -213,10 +217,11 @@ class AuditLog:
         *,
         address: str | None = None,
         request: str | None = None,
+        count: int = 1,
     ) -> None:
         """Take in that this was done; on the disk a moment later."""
         at = rfc3339(self._clock.now_ms())
-        self._queue.put(AuditEntry(0, at, who, tenant, did, status, list(whom), address, request))
+        self._queue.put(AuditEntry(0, at, who, tenant, did, status, list(whom), address, request, count))
 
     # --- writing ---------------------------------------------------------------------------------------
 

@@ -77,9 +77,8 @@ def show(
     wanted = None if user is None else audit.whom(key, "user", tenant, user)
     for each in audit.entries(directory):
         if wanted is None or wanted in each.whom or each.who.endswith(wanted):
+            status = f"{each.status}" if each.count == 1 else f"{each.status} ×{each.count}"
             concerned = " ".join(each.whom)
             typer.echo(
-                printable(
-                    f"{each.n} {each.at} {each.tenant} {each.who} {each.did} {each.status} {concerned}", 500
-                )
+                printable(f"{each.n} {each.at} {each.tenant} {each.who} {each.did} {status} {concerned}", 500)
             )

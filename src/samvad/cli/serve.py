@@ -116,7 +116,7 @@ def _audit(settings: Settings, samvad: Any, application: Any) -> None:
     from samvad.http.auditing import Auditing
 
     log = AuditLog(settings.data_path(), samvad.core.clock)
-    auditing = Auditing(log, settings.audit, application.router.routes)
+    auditing = Auditing(log, settings.audit, application.router.routes, samvad.core.clock)
     auditing.begin(samvad)
     application.before.append(auditing.check)
     application.on_access.append(auditing.note)

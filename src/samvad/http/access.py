@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from samvad.auth.authenticator import Identity
+from samvad.auth.authenticator import Authenticator, Identity
 from samvad.errors import Forbidden, NotFound, Unauthenticated
 from samvad.types import DEFAULT_TENANT, Principal
 
@@ -85,6 +85,15 @@ def bearer(scope: dict[str, Any]) -> str | None:
         return str(values[0][7:], "latin-1").strip(" ")
     scheme, _, token = values[0].decode("latin-1").partition(" ")
     return token.strip(" ") if scheme.lower() == "bearer" else ""
+
+
+def refused_one(auth: Authenticator, scope: dict[str, Any]) -> Identity | None:
+    """Who was refused although their credential is good, for the record; None where it is not, or there is none."""
+    try:
+        token = bearer(scope)
+    except Unauthenticated:
+        return None
+    return None if token is None else auth.known(token)
 
 
 def live_name(what: str, identity: Identity) -> str:

@@ -27,6 +27,7 @@ from samvad.http.access import (
     bearer,
     check_access,
     live_name,
+    refused_one,
 )
 from samvad.http.asked import Asked
 from samvad.http.browsers import DATA, PREFLIGHT, Browsers, Headers
@@ -212,6 +213,7 @@ class SamvadApp:
                     told = {"route": name, "status": error.status, "code": error.code}
                     _log.warning("request failed", extra=told)
                 asked.code = error.code
+                identity = identity or refused_one(self.auth, scope)
                 reply = problem_reply(error, request_id)
                 if isinstance(error, TooManyRequests):
                     left, whose = error.details.get("left", left), error.details.get("whose")
@@ -312,6 +314,7 @@ class SamvadApp:
                 check(live_name("startLive", identity))
             live = self.live
         except SamvadError as error:
+            identity = identity or refused_one(self.auth, scope)
             self._tell(AccessRecord(request_id, "live", error.status, identity, self._address(scope), ()))
             await receive()
             await refuse_socket(scope, send, error, request_id)

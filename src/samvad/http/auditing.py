@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from typing import TYPE_CHECKING, Final, Literal
 
 from samvad.auth.audit import AuditLog
 from samvad.errors import Unavailable
 from samvad.http.access import AccessRecord
+from samvad.http.attempts import EVENTS, Attempts, Caller, Told
 from samvad.http.routing import Route
 
 if TYPE_CHECKING:
+    from samvad.clock import Clock
     from samvad.runtime import Samvad
 
 Level = Literal["off", "sensitive", "writes", "all"]
@@ -19,14 +22,18 @@ Level = Literal["off", "sensitive", "writes", "all"]
 SENSITIVE: Final = frozenset({"clearUserData", "exportUser", "mintToken", "savePrivacy"})
 _LIVE: Final = ("startLive", "renewLive", "endLive")  # see `samvad.live.noting`
 REFUSED: Final = frozenset({401, 403})
+_LOOKED_AT: Final = REFUSED | frozenset(EVENTS)  # of those, some are noted only where they come in bulk
+_LIMITED: Final = 429  # never noted one by one
+_log = logging.getLogger(__name__)
 _KINDS: Final = {"userId": "user", "sessionId": "session", "documentId": "document"}
 
 
 class Auditing:
     """Notes requests. `check` is asked before a request is carried out, `note` told of each that was answered."""
 
-    def __init__(self, log: AuditLog, level: Level, routes: tuple[Route, ...]) -> None:
+    def __init__(self, log: AuditLog, level: Level, routes: tuple[Route, ...], clock: Clock) -> None:
         self.log = log
+        self.attempts = Attempts(clock, self._note_attempts)
         self._wanted = {route.name for route in routes if self._wants(route, level)}
         self._kinds = {
             route.name: next((kind for name, kind in _KINDS.items() if f"{{{name}}}" in route.path), None)
@@ -52,38 +59,65 @@ class Auditing:
             self.log.check()
 
     def is_noted(self, route: str, status: int) -> bool:
-        """Whether what was answered so is to be noted."""
-        return route in self._wanted or status in REFUSED
+        """Whether what was answered so is to be looked at by `note`."""
+        return route in self._wanted or status in _LOOKED_AT
 
     def note(self, record: AccessRecord) -> None:
         """Take in an answered request."""
-        if not self.is_noted(record.route, record.status):
+        route, status = record.route, record.status
+        one_by_one = status != _LIMITED and (route in self._wanted or status in REFUSED)
+        if not one_by_one and status not in EVENTS:
             return
         try:
             self.log.check()
         except Unavailable:  # it was said in the server's log; what must be noted was not carried out
             return
-        identity = record.identity
+        identity, address = record.identity, _is_address(record.address)
+        if not one_by_one:
+            self.attempts.refused(self._caller(record, address), status)
+            return
         tenant = identity.principal.tenant if identity is not None else "-"
-        kind = self._kinds.get(record.route)
+        kind = self._kinds.get(route)
         concerned = [self.log.hashed("user", tenant, each) for each in record.users]
         if kind is not None and record.params:
             concerned.append(self.log.hashed(kind, tenant, record.params[0]))
-        who = "nobody"
-        if identity is not None:
-            who = identity.credential
-            user = identity.principal.user
-            if user is not None:
-                who += " " + self.log.hashed("user", tenant, user)
         self.log.note(
-            who,
+            self._who(record),
             tenant,
-            record.route,
-            record.status,
+            route,
+            status,
             sorted(set(concerned)),
-            address=_is_address(record.address),
+            address=address,
             request=record.request_id,
         )
+
+    def _who(self, record: AccessRecord) -> str:
+        identity = record.identity
+        if identity is None:
+            return "nobody"
+        tenant, user, _, _ = identity.principal
+        return (
+            identity.credential
+            if user is None
+            else f"{identity.credential} {self.log.hashed('user', tenant, user)}"
+        )
+
+    def _caller(self, record: AccessRecord, address: str | None) -> Caller:
+        """Who is told apart: a person whatever their tokens, a program by its credential, nobody by the network."""
+        identity, who = record.identity, self._who(record)
+        if identity is None:
+            return Caller(who, "-", f"address {_network(address)}", False, address)
+        tenant, user, _, _ = identity.principal
+        name = identity.credential if user is None else f"user {tenant}/{user}"
+        return Caller(who, tenant, name, user is None, address)
+
+    def _note_attempts(self, told: Told) -> None:
+        caller = told.caller
+        self.log.note(
+            caller.who, caller.tenant, told.event, told.status, address=caller.address, count=told.times
+        )
+        fields = {"event": told.event, "status": told.status, "count": told.times, "who": caller.who}
+        _log.warning("requests are refused in bulk", extra=fields)
 
     def note_retention(self, did: str, tenant: str, whom: list[tuple[str, str, str]]) -> None:
         """Take in what the sweeper did, by itself."""
@@ -97,6 +131,7 @@ class Auditing:
             self.log.start()
 
         async def stop() -> None:
+            self.attempts.close()
             self.log.stop()
 
         samvad.after_open.append(start)
@@ -109,3 +144,9 @@ def _is_address(text: str | None) -> str | None:
         return None if text is None else str(ipaddress.ip_address(text))
     except ValueError:
         return None
+
+
+def _network(address: str | None) -> str:
+    """An address, of IPv6 the network (/64): within it, whoever has one has all."""
+    found = ipaddress.ip_address(address or "::")
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)
