@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from samvad import open_samvad
-from samvad.errors import InvalidRequest, NotFound, SetupError, ShuttingDown
+from samvad import open_samvad, runtime
+from samvad.errors import InvalidRequest, NotFound, SetupError, ShuttingDown, Unreadable
+from samvad.stores.memory import MemoryStore
 from samvad.testing.clock import VirtualClock
+from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -170,3 +172,36 @@ async def test_a_service_is_cancelled_cleanly(database_path: Path) -> None:
     assert talking.cancelled()
     async with open_samvad(f"sqlite:///{database_path}") as samvad:
         assert (await samvad.get_user_profile("asha")).position.seq >= told >= 20
+
+
+class ForgetfulStore(MemoryStore):
+    """Its first round of upkeep meets a fault of its own."""
+
+    rounds = 0
+
+    async def expire(self, *, receipts_before_ms: int) -> int:
+        self.rounds += 1
+        if self.rounds == 1:
+            raise Unreadable
+        return await super().expire(receipts_before_ms=receipts_before_ms)
+
+
+async def test_a_round_of_upkeep_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a listener that fails keep the rounds from beginning, or the service from closing as it should."""
+    monkeypatch.setattr(runtime, "_UPKEEP_S", 0.001)
+    store = ForgetfulStore()
+    samvad = open_samvad("memory://", store=store)
+
+    async def failing() -> None:
+        raise ValueError("not ready")
+
+    async def second_round() -> bool:
+        return store.rounds > 1
+
+    samvad.after_open.append(failing)
+    await samvad.open()
+    await wait_until_async(second_round, "the upkeep goes on")
+    await samvad.append_to_user_history("asha", "user", "hello")
+    assert await samvad.aclose() == 0
+    with pytest.raises(ShuttingDown):
+        await samvad.append_to_user_history("asha", "user", "too late")

@@ -15,7 +15,7 @@ import msgspec
 
 from samvad import limits, tracing
 from samvad.clock import Clock, SystemClock
-from samvad.errors import SetupError, Unavailable
+from samvad.errors import SetupError
 from samvad.interruptions import InterruptionContextManager
 from samvad.records import UserKey
 from samvad.retention.rules import RetentionOptions
@@ -35,6 +35,7 @@ from samvad.sessions.people import PERSON_ROLES, roles_of
 from samvad.sessions.plain_verbs import SyncSamvad
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.service import SessionPersistenceService
+from samvad.sessions.upkeep import tried
 from samvad.sessions.user_log import Rules
 from samvad.sessions.verb_spans import trace_verbs
 from samvad.sessions.watching import Watcher
@@ -327,17 +328,14 @@ class Samvad(SessionPersistenceService):
 
     async def _keep_up(self) -> None:
         for listener in self.after_open:
-            await listener()
+            await tried(listener())
         while True:
             await asyncio.sleep(_UPKEEP_S)
             self.cache.sweep()
-            await self.cost.save()
-            await self._guard.keep_up(self.store)
+            await tried(self.cost.save())
+            await tried(self._guard.keep_up(self.store))
             before_ms = self.core.clock.now_ms() - limits.IDEMPOTENCY_TTL_S * 1000
-            try:
-                await self.store.expire(receipts_before_ms=before_ms)
-            except Unavailable as error:
-                _log.warning("old receipts could not be removed: %s", error.code)
+            await tried(self.store.expire(receipts_before_ms=before_ms))
 
     def _forget_session(self, tenant: str, session_id: str) -> None:
         self.interruptions.clear(session_id, tenant=tenant)
