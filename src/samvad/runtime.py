@@ -286,7 +286,7 @@ class Samvad(SessionPersistenceService):
         """Listen to what other processes write, where the store tells it."""
         if not self.options.listen or not store.capabilities.tells:
             return
-        elsewhere = Elsewhere(self.core, self.interruptions.users)
+        elsewhere = Elsewhere(self.core, self.interruptions.users, self._guard.erased)
         inner = store.inner if isinstance(store, JournaledStore) else store
         self.watcher = Watcher(cast(TellsChanges, inner), elsewhere.heard)
         if isinstance(store, JournaledStore):
@@ -319,6 +319,7 @@ class Samvad(SessionPersistenceService):
         if self._knowledge is not None:
             await self._knowledge.core.statistics.close()
             await self._knowledge.core.shelf.close()
+        await tried(self._guard.keep_up(self.store))
         await self.store.close()
         await self._guard.close()
         await self.cost.save()
@@ -329,6 +330,7 @@ class Samvad(SessionPersistenceService):
     async def _keep_up(self) -> None:
         for listener in self.after_open:
             await tried(listener())
+        await tried(self._guard.keep_up(self.store))
         while True:
             await asyncio.sleep(_UPKEEP_S)
             self.cache.sweep()

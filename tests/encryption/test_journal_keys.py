@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 
 from samvad import open_samvad
 from samvad.errors import SetupError
+from samvad.stores.base import Capabilities
 from samvad.stores.journal_seal import keys_path
 from samvad.stores.memory import MemoryStore
 from tests.encryption.test_at_rest import new_key
 from tests.journaled.faulty import FaultyStore
+from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -42,3 +45,63 @@ async def test_a_journal_whose_keys_are_missing_is_refused(tmp_path: Path) -> No
     async with service(tmp_path, key, store) as samvad:
         assert await samvad.store.drain(5) == 0
         assert (await samvad.get_user_profile("asha")).history_length == 1
+
+
+def seal_of(samvad: Any) -> Any:
+    """What seals the journal of a service."""
+    return samvad._guard._journal
+
+
+async def test_a_journal_that_was_full_gets_its_new_key_later(tmp_path: Path) -> None:
+    """The key is replaced after an erasing even if the first try finds no room."""
+    async with service(tmp_path, new_key(), MemoryStore()) as samvad:
+        await samvad._guard.keep_up(samvad.store)
+        before = seal_of(samvad)._current.key_id
+        await samvad.append_to_user_history("asha", "user", "hello")
+        await samvad.clear_user_data("asha")
+        journal = samvad.store.journal
+        await journal.append(b"")
+        journal._bytes_max = journal.bytes_held + 10  # nothing more goes in
+        await samvad._guard.keep_up(samvad.store)
+        assert before in seal_of(samvad)._keys
+        journal._bytes_max = 1 << 20
+        await samvad._guard.keep_up(samvad.store)
+        assert before not in seal_of(samvad)._keys
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_the_key_is_replaced_though_the_process_ends_first(tmp_path: Path, killed: bool) -> None:
+    """Erased, and ended before the next round of upkeep: the end replaces the key, or else the next start does."""
+    key, store = new_key(), MemoryStore()
+    async with service(tmp_path, key, store) as samvad:
+        await samvad._guard.keep_up(samvad.store)
+        before = seal_of(samvad)._current.key_id
+        await samvad.append_to_user_history("asha", "user", "hello")
+        await samvad.clear_user_data("asha")
+        shutil.copytree(tmp_path, tmp_path / "killed")
+    place = tmp_path / "killed" if killed else tmp_path
+    async with service(place, key, MemoryStore()) as samvad:
+        if killed:
+            await samvad._guard.keep_up(samvad.store)
+        assert before not in seal_of(samvad)._keys
+
+
+async def test_an_erasing_elsewhere_replaces_the_key_here(tmp_path: Path) -> None:
+    """Also where the user is not in memory any more: the journal's bytes of them may be in a copy all the same."""
+    shared, key = FaultyStore(MemoryStore()), new_key()
+    shared.capabilities = Capabilities(durable=True, shared=True, tells=True)
+    await shared.store.open()
+    async with (
+        service(tmp_path / "a", key, shared) as here,
+        service(tmp_path / "b", key, shared) as elsewhere,
+    ):
+        await here._guard.keep_up(here.store)
+        before = seal_of(here)._current.key_id
+        await elsewhere.append_to_user_history("asha", "user", "hello")
+        await elsewhere.clear_user_data("asha")
+
+        async def replaced() -> bool:
+            await here._guard.keep_up(here.store)
+            return before not in seal_of(here)._keys
+
+        await wait_until_async(replaced, "the journal has a new key")

@@ -19,10 +19,19 @@ _HASHED_AT_ONCE: Final = 2_000  # about 3 ms of the event loop
 
 
 class Elsewhere:
-    """Takes the notices of a store. `remembered` names the users of whom memory beside the cache holds something."""
+    """Takes the notices of a store. `remembered` names the users of whom memory beside the cache holds something.
 
-    def __init__(self, core: SessionCore, remembered: Callable[[], Iterable[tuple[str, str]]]) -> None:
+    `on_gone` is told that somebody was erased, known here or not, or may have been.
+    """
+
+    def __init__(
+        self,
+        core: SessionCore,
+        remembered: Callable[[], Iterable[tuple[str, str]]],
+        on_gone: Callable[[], None] = lambda: None,
+    ) -> None:
         self._core = core
+        self._on_gone = on_gone
         self._remembered = remembered
         self._journaled = core.store if isinstance(core.store, JournaledStore) else None
 
@@ -35,11 +44,13 @@ class Elsewhere:
                 self._changed(user, Version(notice.epoch, 0))
                 for listener in self._core.on_erased:
                     listener(user)
+            self._on_gone()
             if self._journaled is not None:  # what the store had long ago is in its files for a while
                 self._journaled.flusher.scrubber.scrub()
         elif isinstance(notice, Lapse):
             for lane in self._core.lanes.cache:
                 lane.latest = None
+            self._on_gone()
             if self._journaled is not None:
                 self._journaled.doubt_all()
                 self._journaled.flusher.scrubber.scrub()  # an erasing may be among what was missed

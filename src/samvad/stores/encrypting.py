@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from pathlib import Path
@@ -59,7 +60,9 @@ class Guard:
         self.journal_codec: dict[str, Any] = {}
         self._journal: Any = None
         self._is_on = master_key is not None
-        self._turn_owed = False
+        # An earlier process may have ended between an erasing and this.
+        self._turn_owed = journal_dir is not None
+        self._keeping = asyncio.Lock()
         self._old: tuple[int, int] | None = (
             None  # a key of the journal, and the last entry that it may have sealed
         )
@@ -105,21 +108,29 @@ class Guard:
         """Give the journal a new key after an erasing, and destroy the old one once nothing waits that it sealed."""
         if self._journal is None:
             return
-        try:
-            if self._old is None and self._turn_owed:
-                self._turn_owed = False
-                generation = await self._journal.turn()
+        async with self._keeping:
+            try:
+                await self._keep_up(store)
+            except Unavailable as error:  # it stays owed
+                _log.warning("the journal's key could not be replaced yet", extra={"code": error.code})
+
+    async def _keep_up(self, store: Any) -> None:
+        if self._old is None and self._turn_owed:
+            generation = await self._journal.turn()
+            self._turn_owed = False  # of what is erased from here on, another one
+            try:
                 number = await store.journal.append(b"")  # all that the old key sealed has a lower number
-                store.journal.forget(number)
-                self._old = generation, number
-            if self._old is not None:
-                generation, number = self._old
-                waits = (entry.number for lane in store.flusher.all_lanes() for entry in lane.entries)
-                if min(waits, default=number + 1) > number:
-                    await self._journal.destroy(generation)
-                    self._old = None
-        except Unavailable as error:
-            _log.warning("the journal's key could not be replaced yet", extra={"code": error.code})
+            except BaseException:
+                self._turn_owed = True
+                raise
+            store.journal.forget(number)
+            self._old = generation, number
+        if self._old is not None:
+            generation, number = self._old
+            waits = (entry.number for lane in store.flusher.all_lanes() for entry in lane.entries)
+            if min(waits, default=number + 1) > number:
+                await self._journal.destroy(generation)
+                self._old = None
 
 
 async def has_keys(store: Any) -> bool:
