@@ -345,6 +345,7 @@ class Samvad(SessionPersistenceService):
     def _forget_user(self, key: UserKey) -> None:
         """Drop what memory beside the cache holds of an erased user."""
         self._guard.erased()
+        self.core.receipts.forget(key)
         self.interruptions.clear_user(key.user_id, tenant=key.tenant)
         if self._knowledge is not None:
             self._knowledge.forget_user(key.tenant, key.user_id)

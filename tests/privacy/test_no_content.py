@@ -426,3 +426,18 @@ async def test_an_entry_that_waits_from_before_the_setting(tmp_path: Path) -> No
         assert [m.content for m in (await samvad.page_history(ASHA)).messages] == [""]
         assert await samvad.core.lanes.read(UserKey("default", ASHA))
     assert await place.hits() == 0
+
+
+async def test_no_answer_of_an_erased_user_is_given_again(tmp_path: Path) -> None:
+    """What memory alone holds under an Idempotency-Key goes with the user: it says what they had said."""
+    async with open_samvad("memory://", content="none") as samvad:
+        api = Api(samvad, SamvadApp(samvad))
+        create, key = {"sessionId": "s1", "userId": ASHA}, {"idempotency-key": "k"}
+        interruption = {"type": "BARGE_IN", "fullText": f"one {CANARY} three", "heardText": "one"}
+        path = "/api/session/s1/interruptions"
+        await api.ok("POST", "/api/session/create", create)
+        first = await api.ok("POST", path, interruption, headers=key)
+        assert await api.ok("POST", path, interruption, headers=key) == first
+        await api.ok("POST", "/api/session/refresh", {"userId": ASHA})
+        await api.ok("POST", "/api/session/create", create)
+        await api.refused(409, "user_erased", "POST", path, interruption, headers=key)

@@ -54,7 +54,7 @@ class Receipts:
         self._loaded = loaded
         self._clock = clock
         # Answers that no store may hold, because they say what a user said of whom no content is kept.
-        self._unkept: OrderedDict[bytes, StoredReceipt] = OrderedDict()
+        self._unkept: OrderedDict[bytes, tuple[UserKey, StoredReceipt]] = OrderedDict()
         self._under_way: dict[bytes, tuple[bytes, asyncio.Future[Any]]] = {}
         self.replays = 0
 
@@ -111,7 +111,7 @@ class Receipts:
             # The record first: should another replica use the key from now on, what this one builds on tells.
             as_of = await self._loaded(user) if bound else -1
             unproven = False
-            kept: StoredReceipt | None = self._unkept.get(key)
+            _, kept = self._unkept.get(key, (None, None))
             try:
                 kept = kept or await self._store.receipt(key)
             except StoreUnavailable:
@@ -154,8 +154,14 @@ class Receipts:
             receipt.key, receipt.fingerprint, self._clock.now_ms(), msgspec.json.encode(answer)
         )
         if not in_store:
-            self._unkept[receipt.key] = kept
+            self._unkept[receipt.key] = user, kept
             while len(self._unkept) > _UNKEPT_MAX:
                 self._unkept.popitem(last=False)
             return
         await self._store.commit(Commit(user, ANY_VERSION, (ReceiptKept(kept),)))
+
+    def forget(self, user: UserKey) -> None:
+        """The user was erased: of what memory alone holds of their answers, it is left that there was one."""
+        for key, (owner, kept) in self._unkept.items():
+            if owner == user:
+                self._unkept[key] = owner, msgspec.structs.replace(kept, answer=None)

@@ -1,4 +1,4 @@
-"""What a service does in rounds, beside everything else: one part that fails stops neither the others nor the rounds."""
+"""What a service does in rounds, beside everything else: a part that fails stops neither the others nor the rounds."""
 
 from __future__ import annotations
 
