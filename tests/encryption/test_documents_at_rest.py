@@ -529,3 +529,19 @@ async def test_rotation_covers_the_keys_of_documents(tmp_path: Path) -> None:
         assert data_keys_around(samvad.store).documents_strict
         assert await asked(samvad, "asha") == ["loans", "private"]
         assert (await samvad.knowledge.get("private", user_id="asha")).text == TEXT
+
+
+async def test_a_damaged_document_keeps_no_other_from_its_vectors(tmp_path: Path) -> None:
+    """It is passed over; those behind it get theirs, and no service is waited for in vain."""
+    base, key = Base("sqlite", tmp_path), new_key()
+    async with base.open(key) as samvad:
+        await add(samvad, "a")
+        await add(samvad, "b")
+    spoil(base.path, f"UPDATE documents SET {SPOILED['a-bit']} WHERE id = 'a'")
+    async with FakeEmbeddings(vector) as fake:
+        embedder = OpenAIEmbedder(base_url=fake.base_url, model="m", languages=None)
+        async with base.open(key, embedder=embedder) as samvad, asyncio.timeout(30):
+            assert await asked(samvad) == ["b"]
+            await settled(samvad)
+            shelf = samvad.knowledge.core.shelf
+            assert await shelf.store.embedded(Scope("default"), embedder.space) == {"b"}

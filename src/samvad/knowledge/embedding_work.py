@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from samvad import limits
-from samvad.errors import SamvadError
+from samvad.errors import SamvadError, Unreadable
 from samvad.knowledge.embedding import Asker, Embedder, knows, packed
 from samvad.knowledge.passages import Passage, passages
 from samvad.knowledge.records import QueryVector, Scope, StoredDocument, Vectors
@@ -173,7 +173,8 @@ class EmbeddingWork:
                 made = 0
                 for number, name in enumerate(lacking):
                     tell(number, len(lacking))
-                    made += await self._make_one(scope, name)
+                    with contextlib.suppress(Unreadable):  # it is left out of searches too, and told there
+                        made += await self._make_one(scope, name)
                 tell(len(lacking), len(lacking))
             except BaseException:
                 self._waiting[scope] = None
