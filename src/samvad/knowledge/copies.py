@@ -23,6 +23,7 @@ _GROWN: Final = (
     1.5  # times as many passages as in the copy: then it is written again, and not with every change
 )
 _PASSAGES_MIN: Final = 2_000
+_KEYS_MAX: Final = 20_000  # twice as many as are given before all are given again (shelf._SCOPES_MAX)
 
 if TYPE_CHECKING:
     from samvad.knowledge.index import ScopeIndex
@@ -35,6 +36,15 @@ class Copies:
         self.keys: dict[Path, bytes] = {}
         self._passages: dict[Path, int] = {}  # in the copy
         self._changes: dict[Path, int] = {}  # of the index, when it was as its copy
+
+    def unlock(self, path: Path, key: bytes) -> None:
+        """The key of a copy. Of those that were not given again for long, none is held."""
+        self.keys.pop(path, None)
+        self.keys[path] = key
+        while len(self.keys) > _KEYS_MAX:
+            oldest = next(iter(self.keys))
+            for kept in (self.keys, self._passages, self._changes):
+                kept.pop(oldest, None)
 
     def index(self, path: Path | None) -> ScopeIndex | None:
         """The index that a copy is of, in memory; None where there is none that can be believed."""

@@ -70,13 +70,15 @@ class Engine:
         if self._copies is not None and directory is not None and not readonly:
             for path in directory.glob("*.db"):  # from before encryption was on: it is in clear
                 remove_files(path)
+            for path in directory.glob(f"*{SUFFIX}.*"):  # what an earlier process did not write to its end
+                path.unlink(missing_ok=True)
 
     def unlock(self, scope: Scope, key: bytes) -> None:
         """The key of a scope's sealed copy. Where there is such a copy, and nothing in memory, that is the index."""
         path = self.path(scope)
         if self._copies is None or path is None:
             return
-        self._copies.keys[path] = key
+        self._copies.unlock(path, key)
         there = self._open.get(scope)
         if there is not None and not there.revisions():
             del self._open[scope]

@@ -102,7 +102,7 @@ class Shelf:
             if in_step is not None and in_step == self.engine.starts:
                 await self._unlock(stored.scope)
                 await self.engine.ask(Put([msgspec.structs.replace(stored, revision=revision)]))
-                self._in_step[stored.scope] = in_step
+                self._is_in_step(stored.scope, in_step)
                 if self.embedding is not None:
                     await self.embedding.put(stored.scope, document.id)
             else:
@@ -112,6 +112,7 @@ class Shelf:
     async def remove(self, scope: Scope, document_id: str) -> bool:
         """Remove a document from the store and the index."""
         async with self.lock(scope):
+            await self._unlock(scope)  # or a sealed copy of the index would keep its words
             await self.engine.ask(Remove(scope, [document_id]))
             return await self.store.remove(scope, document_id)
 
@@ -257,6 +258,11 @@ class Shelf:
                 extra={"error": type(error).__name__},
             )
 
+    def _is_in_step(self, scope: Scope, start: int) -> None:
+        if len(self._in_step) >= _SCOPES_MAX:
+            self._in_step.clear()  # made sure again when they are asked for
+        self._in_step[scope] = start
+
     async def _follow(self, scope: Scope) -> int:
         """Bring a scope's index in step with its documents; how many had to be indexed."""
         await self.engine.start()
@@ -287,7 +293,7 @@ class Shelf:
         if batch:
             await self.engine.ask(Put(batch))
         await self._leave_out(scope, damaged)
-        self._in_step[scope] = start
+        self._is_in_step(scope, start)
         self._late.discard(scope)
         self._looked_s[scope] = self._clock.monotonic_s()
         if late and self.embedding is not None:
