@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,14 @@ async def test_a_store_is_kept_with_it(tmp_path: Path, monkeypatch: pytest.Monke
         f"sqlite:///{path}", master_key=f"{own},{setting}"
     ) as samvad:  # nor is it asked now
         assert (await samvad.get_user_profile("asha")).conversation_history
+
+
+async def test_a_long_absence_is_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's own client goes on for a minute, whatever the time of one call: a start does not wait so long."""
+    monkeypatch.setattr("samvad.stores.master_keys._KMS_TIMEOUT_S", 0.5)
+    away = Refusal(grpc.StatusCode.UNAVAILABLE, "Try again.")
+    with CloudKms(lambda method, asked: away) as running:
+        master = KmsMasterKey(KEY_NAME, running.client())
+        asking = asyncio.ensure_future(asyncio.to_thread(master.wrap, KEY, CONTEXT))
+        told, _ = await asyncio.wait([asking], timeout=20)
+        assert told and isinstance(asking.exception(), StoreUnavailable)

@@ -74,7 +74,7 @@ class KmsMasterKey:
         self.id = "gcpkms:" + hashlib.sha256(name.encode()).hexdigest()[:16]
 
     def _ask(self, call: str, context: bytes, **sent: bytes) -> Any:
-        from google.api_core import exceptions
+        from google.api_core import exceptions, retry
         from google.auth.exceptions import GoogleAuthError
 
         sent["additional_authenticated_data"] = context
@@ -84,9 +84,12 @@ class KmsMasterKey:
                 from google.cloud import kms
 
                 self._client = kms.KeyManagementServiceClient()
-            # The client tries again by itself, within this time, where KMS is away.
+            # Where KMS is away, it is asked again; left to itself the client would go on for a minute.
+            away = retry.if_exception_type(exceptions.ServiceUnavailable, exceptions.DeadlineExceeded)
             return getattr(self._client, call)(
-                request={"name": self._name} | sent | checksums, timeout=_KMS_TIMEOUT_S
+                request={"name": self._name} | sent | checksums,
+                retry=retry.Retry(predicate=away, initial=0.1, maximum=2.0, timeout=_KMS_TIMEOUT_S),
+                timeout=_KMS_TIMEOUT_S,
             )
         except (exceptions.PermissionDenied, exceptions.NotFound, exceptions.FailedPrecondition) as error:
             raise SetupError(
