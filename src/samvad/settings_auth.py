@@ -32,6 +32,22 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
     auth_algorithms: Annotated[
         str, Meta(min_length=1, description="The algorithms that are accepted, separated by commas.")
     ] = "RS256,ES256"
+    auth_jwt_type: Annotated[
+        Literal["any", "access", "id"],
+        Meta(
+            description="Which tokens of the issuer are taken. access: access tokens, whose header says typ at+jwt "
+            "(RFC 9068); id: ID tokens, and none that looks like an access token; any: both."
+        ),
+    ] = "any"
+    auth_rsa_bits_min: Annotated[
+        int,
+        Meta(
+            ge=2048,
+            le=16384,
+            description="Bits that an issuer's RSA key needs at least; shorter ones are not used. 3072 give 128 bits "
+            "of security; Google, so Firebase, and many others sign with 2048.",
+        ),
+    ] = 2048
     auth_user_claim: Annotated[
         str, Meta(min_length=1, description="The claim that names the user; a path such as a.b is fine.")
     ] = "sub"

@@ -202,6 +202,69 @@ def test_what_cannot_be_used_is_left_out() -> None:
     assert usable({"keys": "rsa"}) == usable({}) == {}
 
 
+@pytest.mark.parametrize("bits", [2048, 3072])
+async def test_the_least_size_of_rsa_keys(
+    server: IssuerServer, bits: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With 3,072 bits asked for, tokens under a shorter key are refused, and the log says why; curves go on."""
+    clock = HandClock()
+    server.keys = [jwk(rsa_key(), "rsa-1"), jwk(rsa_key(0, 3072), "rsa-3"), jwk(ec_key(), "ec-1")]
+    rules = IssuerRules(issuer=server.url, audience=AUDIENCE, algorithms=frozenset({"RS256", "ES256"}))
+    keys = KeySet(clock, url=f"{server.url}/keys", issuer=server.url, rsa_bits_min=bits)
+    auth = Authenticator(clock, issuers=[Issuer(rules, keys, clock)])
+    await auth.identify(token(server, clock, rsa_key(0, 3072), "rsa-3"))
+    await auth.identify(signed({"alg": "ES256", "kid": "ec-1"}, claims_at(server, clock), ec_key(), "ES256"))
+    if bits == 2048:
+        await auth.identify(token(server, clock))
+    else:
+        await refused(auth, token(server, clock))
+        assert "has 2048 bits, fewer than 3072" in caplog.text
+
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "access": {**RS, "typ": "at+jwt"},
+    "access in full": {**RS, "typ": "application/AT+JWT"},
+    "plain": RS,
+    "none": {"alg": "RS256", "kid": "rsa-1"},
+}
+ID_CLAIMS: dict[str, dict[str, Any]] = {
+    "an ID token": {"nonce": "n", "azp": "another"},
+    "one of Cognito": {"token_use": "id"},
+    "one of Keycloak": {"typ": "ID"},
+    "for several, and for us": {"aud": [AUDIENCE, "another"], "azp": AUDIENCE},
+}
+OTHER_CLAIMS: dict[str, dict[str, Any]] = {
+    "scopes": {"scope": "openid"},
+    "scopes of Okta": {"scp": ["openid"]},
+    "a client": {"client_id": "c"},
+    "a client of Okta": {"cid": "c"},
+    "of Cognito": {"token_use": "access"},
+    "of Keycloak": {"typ": "Bearer"},
+    "refreshing at Keycloak": {"typ": "Refresh"},
+    "for several, and another": {"aud": [AUDIENCE, "another"], "azp": "another"},
+    "for several": {"aud": [AUDIENCE, "another"]},
+    "without its time": {"iat": None},
+}
+
+
+@pytest.mark.parametrize("jwt_type", ["any", "access", "id"])
+async def test_the_kind_of_token(server: IssuerServer, jwt_type: str) -> None:
+    """Where the setting says which kind, every token of the other is refused, though issuer and audience are right."""
+    clock = HandClock()
+    auth = authenticator(server, clock, jwt_type=jwt_type)
+    for name, header in HEADERS.items():
+        for claims in (*ID_CLAIMS.values(), *OTHER_CLAIMS.values()):
+            text = signed(header, claims_at(server, clock, **claims), rsa_key())
+            is_access = name.startswith("access")
+            if jwt_type == "any" or (
+                is_access if jwt_type == "access" else not is_access and claims in ID_CLAIMS.values()
+            ):
+                assert (await auth.identify(text)).principal.user == USER, (header, claims)
+            else:
+                await refused(auth, text)
+                assert auth.refusals.keys() <= {"kind of token", "party"}
+
+
 async def test_tenants_and_scopes_from_claims(server: IssuerServer) -> None:
     """A claim names the tenant, another one the scopes of a program; other words count for nothing."""
     clock = HandClock()
@@ -288,6 +351,7 @@ async def test_firebase_tenants(server: IssuerServer) -> None:
     [
         ({"auth_issuer": "https://issuer.example"}, "SAMVAD_AUTH_AUDIENCE"),
         ({"auth_audience": "a"}, "need SAMVAD_AUTH_ISSUER"),
+        ({"auth_jwt_type": "access"}, "need SAMVAD_AUTH_ISSUER"),
         ({"auth_issuer": "http://issuer.example", "auth_audience": "a"}, "https://"),
         (
             {"auth_issuer": "https://i.example", "auth_audience": "a", "auth_algorithms": "RS256,HS256"},

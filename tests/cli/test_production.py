@@ -104,14 +104,15 @@ def test_debugging() -> None:
     ("given", "wanted"),
     [
         ({}, []),
-        ({"auth_issuer": "https://id.example", "auth_audience": "a"}, ["ok"]),
-        ({"auth_issuer": "http://localhost:9", "auth_audience": "a"}, ["fail"]),
+        ({"auth_issuer": "https://id.example", "auth_audience": "a", "auth_jwt_type": "id"}, ["ok"]),
+        ({"auth_issuer": "https://id.example", "auth_audience": "a"}, ["ok", "warn"]),
+        ({"auth_issuer": "http://localhost:9", "auth_audience": "a", "auth_jwt_type": "id"}, ["fail"]),
         ({"auth_issuer": "http://id.example", "auth_audience": "a"}, ["fail"]),
         ({"auth_issuer": "https://id.example"}, ["fail"]),
         ({"auth_issuer": "https://id.example", "auth_audience": "a", "auth_algorithms": "HS256"}, ["fail"]),
         (
             {"auth_issuer": "https://id.example", "auth_audience": "a", "auth_jwks_url": "http://[::1]/k"},
-            ["ok", "fail"],
+            ["ok", "fail", "warn"],
         ),
         ({"auth": "off"}, []),
     ],

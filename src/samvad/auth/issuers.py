@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -28,6 +28,12 @@ _FIREBASE_SUB_CHARS_MAX: Final = 128
 _SCOPE_PREFIX: Final = "samvad:"
 _AUDIENCES_MAX: Final = 32
 _SECONDS_MAX: Final = 1 << 40
+# What stands in access tokens alone: of RFC 9068, of Okta, of Microsoft.
+_OF_ACCESS_TOKENS: Final = frozenset({"scope", "scp", "client_id", "cid"})
+# Where issuers say themselves which kind it is: Cognito, Keycloak. In an ID token, the kind is this.
+_SAYS_ID: Final = {"token_use": "id", "typ": "ID"}
+
+JwtType = Literal["any", "access", "id"]
 
 
 class IssuerRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +47,7 @@ class IssuerRules(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = DEFAULT_TENANT
     scope_claim: str | None = None
     firebase: bool = False
+    jwt_type: JwtType = "any"
     leeway_s: float = limits.TOKEN_LEEWAY_S
 
 
@@ -69,6 +76,7 @@ class Issuer:
             raise Refused("algorithm")
         if parts.kid is None and self.rules.firebase:
             raise Refused("kid")
+        check_type(parts, self.rules)
         verified = self._claims(parts.claims)  # before the keys: what is refused anyway fetches nothing
         key = self.keys.known(parts.kid) or await self.keys.find(parts.kid)
         check_signature(parts, key)
@@ -121,6 +129,29 @@ class Issuer:
             if not isinstance(subject, str) or not 0 < len(subject) <= _FIREBASE_SUB_CHARS_MAX:
                 raise Refused("sub")
         return Principal(tenant, user)
+
+
+def check_type(parts: Parts, rules: IssuerRules) -> None:
+    """Refused where a token is not of the kind that is taken.
+
+    An access token says so in its header (RFC 9068, section 4). An ID token does not: it is one that does not look like
+    an access token, and whose party, where it is for several, is who it is read for (OpenID Connect Core, 3.1.3.7).
+    """
+    if rules.jwt_type == "any":
+        return
+    if parts.is_access != (rules.jwt_type == "access"):
+        raise Refused("kind of token")
+    if rules.jwt_type == "id":
+        claims = parts.claims
+        if not _OF_ACCESS_TOKENS.isdisjoint(claims):
+            raise Refused("kind of token")
+        if any(claims.get(name, value) != value for name, value in _SAYS_ID.items()):
+            raise Refused("kind of token")
+        if "iat" not in claims or "sub" not in claims:
+            raise Refused("kind of token")
+        audience = claims.get("aud")
+        if isinstance(audience, list) and len(audience) > 1 and claims.get("azp") != rules.audience:
+            raise Refused("party")
 
 
 def check_signature(parts: Parts, key: VerifyKey) -> None:

@@ -26,7 +26,7 @@ _FRESH_S: Final = (60.0, 600.0, 24 * 3600.0)  # the least, without Cache-Control
 _FETCH_S_MAX: Final = 5.0
 _BYTES_MAX: Final = 256 * 1024
 _KEYS_MAX: Final = 100
-_RSA_BITS_MIN: Final = 2048
+RSA_BITS_MIN: Final = 2048  # 112 bits of security (NIST SP 800-57 part 1, table 2); 3,072 have 128
 _CURVES: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 # None of them can be mistaken for a secret that both sides share: HS256 and `none` are not to be had.
@@ -44,12 +44,19 @@ class KeySet:
     """The keys of one issuer, from `url`, or from where the issuer's discovery document says they are."""
 
     def __init__(
-        self, clock: Clock, *, url: str | None = None, discovery: str | None = None, issuer: str = ""
+        self,
+        clock: Clock,
+        *,
+        url: str | None = None,
+        discovery: str | None = None,
+        issuer: str = "",
+        rsa_bits_min: int = RSA_BITS_MIN,
     ) -> None:
         self._clock = clock
         self._url = url
         self._discovery = discovery
         self._issuer = issuer
+        self._rsa_bits_min = rsa_bits_min
         self._keys: dict[str | None, VerifyKey] = {}
         self._good_s: float | None = None  # when they were last fetched
         self._tried_s = float("-inf")
@@ -126,7 +133,7 @@ class KeySet:
                 document, fresh_s = await _get(client, url)
         except (httpx2.HTTPError, httpx2.InvalidURL, SetupError) as error:
             raise OSError(type(error).__name__) from error
-        keys = usable(document)
+        keys = usable(document, self._rsa_bits_min)
         if not keys:
             raise ValueError("there is no key that can be used")
         if keys != self._keys:
@@ -152,7 +159,7 @@ async def _get(client: Any, url: str) -> tuple[dict[str, Any], float]:
     return document, min(max(float(match[1]) if match else usual, low), high)
 
 
-def usable(document: Mapping[str, Any]) -> dict[str | None, VerifyKey]:
+def usable(document: Mapping[str, Any], rsa_bits_min: int = RSA_BITS_MIN) -> dict[str | None, VerifyKey]:
     """The public signing keys of a JWK set (RFC 7517) by their id; what cannot be used is left out."""
     found: dict[str | None, VerifyKey] = {}
     listed = document.get("keys")
@@ -160,7 +167,7 @@ def usable(document: Mapping[str, Any]) -> dict[str | None, VerifyKey]:
         if not isinstance(each, dict) or each.get("use", "sig") != "sig":
             continue
         kid = each.get("kid")
-        key = _public(each)
+        key = _public(each, rsa_bits_min)
         if key is None or not isinstance(kid, str | None) or kid in found:
             continue
         told = each.get("alg")
@@ -170,7 +177,7 @@ def usable(document: Mapping[str, Any]) -> dict[str | None, VerifyKey]:
     return found
 
 
-def _public(jwk: dict[str, Any]) -> VerifyKey | None:
+def _public(jwk: dict[str, Any], rsa_bits_min: int) -> VerifyKey | None:
     """The key in a JWK; None for a secret, a private, a weak or an unknown one."""
     import jwt
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -181,7 +188,12 @@ def _public(jwk: dict[str, Any]) -> VerifyKey | None:
     try:
         if kind == "RSA":
             key: Any = jwt.get_algorithm_by_name("RS256").from_jwk(jwk)
-            return VerifyKey(key, RSA) if key.key_size >= _RSA_BITS_MIN else None
+            if key.key_size >= rsa_bits_min:
+                return VerifyKey(key, RSA)
+            _log.warning(
+                "an RSA key of an issuer has %d bits, fewer than %d: not used", key.key_size, rsa_bits_min
+            )
+            return None
         if kind == "EC" and curve in _CURVES:
             name = _CURVES[curve]
             return VerifyKey(jwt.get_algorithm_by_name(name).from_jwk(jwk), frozenset({name}))

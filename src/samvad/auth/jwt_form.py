@@ -19,7 +19,8 @@ _PART: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 FORBIDDEN_HEADERS: Final = frozenset(
     {"jku", "jwk", "x5u", "x5c", "crit", "b64", "zip", "enc", "epk", "apu", "apv"}
 )
-TYPES: Final = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
+ACCESS_TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})  # RFC 9068, section 2.1
+TYPES: Final = ACCESS_TYPES | {"jwt", "application/jwt"}
 _KID_CHARS_MAX: Final = 256
 
 
@@ -40,6 +41,7 @@ class Parts(NamedTuple):
     signed: bytes
     signature: bytes
     claims: dict[str, Any]
+    is_access: bool = False  # by its header
 
 
 def looks_like_jwt(token: str) -> bool:
@@ -68,7 +70,8 @@ def taken_apart(token: str) -> Parts:
         raise Refused("typ")
     if "cty" in header:
         raise Refused("nested")
-    return Parts(algorithm, kid, f"{pieces[0]}.{pieces[1]}".encode(), signature, _object(body))
+    is_access = isinstance(kind, str) and kind.lower() in ACCESS_TYPES
+    return Parts(algorithm, kid, f"{pieces[0]}.{pieces[1]}".encode(), signature, _object(body), is_access)
 
 
 def _bytes(piece: str) -> bytes:

@@ -115,6 +115,9 @@ def issuers(settings: Settings) -> Iterator[Finding]:
             yield Finding("fail", "issuer", f"SAMVAD_{name.upper()} is {url}", todo)
         elif url is not None:
             yield Finding("ok", "issuer", url)
+    if settings.auth_issuer is not None and settings.auth_jwt_type == "any":
+        todo = "Say which your clients send: SAMVAD_AUTH_JWT_TYPE=access, or id."
+        yield Finding("warn", "issuer", "its access tokens and its ID tokens are taken alike", todo)
 
 
 def person_roles(settings: Settings) -> Iterator[Finding]:

@@ -79,9 +79,12 @@ def _token_keys(settings: Settings) -> Callable[[], Sequence[bytes]]:
 def issuers(settings: Settings, clock: Clock) -> list[Issuer]:
     """The issuers of JWTs that the settings name. SetupError where one of them cannot be."""
     found: list[Issuer] = []
-    given = (settings.auth_audience, settings.auth_jwks_url, settings.auth_scope_claim)
+    kind = None if settings.auth_jwt_type == "any" else settings.auth_jwt_type
+    given = (settings.auth_audience, settings.auth_jwks_url, settings.auth_scope_claim, kind)
     if settings.auth_issuer is None and any(each is not None for each in given):
-        raise SetupError("SAMVAD_AUTH_AUDIENCE, _JWKS_URL and _SCOPE_CLAIM need SAMVAD_AUTH_ISSUER.")
+        raise SetupError(
+            "SAMVAD_AUTH_AUDIENCE, _JWKS_URL, _SCOPE_CLAIM and _JWT_TYPE need SAMVAD_AUTH_ISSUER."
+        )
     if settings.auth_issuer is not None:
         from samvad.auth.issuers import Issuer, IssuerRules
         from samvad.auth.jwks import ALGORITHMS, KeySet, check_url
@@ -107,15 +110,23 @@ def issuers(settings: Settings, clock: Clock) -> list[Issuer]:
             user_claim=settings.auth_user_claim,
             tenant_claim=settings.auth_tenant_claim,
             scope_claim=settings.auth_scope_claim,
+            jwt_type=settings.auth_jwt_type,
         )
         discovery = issuer.rstrip("/") + "/.well-known/openid-configuration"
-        keys = KeySet(clock, url=settings.auth_jwks_url, discovery=discovery, issuer=issuer)
+        keys = KeySet(
+            clock,
+            url=settings.auth_jwks_url,
+            discovery=discovery,
+            issuer=issuer,
+            rsa_bits_min=settings.auth_rsa_bits_min,
+        )
         found.append(Issuer(rules, keys, clock))
     if settings.auth_firebase_project is not None:
         from samvad.auth.issuers import FIREBASE_KEYS, Issuer, firebase_rules
         from samvad.auth.jwks import KeySet
 
         rules = firebase_rules(settings.auth_firebase_project, tenant_claim=settings.auth_tenant_claim)
-        keys = KeySet(clock, url=FIREBASE_KEYS, issuer=rules.issuer)
+        bits = settings.auth_rsa_bits_min
+        keys = KeySet(clock, url=FIREBASE_KEYS, issuer=rules.issuer, rsa_bits_min=bits)
         found.append(Issuer(rules, keys, clock))
     return found

@@ -59,7 +59,7 @@ class TokenEndpoint:
         )
         await reader.readexactly(length)
         self.tokens_given += 1
-        body = json.dumps({"access_token": "token-for-tests", "expires_in": 3600, "token_type": "Bearer"})
+        body = json.dumps({"access_token": "token-for-tests", "expires_in": 3600, "jwt_type": "Bearer"})
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
             + f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
