@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -20,7 +21,9 @@ LONG = "क" * 21_845  # 64 KiB of UTF-8, but for a byte
 ASHA = "asha"
 
 
-async def populate(samvad: Samvad, user: str = ASHA, tenant: str = "default", mark: str = "") -> None:
+async def populate(
+    samvad: Samvad, user: str = ASHA, tenant: str = "default", mark: str = "", documents: bool = True
+) -> None:
     """Everything that a user can have; `mark` is in all of it, and in all ids."""
     service = samvad.acting_as(trusted(tenant))
     await service.save_user_state(user, {"city": f"पुणे{mark}", "n": [1, 2.0, None, 10**30], "é\u2028": {}})
@@ -46,9 +49,11 @@ async def populate(samvad: Samvad, user: str = ASHA, tenant: str = "default", ma
         {"role": "user", "content": LONG, "name": "A", "metadata": {"deep": {"n": 1e-7}}},
     ]
     await service.append_many(user, said)
-    documents = samvad.knowledge.acting_as(trusted(tenant))
+    if not documents:
+        return
+    knowledge = samvad.knowledge.acting_as(trusted(tenant))
     text = f"# Loans {mark}\n\nA <script> of mine.\n\n## More\n\n[x](http://y)"
-    await documents.add_text(f"Note *{mark}*", text, type="markdown", id=f"kb_{user}{mark}", user_id=user)
+    await knowledge.add_text(f"Note *{mark}*", text, type="markdown", id=f"kb_{user}{mark}", user_id=user)
 
 
 async def answers(api: Api, user: str = ASHA, sessions: tuple[str, ...] = ("phone", "old")) -> list[Any]:
@@ -86,3 +91,23 @@ def members(data: bytes | Path) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
         assert opened.testzip() is None
         return {info.filename: opened.read(info) for info in opened.infolist()}
+
+
+def packed(
+    found: dict[str, bytes], *, counts: dict[str, int] | None = None, keep: bool = False, **changes: Any
+) -> bytes:
+    """An archive of these members; its manifest is made right for them, unless `keep`."""
+    manifest = json.loads(found["manifest.json"])
+    if not keep:
+        manifest["members"] = [
+            {"name": name, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+            for name, body in found.items()
+            if name not in ("manifest.json", "signature.json")
+        ]
+    manifest["counts"] |= counts or {}
+    manifest |= changes
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, body in found.items():
+            made.writestr(name, json.dumps(manifest) if name == "manifest.json" else body)
+    return out.getvalue()

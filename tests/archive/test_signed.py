@@ -19,8 +19,7 @@ from samvad.auth.erasure_receipts import KEY_FILE, ErasureSigner
 from samvad.cli import app
 from samvad.errors import SetupError
 from samvad.runtime import open_samvad
-from tests.archive.support import ASHA, archive, members, populate
-from tests.archive.test_import import packed
+from tests.archive.support import ASHA, archive, members, packed, populate
 from tests.http.support import Api
 
 SIGNER = ErasureSigner(None)

@@ -35,6 +35,7 @@ from samvad.records import (
     StoredState,
     message_of_line,
 )
+from samvad.sessions.content import read_back
 from samvad.sessions.validation import check_id, check_object, new_message
 from samvad.types import ROLES
 
@@ -278,12 +279,13 @@ class ArchiveFile:
     def _checked(self, seq: int, line: bytes, fields: dict[str, Any], ids: set[str]) -> StoredMessage:
         self._time(fields.get("timestamp"))
         check_id(fields.get("id"), "The id of a message")
-        if fields.get("content") or not isinstance(fields.get("contentLength"), int):
-            new_message(fields)
-        else:  # kept without what was said
+        without = read_back(fields) is not None  # kept without what was said
+        if without or (fields.get("content") == "" and fields.get("unreadable") is True):
             check_object(fields, "A message")
-            if fields.get("role") not in ROLES or fields.get("content") not in (None, ""):
+            if fields.get("role") not in ROLES:
                 raise Refused("a message has no role")
+        else:
+            new_message(fields)
         body = form.compact(line)
         if line not in (body, body + b" "):  # see `records.line_of_message`
             raise Refused("a message is not as Samvad writes it")

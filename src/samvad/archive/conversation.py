@@ -15,7 +15,7 @@ _SPEAKERS: Final = {"user": "You", "assistant": "Assistant", "system": "System",
 _SHOWN: Final = frozenset(
     {
         "seq", "id", "role", "content", "timestamp", "sessionId", "name", "interrupted", "unheardText",
-        "contentLength", "contentChars", "contentKept",
+        "contentLength", "contentChars", "contentKept", "unreadable",
     }
 )  # fmt: skip
 _decode = msgspec.json.decode
@@ -60,6 +60,8 @@ class Conversation:
         content = fields.get("content")
         if isinstance(content, str) and content:
             yield from quoted(content)
+        elif fields.get("unreadable") is True:
+            yield "(What was said is damaged, and cannot be read any more.)"
         else:
             chars, size = fields.get("contentChars"), fields.get("contentLength")
             length = f"{chars} characters" if isinstance(chars, int) else f"{size} bytes"

@@ -101,13 +101,18 @@ class _Import:
     # --- looking ---------------------------------------------------------------------------------------
 
     async def _look_at_wishes(self, samvad: Any) -> None:
-        """Where no content is to be kept of the user, an archive that holds some is not taken in."""
+        """Where no content is kept of the user, an archive that holds some, or would end the wish, is refused."""
         head = await head_of(self._store, self._user)
         wished = content.wishes_none(UserRecord(head.version, profile=self._archive.profile))
         keeps = content.keeps_content(head, self._user.tenant, samvad.core.rules.unkept)
         if (wished or not keeps) and self._holds_content():
             raise SetupError(
                 f"No content is to be kept of {self._user.user_id!r}, and the archive holds some; nothing was imported."
+            )
+        if content.wishes_none(head) and not wished:
+            raise SetupError(
+                f"{self._user.user_id!r} wishes that no content is kept there, and the archive does not say so, which "
+                "would end it: end it first, with `samvad user privacy USER --content keep`; nothing was imported."
             )
 
     def _holds_content(self) -> bool:
