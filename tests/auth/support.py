@@ -97,7 +97,9 @@ class IssuerServer:
         self.body: bytes | None = None
         self.cache_control = "max-age=300"
         self.discovery: dict[str, Any] = {}
+        self.encoding: str | None = None
         self.asked: list[str] = []
+        self.accepted: list[str | None] = []  # which encodings the answer may have
 
     def answer(self, path: str) -> tuple[int, bytes]:
         """What is answered."""
@@ -117,8 +119,11 @@ def issuer_server() -> Iterator[IssuerServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            server.accepted.append(self.headers["accept-encoding"])
             status, body = server.answer(self.path)
             self.send_response(status)
+            if server.encoding is not None:
+                self.send_header("content-encoding", server.encoding)
             self.send_header("content-type", "application/json")
             self.send_header("cache-control", server.cache_control)
             self.send_header("content-length", str(len(body)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,6 +129,7 @@ async def test_a_key_of_the_same_id_that_is_another(server: IssuerServer) -> Non
         (200, b"[]"),
         (200, b'{"keys": []}'),
         (200, b"x" * 300_000),
+        (200, b'{"keys": ' + b"[" * 100_000),
         (200, b'{"issuer": "https://evil.example", "jwks_uri": "https://evil.example/keys"}'),
     ],
 )
@@ -147,6 +150,16 @@ async def test_an_issuer_that_cannot_be_asked(server: IssuerServer, status: int,
     clock.advance(30)
     assert (await known.identify(token(server, clock))).principal.user == USER
     assert (await never.identify(token(server, clock))).principal.user == USER
+
+
+async def test_keys_are_not_asked_for_compressed(server: IssuerServer) -> None:
+    """What is small on the line may be huge in memory: such an answer is refused, whoever did not ask for it."""
+    clock = HandClock()
+    server.body, server.encoding = gzip.compress(json.dumps({"keys": server.keys}).encode()), "gzip"
+    keys = KeySet(clock, url=f"{server.url}/keys", issuer=server.url)
+    with pytest.raises(Unavailable):
+        await keys.find("rsa-1")
+    assert server.accepted == ["identity"]
 
 
 async def test_an_issuer_that_is_gone(server: IssuerServer) -> None:
@@ -172,6 +185,8 @@ async def test_discovery_may_not_lead_to_plain_http(server: IssuerServer) -> Non
         "ftp://issuer.example",
         "https://a:b@issuer.example",
         "https://",
+        "https://[issuer.example",
+        "https://issuer.example:99999",
         "x",
     ):
         with pytest.raises(SetupError):
@@ -187,6 +202,7 @@ def test_what_cannot_be_used_is_left_out() -> None:
         jwk(rsa_key(0, 1024), "short"),
         jwk(rsa_key(), "encrypts", use="enc"),
         jwk(rsa_key(), "shared", alg="HS256"),
+        jwk(rsa_key(), "several", alg=["RS256"]),
         {"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA", "kid": "curve"},
         {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "broken"},
         {"kty": "RSA", "kid": "empty"},

@@ -362,8 +362,15 @@ async def test_redis_being_away_stops_nobody(tmp_path: Path) -> None:
         with pytest.raises(TooManyRequests):
             await limiter.admit(scope, identity, "getUserProfile", 0)
     await limiter.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1", "127.0.0.1:6379", "redis://127.0.0.1/0?ssl=no", "redis://127.0.0.1:70000"]
+)
+def test_an_address_of_redis_that_cannot_be_is_found_at_the_start(url: str) -> None:
+    """Not with the first request, and then with each."""
     with pytest.raises(SetupError, match="SAMVAD_LIMIT_REDIS_URL"):
-        RedisWindows("http://127.0.0.1")
+        RedisWindows(url)
 
 
 def test_defaults_are_generous_and_bounded() -> None:

@@ -112,7 +112,7 @@ class KeySet:
         try:
             async with asyncio.timeout(_FETCH_S_MAX):
                 await self._load()
-        except (OSError, ValueError, TimeoutError, ExceptionGroup) as error:
+        except (OSError, ValueError, RecursionError, ExceptionGroup) as error:
             _log.warning("the keys of %s cannot be fetched: %s", self._issuer, type(error).__name__)
 
     async def _load(self) -> None:
@@ -143,11 +143,15 @@ class KeySet:
 
 
 async def _get(client: Any, url: str) -> tuple[dict[str, Any], float]:
-    async with client.stream("GET", url, headers={"accept": "application/json"}) as answer:
+    # Not compressed: a small piece could become a thousand times as large before it is counted.
+    headers = {"accept": "application/json", "accept-encoding": "identity"}
+    async with client.stream("GET", url, headers=headers) as answer:
         if answer.status_code != 200:
             raise ValueError(f"status {answer.status_code}")
+        if answer.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ValueError("compressed")
         data = b""
-        async for chunk in answer.aiter_bytes():
+        async for chunk in answer.aiter_raw():
             data += chunk
             if len(data) > _BYTES_MAX:
                 raise ValueError("too large")
@@ -171,7 +175,7 @@ def usable(document: Mapping[str, Any], rsa_bits_min: int = RSA_BITS_MIN) -> dic
         if key is None or not isinstance(kid, str | None) or kid in found:
             continue
         told = each.get("alg")
-        algorithms = key.algorithms if told is None else key.algorithms & {told}
+        algorithms = frozenset(name for name in key.algorithms if told in (None, name))
         if algorithms:
             found[kid] = VerifyKey(key.key, algorithms)
     return found
@@ -206,7 +210,11 @@ def _public(jwk: dict[str, Any], rsa_bits_min: int) -> VerifyKey | None:
 
 def check_url(url: str, what: str) -> str:
     """The address itself, if keys may be fetched from it: over TLS, or from this machine. SetupError otherwise."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # from 0 to 65535
+    except ValueError:
+        raise SetupError(f"{what} is not an address: {url!r}.") from None
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
     if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and local)):
         raise SetupError(f"{what} must be an https:// address.")
