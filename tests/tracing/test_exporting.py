@@ -78,6 +78,9 @@ def test_a_way_to_the_collector_that_there_is_not(on: pytest.MonkeyPatch, tmp_pa
     """One line, and exit code 2."""
     on.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     assert "OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf" in refusal(["serve", "--port", "0"], tmp_path)
+    on.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")
+    on.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "1")  # smaller than what is sent at once
+    assert "OpenTelemetry's variables (OTEL_…) cannot be" in refusal(["serve", "--port", "0"], tmp_path)
 
 
 def test_packages_that_are_missing(on: pytest.MonkeyPatch, tmp_path: Path) -> None:

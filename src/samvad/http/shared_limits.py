@@ -92,7 +92,9 @@ class RedisWindows:
             self._redis: Any = redis.asyncio.from_url(
                 url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
             )
-        except ValueError:
+            pool: Any = self._redis.connection_pool
+            pool.make_connection()  # connects nowhere yet: what the URL asks for is looked at
+        except (ValueError, TypeError):
             raise SetupError(
                 "SAMVAD_LIMIT_REDIS_URL must be redis://HOST[:PORT][/NUMBER], rediss://… or unix://…."
             ) from None

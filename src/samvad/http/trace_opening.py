@@ -40,7 +40,10 @@ def trace(settings: Settings) -> Callable[[], None]:
     if "service.name" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         named[SERVICE_NAME] = os.environ.get("OTEL_SERVICE_NAME") or tracing.NAME
     provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        raise SetupError(f"OpenTelemetry's variables (OTEL_…) cannot be: {error}") from None
     tracing.use(provider)
 
     def end() -> None:
