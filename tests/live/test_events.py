@@ -52,6 +52,18 @@ def append(server: Server, *texts: str) -> None:
     assert server.request("POST", "/api/session/user_456/history", {"messages": messages})[0] == 200
 
 
+def test_the_head_alone_ends(server: Server) -> None:
+    """HEAD has the headers of the stream and nothing behind them: the connection is free for what comes next."""
+    connection = http.client.HTTPConnection(*server.address, timeout=20)
+    connection.request("HEAD", "/api/live/events?userId=user_456")
+    answer = connection.getresponse()
+    assert answer.getheader("content-type", "").startswith("text/event-stream") and answer.read() == b""
+    connection.request("GET", "/metrics")
+    metrics = connection.getresponse().read().decode()
+    connection.close()
+    assert "samvad_event_streams 0.0" in metrics and "samvad_feed_subscriptions 0.0" in metrics
+
+
 def test_the_timeline_goes_on_where_it_was_left(server: Server) -> None:
     """What comes is told with its place; who comes back with the last place misses nothing."""
     append(server, "before")

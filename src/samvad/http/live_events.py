@@ -46,7 +46,9 @@ class EventStream:
         access: tuple[Authenticator, Identity],
         *,
         recovered: bool,
+        headers_only: bool = False,
     ) -> None:
+        self._headers_only = headers_only
         self._access = access
         self._notes: list[bytes] = []
         self._recovered = recovered
@@ -63,8 +65,17 @@ class EventStream:
     ) -> None:
         """Send events until the client is gone or the server stops; `headers` are those of every answer."""
         own = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no"))
-        headers = (*own, *headers)
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": (*own, *headers)})
+            is_there = True if self._headers_only else await self._run(receive, send)
+        finally:
+            self._subscription.close()
+        if is_there:
+            last = b"".join(self._notes)
+            await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _run(self, receive: Callable[[], Awaitable[dict[str, Any]]], send: Send) -> bool:
+        """Send events until one of both ends it; whether the client is still there."""
         lease = Lease(*self._access, warn=self._warn_of_end, end=self._no_longer)
         gone = asyncio.create_task(_disconnected(receive))
         ended = asyncio.create_task(self._ended.wait())
@@ -76,10 +87,7 @@ class EventStream:
             for task in (gone, ended, writer):
                 task.cancel()
             await asyncio.wait([gone, ended, writer])
-            self._subscription.close()
-        if not gone.done() or gone.cancelled():
-            last = b"".join(self._notes)
-            await send({"type": "http.response.body", "body": last, "more_body": False})
+        return not gone.done() or gone.cancelled()
 
     def _warn_of_end(self, in_s: int) -> None:
         """Said with the next event or sign of life, at the latest."""
@@ -156,13 +164,15 @@ async def open_events(call: Call) -> EventStream:
     except SamvadError:
         subscription.close()
         raise
+    same = False
     if match is None:
         subscription.start(record)
-        return EventStream(service, subscription, (call.auth, call.identity), recovered=False)
-    epoch, seq = int(match[1]), int(match[2])
-    same = epoch == record.version.epoch and seq <= record.seq
-    subscription.start(record, seq if same else 0)  # of another life: all of this one
-    return EventStream(service, subscription, (call.auth, call.identity), recovered=same)
+    else:
+        epoch, seq = int(match[1]), int(match[2])
+        same = epoch == record.version.epoch and seq <= record.seq
+        subscription.start(record, seq if same else 0)  # of another life: all of this one
+    access, headers_only = (call.auth, call.identity), call.scope["method"] == "HEAD"
+    return EventStream(service, subscription, access, recovered=same, headers_only=headers_only)
 
 
 async def _disconnected(receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
