@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from samvad.errors import SetupError
-from samvad.http import server
+from samvad.http import connections, server
 from samvad.runtime import open_samvad
+from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -56,8 +57,9 @@ async def running(app: Any = echo) -> AsyncIterator[tuple[str, int]]:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEAD_S_MAX", 0.1)
-    monkeypatch.setattr(server, "REQUEST_S_MAX", 0.1)
+    monkeypatch.setattr(connections, "HEAD_S_MAX", 0.1)
+    monkeypatch.setattr(connections, "REQUEST_S_MAX", 0.1)
+    monkeypatch.setattr(server, "_TICK_S", 0.02)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,104 @@ async def test_an_idle_connection_is_kept_longer_than_a_request_may_take() -> No
             late, late_writer = await asyncio.open_connection(*address)
             assert await late.read() == b""  # by now, who was silent for too long has been let go
             late_writer.close()
+        writer.close()
+
+
+async def sized(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """As `echo`; of as many bytes as the path says, at once or, under /piece, in pieces."""
+    if scope["type"] == "lifespan":
+        await echo(scope, receive, send)
+        return
+    *_, kind, size = scope["path"].split("/")
+    body, step = b"x" * int(size), 100_000 if kind == "pieces" else int(size)
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", size.encode())]}
+    )
+    for at in range(0, len(body), step):
+        more = at + step < len(body)
+        await send({"type": "http.response.body", "body": body[at : at + step], "more_body": more})
+
+
+def with_small_buffer(address: tuple[str, int]) -> socket.socket:
+    """A connection that takes little before it is read from."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(address)
+    return client
+
+
+kinds = pytest.mark.parametrize("kind", ["whole", "pieces"])
+
+
+@kinds
+async def test_who_takes_no_answer_is_let_go(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for them would stay in memory; a close alone would wait for them as well."""
+    monkeypatch.setattr(connections, "UNREAD_S_MAX", 0.1)
+    seen: set[connections.BoundedHttp] = set()
+    look = connections.BoundedHttp.drop_if_unread
+
+    def seen_and_looked_at(connection: connections.BoundedHttp, now_s: float) -> None:
+        seen.add(connection)
+        look(connection, now_s)
+
+    async def is_dropped() -> bool:
+        return bool(seen) and not any(each in each.connections for each in seen)
+
+    monkeypatch.setattr(connections.BoundedHttp, "drop_if_unread", seen_and_looked_at)
+    async with running(sized) as address:
+        with with_small_buffer(address) as client:
+            client.sendall(f"GET /{kind}/9000000 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+            await wait_until_async(is_dropped, "the connection is dropped")
+
+
+@kinds
+async def test_who_takes_it_slowly_gets_all_of_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes, as long as something is taken: of what was sent to the end 64 KiB in each minute."""
+    seen: set[connections.BoundedHttp] = set()
+    look = connections.BoundedHttp.drop_if_unread
+    monkeypatch.setattr(connections.BoundedHttp, "drop_if_unread", lambda self, now_s: seen.add(self))
+    async with running(sized) as address:
+        with with_small_buffer(address) as client:
+            client.setblocking(False)
+            loop, found, now_s = asyncio.get_running_loop(), 0, 1_000.0
+            client.send(f"GET /{kind}/9000000 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+
+            async def is_looked_at() -> bool:
+                return bool(seen)
+
+            await wait_until_async(is_looked_at, "the connection is looked at")
+            (connection,) = seen
+            before, least = 0, connections.TAKEN_BYTES_MIN if kind == "whole" else 1
+            while piece := await loop.sock_recv(client, 1 << 20):
+                found += len(piece)
+                left = connection.transport.get_write_buffer_size()
+                if not before or abs(before - left) >= least:
+                    look(connection, now_s)
+                    now_s, before = now_s + connections.UNREAD_S_MAX + 1, left
+    assert found > 9_000_000
+
+
+async def test_nothing_is_written_into_an_answer() -> None:
+    """What is no request, behind one whose answer is under way, ends the connection without a word."""
+    begun = asyncio.Event()
+
+    async def slow(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await echo(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"90")]})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with running(slow) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await begun.wait()
+        writer.write(b"what is this\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.read()).endswith(b"\r\n\r\nbegun")
         writer.close()
 
 

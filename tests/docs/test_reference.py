@@ -19,7 +19,7 @@ from samvad.auth.authenticator import Authenticator
 from samvad.cli import VERBS, app
 from samvad.cli.serve import serve
 from samvad.clock import SystemClock
-from samvad.http import server
+from samvad.http import connections, server
 from samvad.http.app import routes
 from samvad.http.metrics import Metrics
 from samvad.http.rate_limits import Limiter, quotas
@@ -81,7 +81,7 @@ def test_limits() -> None:
         code(row["limit"]): float(row["value"].replace(",", ""))
         for row in page(REFERENCE + "limits.md").rows("limit")
     }
-    assert documented == bounds(limits) | bounds(server)
+    assert documented == bounds(limits) | bounds(server) | bounds(connections)
 
 
 def test_routes() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from samvad.http.app import routes
-from samvad.http.server import _BoundedHttp
+from samvad.http.connections import BoundedHttp
 from tests.auth.test_access_matrix import OF_ASHA, ROUTES, request
 from tests.auth.test_leases import Stream
 from tests.auth.world import ALL, ASHA, Socket, bearing, world
@@ -116,7 +116,7 @@ def test_what_the_application_never_sees(tmp_path: Path) -> None:
 
 def test_what_a_full_server_answers() -> None:
     """One connection too many: a problem document with Retry-After."""
-    with serving(http=_BoundedHttp, limit_concurrency=1, server_header=False) as port:
+    with serving(http=BoundedHttp, limit_concurrency=1, server_header=False) as port:
         headers, body = exchanged(("127.0.0.1", port), b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
     assert headers[""].startswith("HTTP/1.1 503 ") and b'"code":"overloaded"' in body
     assert int(headers["retry-after"]) > 0

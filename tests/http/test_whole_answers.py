@@ -13,7 +13,7 @@ import uvicorn
 
 from samvad import open_samvad
 from samvad.http.app import create_app
-from samvad.http.server import _BoundedHttp
+from samvad.http.connections import BoundedHttp
 
 pytestmark = pytest.mark.anyio
 HOST = b"host: 127.0.0.1\r\n"
@@ -22,12 +22,12 @@ HOST = b"host: 127.0.0.1\r\n"
 @contextlib.asynccontextmanager
 async def listening(app: Any) -> AsyncIterator[int]:
     """The port of a server with our connections."""
-    config = uvicorn.Config(app, http=_BoundedHttp, port=0, lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(app, http=BoundedHttp, port=0, lifespan="off", log_config=None, access_log=False)
     config.load()
     state = uvicorn.server.ServerState()
     state.default_headers = [(b"date", b"Fri, 10 Jan 2025 17:00:00 GMT")]
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _BoundedHttp(config, state, {}), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: BoundedHttp(config, state, {}), "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -106,7 +106,7 @@ async def test_they_are_what_uvicorn_writes(monkeypatch: pytest.MonkeyPatch) -> 
     async with served() as port:
         ours = await asked(port, sent)
         monkeypatch.setattr(
-            _BoundedHttp,
+            BoundedHttp,
             "_start_asgi_task",
             uvicorn.protocols.http.httptools_impl.HttpToolsProtocol._start_asgi_task,
         )
