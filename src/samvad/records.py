@@ -376,15 +376,16 @@ class Removed(NamedTuple):
 NOTHING_REMOVED = Removed()
 
 
-def removed_answer(removed: Removed) -> bytes:
+def removed_answer(removed: Removed, at_ms: int) -> bytes:
     """The JSON that a receipt keeps of an erasing: the fields of `types.Cleared`."""
-    return msgspec.json.encode(cleared(removed))
+    return msgspec.json.encode(cleared(removed, at_ms))
 
 
-def cleared(removed: Removed, *, pending: bool = False) -> Cleared:
-    """What a commit removed, as callers see it."""
+def cleared(removed: Removed, at_ms: int = 0, *, pending: bool = False) -> Cleared:
+    """What a commit removed, and when, as callers see it."""
     return Cleared(
         pending=pending,
+        at_ms=at_ms,
         user_state=removed.state,
         user_profile=removed.profile,
         sessions=removed.sessions,

@@ -202,7 +202,8 @@ class Cleared(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_de
     """What clearing a user really removed.
 
     `pending` is true where the store is down: from now on nothing of the user is read, and what it holds is
-    removed when it is back; the counts are not known then.
+    removed when it is back; the counts are not known then. `at_ms` is when it was cleared, in milliseconds since 1970
+    (0: not known, of an answer that an older version has kept).
     """
 
     user_state: bool
@@ -211,6 +212,7 @@ class Cleared(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_de
     interruptions: int
     messages: int
     pending: bool = False
+    at_ms: int = 0
 
 
 class PrivacySaved(NamedTuple):

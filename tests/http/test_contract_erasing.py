@@ -167,3 +167,17 @@ async def test_stats(store_url: str, clock: HandClock) -> None:
         assert await stats(api) == [0, 0, 1, 0]
         answer = await api.ok("GET", "/api/session/stats")
         assert answer["success"] is True
+
+
+async def test_a_receipt_asked_for_again_is_about_the_erasing_of_then(store_url: str) -> None:
+    """What came since is there: no receipt may say that it was removed."""
+    clock = HandClock()
+    async with opened(store_url, clock=clock) as api:
+        await api.say("asha", "hello")
+        body, key = {"userId": "asha", "receipt": True}, {"idempotency-key": "k-1"}
+        first = (await api.ok("POST", "/api/session/refresh", body, headers=key))["receipt"]
+        clock.advance(60)
+        await api.say("asha", "in a new life")
+        again = (await api.ok("POST", "/api/session/refresh", body, headers=key))["receipt"]
+    assert again["removed"] == first["removed"] and again["removed"]["messages"] == 1
+    assert again["erasedAt"] == first["erasedAt"] == "2025-01-10T17:00:00.000Z"

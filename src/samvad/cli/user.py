@@ -298,7 +298,7 @@ async def _erase(
     if receipt is not None:
         places = places_of(samvad.store, has_documents=has_documents(samvad.store))
         key = UserKey(samvad.principal.tenant, user_id)
-        signed = signer.sign(key, removed, places, SystemClock().now_ms())
+        signed = signer.sign(key, removed, places, removed.at_ms)
         receipt.write(msgspec.json.format(msgspec.json.encode(signed), indent=2) + b"\n")
     kept = [
         what for what, there in (("state", removed.user_state), ("profile", removed.user_profile)) if there

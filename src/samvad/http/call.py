@@ -152,7 +152,8 @@ class Call:
         places = places_of(
             samvad.store, has_documents=samvad.knowledge_is_open or has_documents(samvad.store)
         )
-        return self.erasure_signer().sign(user, cleared, places, samvad.core.clock.now_ms())
+        at_ms = cleared.at_ms or samvad.core.clock.now_ms()  # asked again, it is about the erasing of then
+        return self.erasure_signer().sign(user, cleared, places, at_ms)
 
     def archive(self, user: UserKey) -> UserArchive:
         """The archive of a user; whether who is asking may have it, the service is asked first."""

@@ -69,7 +69,7 @@ class PendingIndex:
         """The pending answer under a key. How much a removal removed is not known yet."""
         receipt = self._receipts.get(key)
         if receipt is not None and receipt.answer == b"":
-            answer = msgspec.json.encode(cleared(Removed(), pending=True))
+            answer = msgspec.json.encode(cleared(Removed(), receipt.at_ms, pending=True))
             return msgspec.structs.replace(receipt, answer=answer)
         return receipt
 

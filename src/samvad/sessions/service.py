@@ -259,7 +259,8 @@ class SessionPersistenceService(PrivacyVerbs):
         _, committed = await self.core.lanes.write(key, operation)
         for listener in self.core.on_erased:
             listener(key)
-        return cleared(removed_by(committed), pending=committed is not None and committed.pending)
+        pending = committed is not None and committed.pending
+        return cleared(removed_by(committed), operation.at_ms, pending=pending)
 
     async def get_stats(self) -> SessionStats:
         """Counts over the principal's tenant."""

@@ -72,7 +72,7 @@ class Eraser:
             if isinstance(change, ReceiptKept):
                 receipt = change.receipt
                 if receipt.answer == b"":
-                    receipt = msgspec.structs.replace(receipt, answer=removed_answer(removed))
+                    receipt = msgspec.structs.replace(receipt, answer=removed_answer(removed, receipt.at_ms))
                 fields = documents.receipt_fields(hashed_life, receipt)
                 writes.append(documents.set_write(self._names.receipt(receipt.key), fields))
             elif not isinstance(change, Erased):

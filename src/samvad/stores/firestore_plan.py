@@ -218,7 +218,7 @@ class Plan:
 
     def _receipt(self, receipt: StoredReceipt, removed: Removed) -> None:
         if receipt.answer == b"":
-            receipt = msgspec.structs.replace(receipt, answer=removed_answer(removed))
+            receipt = msgspec.structs.replace(receipt, answer=removed_answer(removed, receipt.at_ms))
         hashed_life = names_of.hashed_life(self._user, self.head.epoch)
         self._keeps_receipts = True
         self._set(self._names.receipt(receipt.key), documents.receipt_fields(hashed_life, receipt))

@@ -124,7 +124,7 @@ class MemoryStore:
             if isinstance(change, ReceiptKept):
                 receipt = change.receipt
                 if receipt.answer == b"":
-                    receipt = msgspec.structs.replace(receipt, answer=removed_answer(removed))
+                    receipt = msgspec.structs.replace(receipt, answer=removed_answer(removed, receipt.at_ms))
                 self._receipts[receipt.key] = (user_hash(key), receipt)
             elif isinstance(change, Erased):
                 removed = self._erase(key, user)

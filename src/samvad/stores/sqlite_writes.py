@@ -343,7 +343,7 @@ class GroupWriter:
 
     def _receipt(self, user: UserKey, change: ReceiptKept, removed: Removed) -> None:
         receipt = change.receipt
-        answer = receipt.answer if receipt.answer != b"" else removed_answer(removed)
+        answer = receipt.answer if receipt.answer != b"" else removed_answer(removed, receipt.at_ms)
         self._connection.execute(
             _SET_RECEIPT, (receipt.key, receipt.fingerprint, receipt.at_ms, user_hash(user), answer)
         )
