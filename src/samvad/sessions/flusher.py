@@ -416,7 +416,8 @@ class Flusher(FlushLanes):
     def _settled(self, lane: FlushLane, entry: Entry, record: UserRecord) -> None:
         """The store has it, or needs it no more."""
         self._forget(entry)
-        if erases(entry.commit) or entry.of_erased or entry.epoch != record.version.epoch:
+        unwanted = entry.of_erased or entry.is_reduced or entry.epoch != record.version.epoch
+        if unwanted or erases(entry.commit):
             self.scrubber.scrub()
         if entry.waiter is not None:
             lane.waiting = max(0, lane.waiting - 1)
