@@ -17,6 +17,7 @@ NAMES = (
     "locks",
     "neighbours",
     "erasing",
+    "erasing_firestore",
     "appends",
     "peers",
     "firestore",

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     rounds = chosen.rounds or (1 if chosen.quick else ROUNDS_DEFAULT)
     output = chosen.output or (None if chosen.quick or chosen.names else RESULTS)
     with tempfile.TemporaryDirectory(prefix="samvad-bench-", dir=_disk(chosen.directory)) as scratch:
-        options = Options(directory=Path(scratch), rounds=rounds, quick=chosen.quick)
+        options = Options(Path(scratch), rounds=rounds, quick=chosen.quick, named=bool(chosen.names))
         report = Report(
             describe_machine(options.directory, rounds=rounds, quick=options.quick, texts=texts_source())
         )

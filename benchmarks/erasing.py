@@ -1,7 +1,7 @@
 """How long erasing a user takes with 100,000 users in the store, encryption off and on, while others talk.
 
 Each user has a state, a session and ten messages. They are brought to the store directly, a commit each; what is
-measured goes through the service.
+measured goes through the service. `benchmarks.erasing_firestore` does the same on Firestore.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import base64
 import os
 import random
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +20,20 @@ import msgspec
 
 from benchmarks.measure import Options, Unavailable, load_pairs, one_core, progress
 from benchmarks.report import Bound, Section, Table, number
+from samvad import Samvad, open_samvad
+from samvad.clock import rfc3339
+from samvad.records import (
+    Commit,
+    MessagesAdded,
+    SessionSet,
+    StateSet,
+    StoredMessage,
+    StoredSession,
+    StoredState,
+    UserKey,
+    Version,
+    made_id,
+)
 
 USERS = 100_000
 USERS_QUICK = 5_000
@@ -26,27 +42,17 @@ ERASED = 200
 APPENDS_PER_S = 50
 AT_ONCE = 1_000
 WANTED_S = 1.0
+SAID = "What documents do I need?"
 LANGUAGE = b'{"language":"en","conversationContext":{"topic":"home loans"}}'
 
 
-async def _fill(samvad: object, users: int) -> None:
-    """Bring the users to the store."""
-    from samvad import Samvad
-    from samvad.clock import rfc3339
-    from samvad.records import (
-        Commit,
-        MessagesAdded,
-        SessionSet,
-        StateSet,
-        StoredMessage,
-        StoredSession,
-        StoredState,
-        UserKey,
-        Version,
-        made_id,
-    )
+def made_key() -> str:
+    """A master key."""
+    return base64.b64encode(os.urandom(32)).decode()
 
-    assert isinstance(samvad, Samvad)
+
+async def fill(samvad: Samvad, users: int) -> None:
+    """Bring the users to the store."""
     now_ms = samvad.core.clock.now_ms()
     texts = [text for pair in load_pairs(500) for text in pair]
     at = rfc3339(now_ms)
@@ -76,36 +82,45 @@ async def _fill(samvad: object, users: int) -> None:
         await asyncio.gather(*(samvad.store.commit(commit(number_)) for number_ in group))
 
 
+@asynccontextmanager
+async def talking(say: Callable[[int], Awaitable[object]], others: Iterable[int]) -> AsyncIterator[None]:
+    """Others append 50 messages a second for as long as this is open, one after the other."""
+    done = asyncio.Event()
+
+    async def talk() -> None:
+        for number_ in others:
+            if done.is_set():
+                return
+            await say(number_)
+            await asyncio.sleep(1 / APPENDS_PER_S)
+
+    task = asyncio.create_task(talk())
+    yield
+    done.set()
+    await task
+
+
 async def _measure(directory: Path, users: int, master_key: str | None) -> tuple[float, list[float]]:
     """Seconds that filling took, and seconds of each erasing."""
-    from samvad import open_samvad
-
     took_s: list[float] = []
     async with open_samvad(f"sqlite:///{directory / 'samvad.db'}", master_key=master_key) as samvad:
         began_s = time.perf_counter()
-        await _fill(samvad, users)
+        await fill(samvad, users)
         filled_s = time.perf_counter() - began_s
         chance = random.Random(20250110)
         chosen = chance.sample(range(users), ERASED)
         others = [number_ for number_ in chance.sample(range(users), 2_000) if number_ not in set(chosen)]
-        done = asyncio.Event()
 
-        async def talk() -> None:
-            for number_ in others:
-                if done.is_set():
-                    return
-                await samvad.append_to_user_history(f"user-{number_}", "user", "What documents do I need?")
-                await asyncio.sleep(1 / APPENDS_PER_S)
+        async def say(number_: int) -> None:
+            await samvad.append_to_user_history(f"user-{number_}", "user", SAID)
 
-        talking = asyncio.create_task(talk())
-        for number_ in chosen:
-            began_s = time.perf_counter()
-            cleared = await samvad.clear_user_data(f"user-{number_}")
-            took_s.append(time.perf_counter() - began_s)
-            if not cleared.sessions:
-                raise Unavailable("a user who was to be erased was not there")
-        done.set()
-        await talking
+        async with talking(say, others):
+            for number_ in chosen:
+                began_s = time.perf_counter()
+                cleared = await samvad.clear_user_data(f"user-{number_}")
+                took_s.append(time.perf_counter() - began_s)
+                if not cleared.sessions:
+                    raise Unavailable("a user who was to be erased was not there")
     return filled_s, took_s
 
 
@@ -113,7 +128,7 @@ def run(options: Options) -> Section:
     """Once without encryption, once with it."""
     users = USERS_QUICK if options.quick else USERS
     rows, bounds = [], []
-    for name, key in (("off", None), ("on", base64.b64encode(os.urandom(32)).decode())):
+    for name, key in (("off", None), ("on", made_key())):
         directory = options.directory / f"erasing-{name}"
         directory.mkdir()
         progress(f"erasing: encryption {name}")

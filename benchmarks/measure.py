@@ -41,6 +41,8 @@ class Options:
     """An empty directory on the disk to be measured; the caller removes it."""
     rounds: int = ROUNDS_DEFAULT
     quick: bool = False
+    named: bool = False
+    """The benchmark was asked for by its name: it may take its time."""
 
     @property
     def cell_s(self) -> float:

@@ -83,10 +83,11 @@ def find_java() -> str:
 
 
 class FirestoreEmulator:
-    """One running emulator; a context manager. It keeps nothing on the disk."""
+    """One running emulator; a context manager. It keeps nothing on the disk, and all in a heap of `heap_mib`."""
 
-    def __init__(self) -> None:
+    def __init__(self, heap_mib: int = 512) -> None:
         self.port = 0
+        self._heap_mib = heap_mib
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
@@ -127,7 +128,7 @@ class FirestoreEmulator:
     def _run(self, java: str, jar: Path) -> None:
         archive = _archive(java, jar)
         sharing = [f"-XX:SharedArchiveFile={archive}"] if archive.exists() else []
-        command = [java, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *sharing]
+        command = [java, f"-Xmx{self._heap_mib}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *sharing]
         command += ["-Xshare:auto", "-Xlog:disable", "-Duser.language=en", "-cp", str(jar), _MAIN]
         assert self._log is not None, "start it first"
         self._process = _spawn([*command, "--host=127.0.0.1", f"--port={self.port}"], self._log)
