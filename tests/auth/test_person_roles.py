@@ -214,6 +214,19 @@ async def test_what_is_said_live_is_kept_whatever_people_may_write() -> None:
         assert [role for role, _ in await kept(here)] == ["user", "assistant"]
 
 
+async def test_nobody_takes_the_place_of_a_live_answer() -> None:
+    """Its id is known while it is heard; a message of the user's own under it would leave the answer out."""
+    for setting, wanted in (("user", 403), (PERSON_ROLES, 200)):
+        async with world(person_roles=setting) as here:
+            for name in ("0197-assistant", "0197-assistant-2"):
+                body = {**said("user"), "id": name}
+                answer = await here.api.post(HISTORY, body, headers=bearing(here.token(ASHA)))
+                assert answer.status == wanted
+            await here.api.ok(
+                "POST", HISTORY, {**said("user"), "id": "my-assistant-7b"}, headers=bearing(here.token(ASHA))
+            )
+
+
 FORGED = {
     "turnId": "t1",
     "atMs": 0,

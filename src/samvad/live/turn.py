@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from samvad.live.transcript import Heard, Transcript
+from samvad.sessions.people import LIVE_ANSWER
 
 if TYPE_CHECKING:
     from samvad.live.turn_spans import TurnSpans
@@ -60,7 +61,7 @@ class Turn:
     @property
     def assistant_message_id(self) -> str:
         """The id of its answer; the same wherever the turn is brought to its end."""
-        return f"{self.id}-assistant"
+        return f"{self.id}{LIVE_ANSWER}"
 
     def delivered(self, chars: int, audio_ms: float) -> None:
         """All up to here was handed to the network."""

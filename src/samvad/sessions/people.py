@@ -5,6 +5,7 @@ A person asks with a credential of their own, from a browser say; a program answ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -18,6 +19,9 @@ NO_ROLES: Final = "none"
 LIVE_TURN: Final = "liveTurn"
 LIVE_RESUMPTION: Final = "liveResumption"
 LIVE_FIELDS: Final = frozenset({LIVE_TURN, LIVE_RESUMPTION})
+# Ends the id of a live answer, which the client can know while the answer is still being heard.
+LIVE_ANSWER: Final = "-assistant"
+_LIVE_ANSWER: Final = re.compile(rf"{LIVE_ANSWER}(-\d+)?$")
 
 
 def roles_of(text: str) -> frozenset[str]:
@@ -42,11 +46,17 @@ def check_role(role: str, allowed: frozenset[str]) -> None:
 
 
 def check_messages(messages: Iterable[NewMessage], allowed: frozenset[str]) -> None:
-    """RoleForbidden where people may not write one of these. That a tool was called is for those who may say what it
-    answered.
+    """RoleForbidden where people may not write one of these.
+
+    That a tool was called is for those who may say what it answered. Under the id of a live answer, another message
+    would take its place.
     """
     for message in messages:
         check_role(message.role, allowed)
+        if message.id is not None and "assistant" not in allowed and _LIVE_ANSWER.search(message.id):
+            raise RoleForbidden(
+                f"An id that ends in {LIVE_ANSWER!r} is for what the assistant says.", role="assistant"
+            )
         if message.fields.get("toolCalls") and "tool" not in allowed:
             raise RoleForbidden(
                 "A user's own token may not write toolCalls: have a program write them.", role="tool"
