@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from samvad import limits
-from samvad.auth.secret_file import load_key
+from samvad.auth.secret_file import load_key, sync_directory
 from samvad.clock import Clock, rfc3339
 from samvad.errors import SetupError, Unavailable
 
@@ -292,7 +292,7 @@ class AuditLog:
             finally:
                 os.close(descriptor)
             if made:
-                _sync_directory(self.directory)
+                sync_directory(self.directory)
         finally:
             os.close(lock)
 
@@ -324,14 +324,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def noted_by_command(

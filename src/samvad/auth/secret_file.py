@@ -37,6 +37,15 @@ def load_key(path: Path | None, what: str) -> bytes:
     return key
 
 
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory on the disk, so that no file that was made there is lost with the power."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _read(path: Path) -> bytes | None:
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
@@ -46,7 +55,8 @@ def _read(path: Path) -> bytes | None:
 def _write(path: Path, key: bytes) -> None:
     """Write the key under its name at once and whole, unless another process was first."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
+    # Not the process's id: in a container it is the same after a crash, and what that has left would be in the way.
+    part = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor)
@@ -57,3 +67,4 @@ def _write(path: Path, key: bytes) -> None:
             path.hardlink_to(part)
     finally:
         part.unlink()
+    sync_directory(path.parent)
