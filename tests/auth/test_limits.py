@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import json
 import random
 import re
 import shutil
@@ -229,6 +230,19 @@ async def test_frames_are_limited() -> None:
         here.clock.advance(62)
         socket.send({"type": "ping"})
         await socket.until("pong")
+        await socket.close()
+
+
+async def test_frames_are_counted_in_bytes() -> None:
+    """Not in characters, of which one takes up to four: what is written in Devanagari is no third of itself."""
+    async with limited(limit_user_mib=1) as here:
+        socket = Socket(here, here.token(BALA))
+        frame = json.dumps({"type": "ping", "padding": "क" * 40_000}, ensure_ascii=False)
+        for _ in range(10):
+            socket.inbound.put_nowait({"type": "websocket.receive", "text": frame})
+        found = [await socket.next() for _ in range(10)]  # the first is the handshake
+        assert [each["type"] for each in found].count("pong") == 8
+        assert [each.get("code") for each in found].count("too_many_requests") == 1
         await socket.close()
 
 

@@ -60,7 +60,10 @@ class _Socket:
             if self._limit is None:
                 return frame
             try:
-                await self._limit(text is not None, len(frame))  # of audio, the bytes alone count
+                if text is None:
+                    await self._limit(0, len(frame))  # of audio, the bytes alone count
+                else:
+                    await self._limit(1, len(text) if text.isascii() else len(text.encode()))
             except TooManyRequests as error:
                 await self._tell(error)
             else:
