@@ -202,6 +202,16 @@ def test_the_doctor_names_settings_that_are_wrong_or_do_nothing(
     assert "SAMVAD_LIVE_MODEL does nothing" in call("doctor")
     (here / ".env").write_text("SAMVAD_PROT=1\n")
     assert "SAMVAD_PROT in .env is not a setting; did you mean SAMVAD_PORT?" in call("doctor", code=1)
+    here.joinpath(".env").unlink(missing_ok=True)
+    for name in ("SAMVAD_AUTH_ISSUER", "SAMVAD_LIMIT_STARTS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SAMVAD_LIMIT_PROXIES", "1")  # the audit log goes by it, too
+    told = call("doctor", "--auth", "off")
+    assert [f"{name} does nothing" in told for name in ("SAMVAD_AUTH_ISSUER", "SAMVAD_LIMIT_STARTS")] == [
+        True,
+        True,
+    ]
+    assert "PROXIES" not in told
 
 
 def test_risks_fail_in_production_only(here: Path) -> None:

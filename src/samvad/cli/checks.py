@@ -204,6 +204,8 @@ def unused(given: Mapping[str, Given], settings: Settings) -> Iterator[Finding]:
             todo = "The extractive provider has no model; set SAMVAD_LIVE_PROVIDER as well."
         elif name == "project_id" and not (settings.store or "").startswith("firestore:"):
             todo = "Only a firestore:// store without a project uses it; it can stay."
+        elif settings.auth == "off" and name.startswith(("auth_", "limit_")) and name != "limit_proxies":
+            todo = "Nobody is asked who they are, so that nobody is limited: SAMVAD_AUTH=auto, or unset it."
         else:
             continue
         yield Finding("warn", "setting", f"{one.source} does nothing", todo)

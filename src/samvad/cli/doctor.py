@@ -75,7 +75,7 @@ def _tell(finding: Finding) -> None:
     level = typer.style(f"{finding.level:<4}", fg=_COLOURS[finding.level])
     typer.echo(f"{level}  {finding.subject:<15} {printable(finding.found)}")
     if finding.todo:
-        typer.echo(f"      {'':<15} {finding.todo}")
+        typer.echo(f"      {'':<15} {printable(finding.todo)}")
     sys.stdout.flush()
 
 

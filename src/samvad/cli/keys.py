@@ -204,7 +204,9 @@ def _hand_out(text: str, key_id: str) -> None:
 
 
 def _cell(value: Any) -> str:
-    return ",".join(value) if isinstance(value, list) else "–" if value is None else str(value)
+    return (
+        ",".join(value) if isinstance(value, list) else "–" if value is None else output.printable(str(value))
+    )
 
 
 def _seconds(text: str, flag: str) -> int:

@@ -34,6 +34,7 @@ _LIMITS: Final = (
     "limit_refused",
     "limit_starts",
     "limit_erasures",
+    "limit_exports",
 )
 _OWN_NETWORKS: Final = ("127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10", "fd00:ec2::254/128")
 

@@ -10,7 +10,7 @@ import typer
 from samvad.cli import flags
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import reading, settings_of, writing
-from samvad.cli.output import table
+from samvad.cli.output import printable, table
 
 app = verbs("Look at the retention rules, or apply them.")
 
@@ -58,7 +58,7 @@ def show(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
     for line in _lines(retention.base):
         typer.echo(line)
     for tenant, rules in sorted(retention.tenants.items()):
-        typer.echo(f"tenant {tenant}:")
+        typer.echo(f"tenant {printable(tenant)}:")
         for line in _lines(rules):
             typer.echo(f"  {line}")
     if retention.any:
