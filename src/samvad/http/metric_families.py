@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from samvad.runtime import Samvad
 
 
+Label = str | tuple[str, ...]  # the name of a label, or of several: then the keys are tuples as well
+
+
 def gauge(name: str, text: str, value: float) -> Metric:
     """One number that goes up and down."""
     return GaugeMetricFamily(name, text, value=value)
@@ -31,11 +34,26 @@ def counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(name, text, value=value)
 
 
-def counters(name: str, text: str, label: str, counts: Mapping[str, float]) -> Metric:
-    """Numbers that grow, by one label."""
-    family = CounterMetricFamily(name, text, labels=(label,))
-    for value, count in counts.items():
-        family.add_metric((value,), count)
+def gauges(name: str, text: str, label: Label, values: Mapping[Any, float]) -> Metric:
+    """Numbers that go up and down, by one label or several."""
+    return _labelled(GaugeMetricFamily, name, text, label, values)
+
+
+def counters(name: str, text: str, label: Label, values: Mapping[Any, float]) -> Metric:
+    """Numbers that grow, by one label or several."""
+    return _labelled(CounterMetricFamily, name, text, label, values)
+
+
+def _labelled(
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    name: str,
+    text: str,
+    label: Label,
+    values: Mapping[Any, float],
+) -> Metric:
+    family = kind(name, text, labels=(label,) if isinstance(label, str) else label)
+    for value, number in values.items():
+        family.add_metric((value,) if isinstance(label, str) else value, number)
     return family
 
 
@@ -75,18 +93,17 @@ def store_families(samvad: Samvad) -> Iterator[Metric]:
         "samvad_write_ack_seconds", "From a write to its acknowledgement, without HTTP.", "durability", told
     )
     meter = samvad.store_meter
-    calls = CounterMetricFamily(
-        "samvad_store_calls", "Calls to the store, by kind and outcome.", labels=("call", "outcome")
-    )
     outcomes = dict(meter.outcomes)
     commits = meter.commits_ok
     if not isinstance(samvad.store, JournaledStore) and not commits:  # each write is a commit, counted there
         commits = getattr(samvad.store, "commits_written", 0)
         outcomes |= {("commit", code): n for code, n in samvad.core.lanes.acknowledged.refused.items()}
-    calls.add_metric(("commit", "ok"), commits)
-    for labels, count in outcomes.items():
-        calls.add_metric(labels, count)
-    yield calls
+    yield counters(
+        "samvad_store_calls",
+        "Calls to the store, by kind and outcome.",
+        ("call", "outcome"),
+        {("commit", "ok"): commits, **outcomes},
+    )
     seconds = {kind: each for kind, each in meter.seconds.items() if each.count}
     yield histograms("samvad_store_call_seconds", "How long these took.", "call", seconds)
     store: Any = samvad.store
@@ -110,13 +127,9 @@ def store_families(samvad: Samvad) -> Iterator[Metric]:
             "of",
             {each: found.sizes for each, found in groups.items()},
         )
-    queued = GaugeMetricFamily(
-        "samvad_store_queue", "What waits for the store's own threads.", labels=("of",)
-    )
     engine = getattr(store, "inner", store)
-    queued.add_metric(("commits",), getattr(engine, "commits_queued", 0))
-    queued.add_metric(("reads",), getattr(engine, "reads_queued", 0))
-    yield queued
+    queued = {of: getattr(engine, f"{of}_queued", 0) for of in ("commits", "reads")}
+    yield gauges("samvad_store_queue", "What waits for the store's own threads.", "of", queued)
     place = journal.directory if journal is not None else getattr(store, "path", None)
     if isinstance(place, Path) and (free := _free(place.parent)) is not None:
         yield gauge("samvad_disk_free_bytes", "What is free on the disk of the data directory.", free)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -23,6 +22,7 @@ from samvad.http.metric_families import (
     counters,
     encryption_families,
     gauge,
+    gauges,
     histogram,
     histograms,
     knowledge_families,
@@ -88,9 +88,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, as the client library wants them."""
         samvad = self._samvad
-        info = GaugeMetricFamily("samvad_build_info", "The version, as a label.", labels=("version",))
-        info.add_metric((__version__,), 1)
-        yield info
+        yield gauges("samvad_build_info", "The version, as a label.", "version", {__version__: 1})
         yield from self._requests()
         yield histogram(
             "samvad_loop_lag_seconds", "How late the event loop was, 20 times a second.", self.lag.seconds
@@ -224,13 +222,14 @@ class Metrics(Collector):
         )
 
     def _requests(self) -> Iterator[Metric]:
-        total = CounterMetricFamily(
-            "samvad_requests", "Requests answered, by route and status.", labels=("route", "status")
+        answered = {
+            (route, str(status)): count
+            for route, meter in self._meters.items()
+            for status, count in meter.statuses.items()
+        }
+        yield counters(
+            "samvad_requests", "Requests answered, by route and status.", ("route", "status"), answered
         )
-        for route, meter in self._meters.items():
-            for status, count in meter.statuses.items():
-                total.add_metric((route, str(status)), count)
-        yield total
         yield histograms(
             "samvad_request_seconds",
             "Time from a request's head to its answer.",

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
+
+from samvad.http.metric_families import counter, counters, gauge
 
 if TYPE_CHECKING:
     from samvad.retention.sweeper import Sweeper
@@ -15,30 +16,24 @@ if TYPE_CHECKING:
 
 def retention_families(sweeper: Sweeper) -> Iterator[Metric]:
     """What went, how often and when it was swept, and how often that failed."""
-    swept = CounterMetricFamily(
-        "samvad_retention_swept", "What the retention rules removed, by kind.", labels=("kind",)
+    yield counters(
+        "samvad_retention_swept",
+        "What the retention rules removed, by kind.",
+        "kind",
+        msgspec.structs.asdict(sweeper.swept),
     )
-    for kind, count in msgspec.structs.asdict(sweeper.swept).items():
-        swept.add_metric((kind,), count)
-    yield swept
-    yield CounterMetricFamily("samvad_retention_sweeps", "Sweeps that saw everyone.", value=sweeper.sweeps)
-    yield CounterMetricFamily(
-        "samvad_retention_failures", "Sweeps that were refused or cut short.", value=sweeper.failures
-    )
-    yield CounterMetricFamily(
-        "samvad_retention_skipped", "Users who could not be swept.", value=sweeper.skipped
-    )
-    yield GaugeMetricFamily(
-        "samvad_retention_sweeping", "1 while this process sweeps.", value=int(sweeper.sweeping)
-    )
+    yield counter("samvad_retention_sweeps", "Sweeps that saw everyone.", sweeper.sweeps)
+    yield counter("samvad_retention_failures", "Sweeps that were refused or cut short.", sweeper.failures)
+    yield counter("samvad_retention_skipped", "Users who could not be swept.", sweeper.skipped)
+    yield gauge("samvad_retention_sweeping", "1 while this process sweeps.", sweeper.sweeping)
     if sweeper.lease is not None:
-        yield CounterMetricFamily(
+        yield counter(
             "samvad_retention_taken_over",
             "Sweeps of another replica that had ended in the middle, taken over.",
-            value=sweeper.lease.taken_over,
+            sweeper.lease.taken_over,
         )
-    yield GaugeMetricFamily(
+    yield gauge(
         "samvad_retention_last_sweep_seconds",
         "When the last whole sweep that this process made, or heard of, began (seconds since 1970; 0: none yet).",
-        value=(sweeper.last_ms or 0) / 1000,
+        (sweeper.last_ms or 0) / 1000,
     )
