@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -49,10 +49,14 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False, array_like=True):
     given: bool = False
 
 
+class _Call(msgspec.Struct, gc=False):
+    id: str
+
+
 class _ToolFields(msgspec.Struct, kw_only=True, rename="camel", gc=False):
     id: str
     role: str
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
 
 
@@ -62,7 +66,7 @@ _tool_fields = msgspec.json.Decoder(_ToolFields)
 def stored_message(seq: int, at_ms: int, given: bool, body: bytes) -> StoredMessage:
     """A message from its stored parts; its id, role and tool ids are read from its body."""
     fields = _tool_fields.decode(body)
-    calls = tuple(call["id"] for call in fields.tool_calls) if fields.tool_calls else ()
+    calls = tuple([call.id for call in fields.tool_calls]) if fields.tool_calls else ()
     return StoredMessage(seq, fields.id, fields.role, at_ms, body, calls, fields.tool_call_id, given)
 
 
@@ -82,7 +86,7 @@ def lost_message(seq: int) -> StoredMessage:
 
 
 class _Line(_ToolFields, kw_only=True, rename="camel", gc=False):
-    timestamp: datetime
+    timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 _line = msgspec.json.Decoder(_Line)
@@ -102,7 +106,7 @@ def message_of_line(seq: int, line: bytes) -> StoredMessage:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return lost_message(seq)
     body = line.removesuffix(b" ")
-    calls = tuple([call["id"] for call in fields.tool_calls]) if fields.tool_calls else ()
+    calls = tuple([call.id for call in fields.tool_calls]) if fields.tool_calls else ()
     at_ms = round(fields.timestamp.timestamp() * 1000)
     given = len(body) < len(line) or seq_of_made_id(fields.id) != seq
     return StoredMessage(seq, fields.id, fields.role, at_ms, body, calls, fields.tool_call_id, given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib import resources
 from pathlib import Path
 
@@ -9,8 +10,18 @@ import apsw
 import msgspec
 import pytest
 
-from samvad.errors import MessageExists, SetupError
-from samvad.records import Commit, Erased, MessagesAdded, StoredMessage, UserKey, Version, made_id
+from samvad.errors import MessageExists, SamvadError, SetupError
+from samvad.records import (
+    Commit,
+    Erased,
+    MessagesAdded,
+    StoredMessage,
+    Trimmed,
+    UserKey,
+    Version,
+    lost_message,
+    made_id,
+)
 from samvad.stores.sqlite import APPLICATION_ID, SQLiteStore
 from samvad.testing.model import raw_message
 
@@ -173,4 +184,63 @@ async def test_a_database_of_an_older_schema_is_carried_over(database_path: Path
     following = said(13, 2)
     await store.commit(Commit(ASHA, Version(0, 5), (MessagesAdded(following),)))
     await check_all(store, ASHA, messages + following)
+    await store.close()
+
+
+async def test_a_row_of_another_kind_takes_nobody_along(database_path: Path) -> None:
+    """Somebody wrote text where bytes were: it is gathered and trimmed like all else, and the store goes on."""
+    store = await opened(database_path, 1 << 20)
+    for user in (ASHA, BALA):
+        await store.commit(Commit(user, Version(0, 0), (MessagesAdded(said(1, 4)),)))
+    with apsw.Connection(str(database_path)) as connection:
+        connection.execute("UPDATE recent SET body = CAST(body AS TEXT)")
+    await store.close()
+    store = await opened(database_path, 300)
+    async with asyncio.timeout(20):
+        await store.commit(Commit(BALA, Version(0, 1), (MessagesAdded(said(5, 4)),)))
+        await store.commit(Commit(BALA, Version(0, 2), (MessagesAdded(said(9, 1)),)))
+        await check_all(store, BALA, said(1, 9))
+        await check_all(store, ASHA, said(1, 4))
+        with apsw.Connection(str(database_path)) as connection:
+            connection.execute("UPDATE history SET body = CAST(body AS TEXT)")
+        await store.commit(Commit(ASHA, Version(0, 1), (Trimmed(3),)))
+        messages, _ = await store.page(ASHA, after=0, before=None, limit=9, bytes_max=1 << 20)
+        assert tuple(messages) == said(1, 4)[2:]
+        await store.close()
+
+
+async def test_a_fault_of_ours_does_not_end_the_writer(database_path: Path) -> None:
+    """Whoever asked for it is told, and what others write is written."""
+    store = await opened(database_path, 300)
+    async with asyncio.timeout(20):
+        with pytest.raises(SamvadError, match="ZeroDivisionError"):
+            await store._on_writer(lambda connection: 1 / 0)
+        await store.commit(Commit(ASHA, Version(0, 0), (MessagesAdded(said(1, 4)),)))
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(b"T00:00", b"T", id="no time"),
+        pytest.param(b'Z"', b'"', id="a time of nowhere"),
+        pytest.param(b'"role"', b'"toolCalls":[{}],"role"', id="a call without an id"),
+        pytest.param(b'"role"', b'"toolCalls":[{"id":5}],"role"', id="a number for an id"),
+    ],
+)
+async def test_a_damaged_message_is_read_as_such(database_path: Path, old: bytes, new: bytes) -> None:
+    """The others are read, and the user can be erased."""
+    store = await opened(database_path, 1 << 20)
+    await store.commit(Commit(ASHA, Version(0, 0), (MessagesAdded(said(1, 4)),)))
+    await store.close()
+    with apsw.Connection(str(database_path)) as connection:
+        lines = connection.execute("SELECT body FROM recent").get.split(b"\n")
+        assert old in lines[1]
+        lines[1] = lines[1].replace(old, new)
+        connection.execute("UPDATE recent SET body = ?", (b"\n".join(lines),))
+    store = await opened(database_path, 1 << 20)
+    record = await store.load(ASHA, window=7, open_after_ms=0, sessions_max=9)
+    assert record.window[1] == lost_message(2)
+    assert (record.window[0], *record.window[2:]) == (said(1, 1)[0], *said(3, 2))
+    await store.commit(Commit(ASHA, record.version, (Erased(5_000),)))
     await store.close()

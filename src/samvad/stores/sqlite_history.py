@@ -98,10 +98,12 @@ def set_updated(connection: apsw.Connection, user_no: int | None, updated_ms: in
     )
 
 
+def _bytes(body: Any) -> bytes:
+    return body if isinstance(body, bytes) else str(body).encode()  # text: somebody else's hand
+
+
 def _lines(body: Any) -> list[bytes]:
-    return (body if isinstance(body, bytes) else str(body).encode()).split(
-        b"\n"
-    )  # text: somebody else's hand
+    return _bytes(body).split(b"\n")
 
 
 def backwards(connection: apsw.Connection, user_no: int, low: int, high: int) -> Iterator[tuple[int, bytes]]:
@@ -158,10 +160,10 @@ def trim(connection: apsw.Connection, user_no: int, before_seq: int) -> int:
             cut = first_seq, last_seq
     if cut is not None:
         first_seq, last_seq = cut
-        body: bytes = connection.execute(
+        body = connection.execute(
             "SELECT body FROM history WHERE user_no = ? AND first_seq = ?", (user_no, first_seq)
         ).get
-        kept = body.split(b"\n")[before_seq - first_seq :]
+        kept = _lines(body)[before_seq - first_seq :]
         connection.execute(_ADD_HISTORY, (user_no, before_seq, last_seq, joined(kept)))
     connection.execute("DELETE FROM history WHERE user_no = ? AND first_seq < ?", (user_no, before_seq))
     connection.execute("DELETE FROM given_ids WHERE user_no = ? AND seq < ?", (user_no, before_seq))
@@ -198,7 +200,8 @@ def _runs(user_no: int, rows: list[RecentRow]) -> Iterator[tuple[int, int, int, 
     """One user's rows as rows of `history`."""
     bodies: list[bytes] = []
     size = start = end = 0
-    for _, _, first_seq, last_seq, _, body in rows:
+    for _, _, first_seq, last_seq, _, kept in rows:
+        body = _bytes(kept)
         if bodies and size + len(body) > RUN_BYTES_MAX:
             yield user_no, start, end, b"\n".join(bodies)
             bodies, size = [], 0

@@ -94,6 +94,10 @@ class WriterThread:
             except (apsw.Error, OSError) as error:
                 unavailable = StoreUnavailable(f"The database cannot be written ({reason(error)}).")
                 self._to_loop(lambda: None if future.done() else future.set_exception(unavailable))
+            except Exception as error:  # the top of the thread, which everybody waits for
+                _log.exception("the writer failed")
+                fault = SamvadError(f"The writer failed ({type(error).__name__}); please report this.")
+                self._to_loop(lambda: None if future.done() else future.set_exception(fault))
             else:
                 self._to_loop(lambda: None if future.done() else future.set_result(result))
 
@@ -164,6 +168,8 @@ class WriterThread:
             apsw.Error
         ) as error:  # nothing is lost: readers look at both places, and it is tried again later
             _log.warning("what was said lately could not be gathered: %s", reason(error))
+        except Exception:  # the top of the thread, which everybody waits for
+            _log.exception("what was said lately could not be gathered")
 
     def _checkpoint(self, connection: apsw.Connection) -> None:
         self._wal_pages = 0
