@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import random
@@ -11,11 +12,25 @@ from typing import Any
 import msgspec
 import pytest
 
+from samvad.clock import SystemClock
 from samvad.errors import Unreadable
-from samvad.records import StoredMessage, StoredSession, StoredState, UserKey, user_hash
+from samvad.records import (
+    Commit,
+    MessagesAdded,
+    StoredMessage,
+    StoredSession,
+    StoredState,
+    UserKey,
+    UserRecord,
+    Version,
+    user_hash,
+)
 from samvad.stores import sealing
-from samvad.stores.data_keys import DataKey
-from samvad.stores.master_keys import aead_of
+from samvad.stores.data_key_store import MemoryDataKeys
+from samvad.stores.data_keys import DataKey, DataKeys
+from samvad.stores.master_keys import LocalMasterKey, aead_of
+from samvad.stores.memory import MemoryStore
+from samvad.stores.sealed import SealedStore
 from samvad.testing.model import raw_message
 
 ASHA, BALA = (user_hash(UserKey("default", name)) for name in ("asha", "bala"))
@@ -138,3 +153,31 @@ def test_a_session_may_be_touched_and_not_exchanged() -> None:
         sealing.open_session(KEYS, ASHA, _replace(kept.session, id="s2"), strict=True)
     with pytest.raises(Unreadable):
         sealing.open_session(KEYS, BALA, kept.session, strict=True)
+
+
+@pytest.mark.anyio
+async def test_a_large_window_is_opened_beside_the_loop() -> None:
+    """A hundred messages of 64 KiB take longer than others are to be held up: they go on meanwhile."""
+    store = SealedStore(
+        MemoryStore(), DataKeys(MemoryDataKeys(), [LocalMasterKey(os.urandom(32))]), clock=SystemClock()
+    )
+    await store.open()
+    user, turns = UserKey("default", "asha"), 0
+    said = tuple(raw_message(seq, f"m{seq}", seq, "x" * 65_536) for seq in range(1, 101))
+    await store.commit(Commit(user, Version(0, 0), (MessagesAdded(said),)))
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    loaded = store.load(user, window=100, open_after_ms=0, sessions_max=1)
+    paged = store.page(user, after=0, before=None, limit=100, bytes_max=1 << 23)
+    for reading in (loaded, paged):
+        going_on, turns = asyncio.create_task(others()), 0
+        found: Any = await reading
+        going_on.cancel()
+        assert (found.window if isinstance(found, UserRecord) else tuple(found[0])) == said
+        assert turns > 20, "the few turns of a read that has all in memory are far fewer"
+    await store.close()

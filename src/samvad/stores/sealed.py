@@ -57,6 +57,7 @@ from samvad.stores.sealing import KeyMissing, Keys
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 Done = Callable[[Committed | SamvadError], None]
+_LARGE_BYTES: Final = 1 << 20
 _MESSAGE_MORE_BYTES: Final = 1_024  # that the seal and what stays in clear add to a message, at the most
 
 _replace = msgspec.structs.replace
@@ -281,12 +282,22 @@ class SealedStore:
 
     # --- reading ---------------------------------------------------------------------------------------
 
-    async def _with_keys(self, hashed: bytes, work: Callable[[Keys, bool], _T]) -> _T:
-        """Open with a user's keys: the ones in memory, else the newest. A key that is missing twice is gone."""
+    async def _with_keys(
+        self, hashed: bytes, messages: Sequence[StoredMessage], work: Callable[[Keys, bool], _T]
+    ) -> _T:
+        """Open with a user's keys: the ones in memory, else the newest. A key that is missing twice is gone.
+
+        Where the `messages` among it are large, that is done beside the event loop: 6 MiB take 40 ms.
+        """
+        large = sum([len(message.body) for message in messages]) > _LARGE_BYTES
+
+        async def opened(keys: Keys, last: bool) -> _T:
+            return await asyncio.to_thread(work, dict(keys), last) if large else work(keys, last)
+
         try:
-            return work(await self.data_keys.keys_of(hashed), False)
+            return await opened(await self.data_keys.keys_of(hashed), False)
         except KeyMissing:
-            return work(await self.data_keys.keys_of(hashed, fresh=True), True)
+            return await opened(await self.data_keys.keys_of(hashed, fresh=True), True)
 
     async def load(self, user: UserKey, *, window: int, open_after_ms: int, sessions_max: int) -> UserRecord:
         hashed = user_hash(user)
@@ -295,7 +306,9 @@ class SealedStore:
             self.data_keys.keys_of(hashed),
         )
         self.data_keys.retire(hashed, record.version.epoch)
-        return await self._with_keys(hashed, lambda keys, last: self._open_record(keys, user, record, last))
+        return await self._with_keys(
+            hashed, record.window, lambda keys, last: self._open_record(keys, user, record, last)
+        )
 
     def _open_record(self, keys: Keys, user: UserKey, record: UserRecord, last: bool) -> UserRecord:
         epoch = record.version.epoch
@@ -322,7 +335,7 @@ class SealedStore:
         sealed, more = await self.inner.page(user, after=after, before=before, limit=limit, bytes_max=room)
         hashed = user_hash(user)
         found = await self._with_keys(
-            hashed, lambda keys, last: self.opened.messages(keys, user, sealed, last)
+            hashed, sealed, lambda keys, last: self.opened.messages(keys, user, sealed, last)
         )
         taken = size = 0
         for message in found if after is not None else reversed(found):
