@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import apsw
 import pytest
 
 from samvad.knowledge import copies, shelf
@@ -69,3 +70,24 @@ def test_no_more_keys_are_held_than_a_bound(tmp_path: Path, monkeypatch: pytest.
         engine.unlock(Scope("default", "u0"), bytes(32))
     assert engine._copies is not None
     assert {key[0] for key in engine._copies.keys.values()} == {0, 7, 8}
+
+
+def test_a_copy_is_written_without_another_in_memory(tmp_path: Path) -> None:
+    """Of an index that was taken up from one: it is read where it stands, piece by piece."""
+    scope, key = Scope("default"), os.urandom(32)
+    one = Engine(tmp_path, sealed=True)
+    one.unlock(scope, key)
+    one.put([stored(f"d{number}", TITLE, TEXT * 300, "en") for number in range(30)])
+    one.close()
+    (path,) = tmp_path.iterdir()
+    size = path.stat().st_size
+    assert size > 5 << 20
+    one = Engine(tmp_path, sealed=True)
+    one.unlock(scope, key)
+    one.put([stored("another", TITLE, TEXT, "en")])
+    before = path.read_bytes()
+    apsw.memory_high_water(True)
+    used = apsw.memory_used()
+    one.close()
+    assert path.read_bytes() != before
+    assert apsw.memory_high_water() - used < size / 4

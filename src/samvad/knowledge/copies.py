@@ -8,6 +8,7 @@ off, altered, another owner's or of another layout is no index: it is made anew 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -27,6 +28,7 @@ _KEYS_MAX: Final = 20_000  # twice as many as are given before all are given aga
 
 if TYPE_CHECKING:
     from samvad.knowledge.index import ScopeIndex
+    from samvad.knowledge.memory_file import MemoryFile
 
 
 class Copies:
@@ -49,15 +51,14 @@ class Copies:
     def index(self, path: Path | None) -> ScopeIndex | None:
         """The index that a copy is of, in memory; None where there is none that can be believed."""
         from samvad.knowledge.index import ScopeIndex
+        from samvad.knowledge.memory_file import MemoryFile
 
         if path is None or path not in self.keys:
             return None
-        data = read(path, self.keys[path])
-        if data is None:
-            return None
-        index = ScopeIndex(None)
-        if not index.load(data):
+        memory, index = MemoryFile(), ScopeIndex(None)
+        if not read(path, self.keys[path], memory.append) or not index.load(memory):
             index.close()
+            memory.close()
             return None
         self._kept(path, index)
         return index
@@ -71,7 +72,8 @@ class Copies:
             return False
         if self._changes.get(path) != index.changes:
             try:
-                write(path, self.keys[path], index.dumped())
+                with index.dumped() as dumped:
+                    write(path, self.keys[path], dumped)
             except OSError:
                 return False
             self._kept(path, index)
@@ -93,39 +95,42 @@ class Copies:
             self.keys.pop(path, None)
 
 
-def write(path: Path, key: bytes, data: bytes) -> None:
+def write(path: Path, key: bytes, data: MemoryFile) -> None:
     """Put a sealed copy in place of the one that is there, in one step. OSError where that cannot be."""
-    aead, file_id, view = aead_of(key), os.urandom(_ID_BYTES), memoryview(data)
+    aead, file_id, size = aead_of(key), os.urandom(_ID_BYTES), data.size_bytes
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with replacing_private(path, sync=False) as file:
         file.write(_MAGIC + file_id)
-        for number, at in enumerate(range(0, len(data), _PIECE_BYTES)):
-            context = _context(path, file_id, number, at + _PIECE_BYTES >= len(data))
-            file.write(sealed_with(aead, view[at : at + _PIECE_BYTES], context))
+        for number, at in enumerate(range(0, size, _PIECE_BYTES)):
+            context = _context(path, file_id, number, at + _PIECE_BYTES >= size)
+            file.write(sealed_with(aead, data.read(at, _PIECE_BYTES), context))
 
 
-def read(path: Path, key: bytes) -> bytearray | None:
-    """What was written there with this key; None where nothing was, or not all of it is as it was written."""
+def read(path: Path, key: bytes, take: Callable[[bytes], object]) -> bool:
+    """Give `take` what was written there with this key; false where nothing was, or not all of it is as it was written.
+
+    Then what it was given is no index.
+    """
     try:
         with path.open("rb") as source:
-            return _read(source, path, key)
+            return _read(source, path, key, take)
     except OSError:
-        return None
+        return False
 
 
-def _read(source: BinaryIO, path: Path, key: bytes) -> bytearray | None:
+def _read(source: BinaryIO, path: Path, key: bytes, take: Callable[[bytes], object]) -> bool:
     if source.read(len(_MAGIC)) != _MAGIC:
-        return None
-    aead, file_id, data = aead_of(key), source.read(_ID_BYTES), bytearray()
+        return False
+    aead, file_id = aead_of(key), source.read(_ID_BYTES)
     number, piece = 0, source.read(_PIECE_BYTES + _MORE_BYTES)
     while piece:
         following = source.read(_PIECE_BYTES + _MORE_BYTES)
         opened = opened_with(aead, piece, _context(path, file_id, number, not following))
         if opened is None:
-            return None
-        data += opened
+            return False
+        take(opened)
         number, piece = number + 1, following
-    return data if number else None
+    return number > 0
 
 
 def _context(path: Path, file_id: bytes, number: int, last: bool) -> bytes:

@@ -7,15 +7,15 @@ ranks elsewhere, and erasing a user is removing a file. https://sqlite.org/fts5.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import apsw
 import msgspec
 
+from samvad.knowledge.memory_file import MemoryFile
 from samvad.knowledge.passages import passages
 from samvad.knowledge.queries import Plan
 from samvad.knowledge.ranking import field_terms
@@ -58,7 +58,6 @@ _json = msgspec.json.Encoder()
 _headings = msgspec.json.Decoder(tuple[str, ...]).decode
 _places = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
 _CACHE_KIB: Final = 16 * 1024
-_BYTES_MAX: Final = 1 << 40  # of an index that was loaded: SQLite's own bound is 1 GiB
 _DOCUMENTS_KEPT: Final = 2_000
 _SPELLINGS_MAX: Final = 1_000
 _STEPS_BETWEEN: Final = 100  # of SQLite, about 10 µs, between two offers of the core
@@ -85,6 +84,7 @@ class ScopeIndex:
         self._frequencies: dict[str, int] = {}
         self._documents: dict[int, Document] = {}
         self.changes = 0
+        self._memory: MemoryFile | None = None  # what the connection is to, where that was loaded
         if path is not None and not readonly:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._connection = self._opened(readonly)
@@ -118,24 +118,32 @@ class ScopeIndex:
                 connection.pragma("user_version", LAYOUT)
         return connection
 
-    def dumped(self) -> bytes:
-        """All of the index, for `load`."""
-        return self._connection.serialize("main") or b""
-
-    def load(self, data: bytes | bytearray) -> bool:
-        """Become what was dumped, in memory; false where that is no index of this layout."""
-        connection = apsw.Connection(":memory:")
+    @contextlib.contextmanager
+    def dumped(self) -> Iterator[MemoryFile]:
+        """All of the index, for `load`: what it is in itself where it was loaded, else a copy. OSError: no room."""
+        if self._memory is not None:
+            yield self._memory
+            return
+        copy = MemoryFile()
         try:
-            connection.deserialize("main", data)
+            copy.become(self._connection)
+            yield copy
+        finally:
+            copy.close()
+
+    def load(self, memory: MemoryFile) -> bool:
+        """Become what was dumped, and take it over; false where that is no index of this layout."""
+        connection = memory.connect()
+        try:
             _prepare(connection)
             if connection.pragma("user_version") != LAYOUT:
+                connection.close()
                 return False
-            limit = ctypes.c_int64(_BYTES_MAX)
-            connection.file_control("main", apsw.SQLITE_FCNTL_SIZE_LIMIT, ctypes.addressof(limit))
         except apsw.Error:
+            connection.close()
             return False
-        self._connection.close()
-        self._connection = connection
+        self.close()
+        self._connection, self._memory = connection, memory
         self._changed()
         return True
 
@@ -149,6 +157,9 @@ class ScopeIndex:
         """Let the file go."""
         with contextlib.suppress(apsw.Error):
             self._connection.close()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
 
     # --- changing --------------------------------------------------------------------------------------
 
