@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from samvad.clock import SystemClock
+from samvad.clock import Clock, SystemClock
 from samvad.errors import StaleVersion, Unreadable
 from samvad.records import (
     Commit,
@@ -22,11 +22,13 @@ from samvad.records import (
     Version,
 )
 from samvad.records import user_hash as hash_of
+from samvad.stores.base import Capabilities
 from samvad.stores.data_key_store import MemoryDataKeys
 from samvad.stores.data_keys import DataKeys
 from samvad.stores.master_keys import LocalMasterKey, MasterKey
 from samvad.stores.memory import MemoryStore
 from samvad.stores.sealed import SealedStore
+from samvad.testing.clock import VirtualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -42,9 +44,9 @@ class Shared:
         self.inner = MemoryStore()
         self.keys = MemoryDataKeys()
 
-    async def replica(self, *masters: MasterKey) -> SealedStore:
+    async def replica(self, *masters: MasterKey, clock: Clock | None = None) -> SealedStore:
         """A process with these master keys."""
-        store = SealedStore(self.inner, DataKeys(self.keys, masters or (OLD,)), clock=SystemClock())
+        store = SealedStore(self.inner, DataKeys(self.keys, masters or (OLD,)), clock=clock or SystemClock())
         await store.open()
         return store
 
@@ -136,3 +138,35 @@ async def test_a_replica_reads_and_writes_while_others_rotate_the_master_key() -
     await (await shared.replica(third, NEW)).commit(Commit(CHITRA, Version(0, 0), (state(1),)))
     with pytest.raises(Unreadable, match="master key"):  # it has not been given this one
         await loaded(here, CHITRA)
+
+
+async def test_an_erasing_under_way_elsewhere_is_left_alone_until_it_is_abandoned() -> None:
+    """It may yet be refused, because the user has written since: upkeep must not erase them for good meanwhile."""
+    shared, clock = Shared(), VirtualClock()
+    shared.inner.capabilities = Capabilities(durable=True, shared=True)
+    here, elsewhere = await shared.replica(clock=clock), await shared.replica(clock=clock)
+    await elsewhere.commit(Commit(ASHA, Version(0, 0), (state(1),)))
+    commit, destroyed, answered = shared.inner.commit, asyncio.Event(), asyncio.Event()
+
+    async def late(wanted: Commit) -> Committed:
+        """The store answers once upkeep is over elsewhere."""
+        destroyed.set()
+        await answered.wait()
+        return await commit(wanted)
+
+    shared.inner.commit = late  # type: ignore[method-assign,assignment]
+    stale = asyncio.ensure_future(elsewhere.commit(Commit(ASHA, Version(0, 0), (erasing(),))))
+    await destroyed.wait()
+    shared.inner.commit = commit  # type: ignore[method-assign]
+    await here.expire(receipts_before_ms=0)
+    answered.set()
+    with pytest.raises(StaleVersion):
+        await stale
+    assert (await loaded(here)).state.body == SAID
+    await DataKeys(shared.keys, (OLD,)).destroy(ASHA, 0)  # and here the process ends
+    await here.expire(receipts_before_ms=0)
+    assert (await loaded(here)).version.epoch == 0
+    clock.advance(31)
+    await here.expire(receipts_before_ms=0)
+    assert (await loaded(here)).version == Version(1, 0)
+    assert await here.data_keys.erasing() == []

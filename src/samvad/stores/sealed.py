@@ -57,6 +57,7 @@ from samvad.stores.sealing import KeyMissing, Keys
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 Done = Callable[[Committed | SamvadError], None]
+_ABANDONED_AFTER_S: Final = 30.0  # another replica's erasing that is not over by then is finished here
 _LARGE_BYTES: Final = 1 << 20
 _MESSAGE_MORE_BYTES: Final = 1_024  # that the seal and what stays in clear add to a message, at the most
 
@@ -82,6 +83,7 @@ class SealedStore:
         self._lines: dict[UserKey, deque[tuple[Commit, Done]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
         self._waiting = 0
+        self._seen_erasing_s: dict[UserKey, float] = {}
         self.opened = Opened(data_keys)
         self._open: bool | None = None  # None until it was opened once
 
@@ -266,8 +268,10 @@ class SealedStore:
 
     async def _finish_erasings(self, of: UserKey | None = None) -> None:
         """Erase what an erasing that was cut off has left: its keys are destroyed already."""
-        for user, epoch in await self.data_keys.erasing():
-            if not user.tenant or (user != of and user in self._lines):
+        found, now_s = await self.data_keys.erasing(), self._clock.monotonic_s()
+        self._seen_erasing_s = {user: self._seen_erasing_s.get(user, now_s) for user, _ in found}
+        for user, epoch in found:
+            if not user.tenant or (user != of and (user in self._lines or self._goes_on(user, now_s))):
                 continue  # it is of documents, which finish theirs (knowledge/store_sealed), or it is under way
             try:
                 record = await self.inner.load(user, window=1, open_after_ms=1 << 62, sessions_max=0)
@@ -279,6 +283,10 @@ class SealedStore:
             except (Unavailable, StaleVersion) as error:
                 told = {"code": error.code, "user": user_name(*user)}
                 _log.warning("an erasing is not finished yet", extra=told)
+
+    def _goes_on(self, user: UserKey, now_s: float) -> bool:
+        """Whether another replica may be about to erase; or to put the key back, as the user has written since."""
+        return self.capabilities.shared and now_s - self._seen_erasing_s[user] < _ABANDONED_AFTER_S
 
     # --- reading ---------------------------------------------------------------------------------------
 
