@@ -322,11 +322,11 @@ async def test_documents_that_cannot_be_erased_yet(tmp_path: Path, monkeypatch: 
         told: list[UserKey] = []
         samvad.core.on_erased.append(told.append)
 
-        async def fails(user: UserKey) -> int:
+        async def fails(user: UserKey, before_ms: int) -> int:
             raise OSError("the disk")
 
         with monkeypatch.context() as patch:
-            patch.setattr(samvad.sweeper._documents, "erase", fails)
+            patch.setattr(samvad.sweeper._documents, "erase_older", fails)
             done = await samvad.sweeper.sweep(trust_clock=True)
         assert told == [key("asha")]
         assert (done.counts.users, done.skipped) == (1, 2)  # and as an owner of documents once more

@@ -21,7 +21,10 @@ _WORDS: Final = {
     "interruptions": "recorded interruptions",
     "documents": "documents",
 }
-_NOTED_AT_ONCE: Final = 100  # users in one entry of the audit log
+_NOTED_AT_ONCE: Final = (
+    100  # users in one entry of the audit log, and at most lost of it where the sweep is killed
+)
+_ERASED: Final = "retention erase"
 _INSTEAD: Final = "that server sweeps by itself (every SAMVAD_RETAIN_EVERY_S); --dry-run can look beside it"
 
 
@@ -134,24 +137,35 @@ def sweep(
     from samvad.errors import SetupError
 
     settings = settings_of(store, data_dir)
-    noted: dict[str, list[tuple[str, str, str]]] = {}
+    noted: list[tuple[str, str, str]] = []
+
+    def note(did: str, tenant: str, whom: list[tuple[str, str, str]]) -> None:
+        noted.extend(whom)
+        if not whom:
+            tell(did)
+        elif len(noted) >= _NOTED_AT_ONCE:
+            tell(_ERASED)
+
+    def tell(did: str) -> None:
+        if did != _ERASED and noted:
+            tell(_ERASED)
+        some = list(noted)
+        noted.clear()
+        noted_by_command(settings.data_path(), SystemClock(), did, some)
 
     async def run(samvad: Any) -> Any:
         if not samvad.options.retention().any:
             raise SetupError("There are no retention rules; set SAMVAD_RETAIN_MESSAGES or another of them.")
         sweeper = samvad.sweeper
-        sweeper.note = lambda did, tenant, whom: noted.setdefault(did, []).extend(whom)
+        sweeper.note = note
         swept = await sweeper.sweep(dry_run=dry_run, trust_clock=trust_clock)
         return swept, (sweeper.ahead_ms() if dry_run and not trust_clock else 0)
 
     try:
         swept, ahead_ms = reading(settings, run) if dry_run else writing(settings, run, instead=_INSTEAD)
     finally:
-        for did, whom in noted.items():
-            for start in range(0, len(whom) or 1, _NOTED_AT_ONCE):
-                noted_by_command(
-                    settings.data_path(), SystemClock(), did, whom[start : start + _NOTED_AT_ONCE]
-                )
+        if noted:
+            tell(_ERASED)
     if ahead_ms:
         print(
             f"samvad: the clock is {ahead_ms / 86_400_000:.1f} days ahead of what was written last; "

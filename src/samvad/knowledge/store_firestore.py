@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -39,6 +39,7 @@ _SKEW_MS: Final = 60_000  # by which the replicas' clocks may differ
 _NOTE_KEPT_MS: Final = limits.REMOVAL_NOTE_KEPT_S * 1_000
 _WRITES_AT_ONCE: Final = 200
 _SCOPES_MAX: Final = 1_000
+_EVERYTHING_AT_ONCE: Final = 200
 
 
 class _Head(msgspec.Struct, array_like=True):
@@ -199,8 +200,7 @@ class FirestoreKnowledgeStore:
         names = {_key(scope): scope for scope in known}
         tenants = {scope.tenant for scope in known if scope.tenant is not None}
         found: dict[str, int] = {}
-        everything = query(_COLLECTION)
-        for one in await self._client.query(self._names.root, everything, self._client.deadline()):
+        async for one in self._everything():
             document = _decode(one).document
             if document is None:
                 continue
@@ -210,6 +210,19 @@ class FirestoreKnowledgeStore:
                 names.update({_key(s): s for s in (Scope(tenant, document.user_id) for tenant in tenants)})
         unnamed = sum(count for key, count in found.items() if key not in names)
         return [names[key] for key in found if key in names], unnamed
+
+    async def _everything(self) -> AsyncIterator[Any]:
+        """The records of all documents, a page at a time: there may be millions."""
+        wanted = query(_COLLECTION, order=[("__name__", "ASCENDING")], limit=_EVERYTHING_AT_ONCE)
+        while True:
+            page = await self._client.query(self._names.root, wanted, self._client.deadline())
+            for one in page:
+                yield one
+            if len(page) < _EVERYTHING_AT_ONCE:
+                return
+            wanted.ClearField("start_at")
+            wanted.start_at.values.add().reference_value = page[-1].name
+            wanted.start_at.before = False
 
     async def _documents(self, scope: Scope) -> dict[str, Document]:
         await self._refresh(scope)

@@ -86,11 +86,14 @@ class Documents:
             await base.core.statistics.forget_document(Scope(*key), document_id)
         return there
 
-    async def erase(self, key: UserKey) -> int:
-        """Remove everything of a user; how many documents there were."""
+    async def erase_older(self, key: UserKey, before_ms: int) -> int:
+        """Remove everything of a user, or, where a document is not from before that moment, the others; how many."""
         base = self._base()
         if base is None:
             return 0
-        count = await self.count(key)
-        await base.erase_user(*key)
-        return count
+        found = await self.of(key)
+        old = [each for each in found if each.written_ms < before_ms]
+        if len(old) == len(found):
+            await base.erase_user(*key)
+            return len(found)
+        return sum([await self.remove(key, each.id) for each in old])

@@ -68,6 +68,7 @@ class Due(msgspec.Struct, frozen=True):
     counts: Counts
     erase: bool = False
     before_seq: int = 0
+    said_before_ms: int = 0
     interruptions_before_ms: int = 0
     sessions: tuple[tuple[str, int], ...] = ()
 
@@ -81,10 +82,13 @@ class Looker:
         self._counts_itself = hasattr(engine_of(store), "interruptions_before")
         self.between: Callable[[], Awaitable[None]] | None = None  # awaited now and then in a long look
 
-    async def due(self, key: UserKey, rules: Rules, now_ms: int, written_ms: int = 0) -> Due | None:
+    async def due(
+        self, key: UserKey, rules: Rules, now_ms: int, written_ms: int = 0, counting: bool = True
+    ) -> Due | None:
         """What is due of a user; None if nothing is. `written_ms`: when a document of theirs was last changed.
 
-        StoreUnavailable where the store cannot be asked.
+        Without `counting`, nothing is read only to be counted: the counts then tell whether there is anything, and who
+        does it tells how much that was. StoreUnavailable where the store cannot be asked.
         """
         store = self._store
         record = await store.load(key, window=1, open_after_ms=_EVER_MS, sessions_max=0)
@@ -118,8 +122,10 @@ class Looker:
             counts.interruptions = await self._recorded_before(key, interruptions_before_ms, sessions or [])
         old_ms = interruptions_before_ms if counts.interruptions else 0
         for session in ended:
-            kept = await store.interruptions(key.tenant, session.id, _INTERRUPTIONS_MAX)
             counts.sessions += 1
+            if not counting:
+                continue
+            kept = await store.interruptions(key.tenant, session.id, _INTERRUPTIONS_MAX)
             counts.interruptions += sum(each.at_ms >= old_ms for each in kept)
         if not counts.any:
             return None
@@ -129,6 +135,7 @@ class Looker:
             record.trimmed,
             counts,
             before_seq=before_seq if counts.messages else 0,
+            said_before_ms=now_ms - rules.message_age if rules.message_age else 0,
             interruptions_before_ms=old_ms,
             sessions=tuple([(session.id, session.active_ms) for session in ended]),
         )

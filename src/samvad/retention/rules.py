@@ -103,6 +103,11 @@ class Retention:
         return any(rules.any for rules in (self.base, *self.tenants.values()))
 
     @property
+    def of_documents(self) -> bool:
+        """Whether a rule for anybody is about documents, their users' or their own."""
+        return any(rules.documents or rules.idle_users for rules in (self.base, *self.tenants.values()))
+
+    @property
     def slack_ms(self) -> int:
         """How far the clock may be ahead of what was written last before it is doubted."""
         ages = [age for rules in (self.base, *self.tenants.values()) for age in rules.ages()]

@@ -240,8 +240,9 @@ class Sweeper:
                 if rest:
                     await self._sleep(min(rest * (loop.time() - began_s), REST_S_MAX))
             await self._go_on(sweep)
-        tenants.update(self._retention.tenants)
-        await self._documents_of(tenants, sweep)
+        if self._retention.of_documents:
+            tenants.update(self._retention.tenants)
+            await self._documents_of(tenants, sweep)
         if not sweep.dry_run:
             await self._fold(sweep)
 
@@ -308,7 +309,7 @@ class Sweeper:
     async def _due(self, key: UserKey, sweep: Sweep) -> Due | None:
         rules = self._retention.of(key.tenant)
         written_ms = await self._documents.written_ms(key) if rules.idle_users else 0
-        return await self._looker.due(key, rules, sweep.at_ms, written_ms)
+        return await self._looker.due(key, rules, sweep.at_ms, written_ms, sweep.dry_run)
 
     async def _user(self, key: UserKey, sweep: Sweep) -> None:
         """Have go what is due of one user. Parked where nothing can be written of them."""
@@ -334,8 +335,12 @@ class Sweeper:
                 self._core.lanes.cache.discard(key)  # nobody asked for it
 
     async def _trim(self, due: Due, sweep: Sweep) -> None:
-        """Have the oldest messages, interruptions and sessions go: many messages in several steps."""
+        """Have interruptions, sessions and the oldest messages go: many messages in several steps.
+
+        Sessions go in the first one, as close to the look as can be: one that was used since stays.
+        """
         before_seq = min(due.before_seq, due.trimmed + 1)
+        first = True
         while True:
             before_seq = min(before_seq + MESSAGES_PER_STEP, due.before_seq)
             last = before_seq == due.before_seq
@@ -343,9 +348,12 @@ class Sweeper:
                 at_ms=self._core.clock.now_ms(),
                 epoch=due.version.epoch,
                 before_seq=before_seq,
-                interruptions_before_ms=due.interruptions_before_ms if last else 0,
-                sessions=due.sessions if last else (),
+                keep=self._retention.of(due.key.tenant).messages,
+                said_before_ms=due.said_before_ms,
+                interruptions_before_ms=due.interruptions_before_ms if first else 0,
+                sessions=due.sessions if first else (),
             )
+            first = False
             _, committed = await self._core.lanes.write(due.key, operation)
             removed = removed_by(committed)
             sweep.counts.messages += removed.messages
@@ -365,9 +373,13 @@ class Sweeper:
     async def _erase(self, due: Due, sweep: Sweep) -> None:
         """Erase an idle user as `refresh` does, unless something was written meanwhile.
 
-        The documents go after the record here, which alone can tell whether the user is idle: should the process end in
-        between, the next sweep finds documents of nobody.
+        A document that is added at this very moment stays, be it the only thing that does. The others go after the
+        record here, which alone can tell whether the user is idle: should the process end in between, the next sweep
+        finds documents of nobody.
         """
+        idle_ms = sweep.at_ms - self._retention.of(due.key.tenant).idle_users
+        if await self._documents.written_ms(due.key) >= idle_ms:
+            return  # since the look
         operation = EraseUser(at_ms=self._core.clock.now_ms(), only=due.version)
         _, committed = await self._core.lanes.write(due.key, operation)
         if committed is None or committed.version.epoch == due.version.epoch:
@@ -381,7 +393,7 @@ class Sweeper:
         for listener in self._core.on_erased:
             listener(due.key)
         self.note("retention erase", due.key.tenant, [("user", *due.key)])
-        sweep.counts.documents += await self._documents.erase(due.key)
+        sweep.counts.documents += await self._documents.erase_older(due.key, idle_ms)
 
     # --- documents -------------------------------------------------------------------------------------
 
@@ -402,9 +414,11 @@ class Sweeper:
                 return  # they were counted with their user
             record = await self._core.store.load(key, window=1, open_after_ms=1 << 62, sessions_max=0)
             if record.version.revision == 0 and not record.partial:
-                sweep.counts.documents += len(documents)
-                if not sweep.dry_run:
-                    await self._documents.erase(key)
+                before_ms = sweep.at_ms - rules.idle_users
+                erased = (
+                    len(documents) if sweep.dry_run else await self._documents.erase_older(key, before_ms)
+                )
+                sweep.counts.documents += erased
                 return
         if not rules.documents:
             return

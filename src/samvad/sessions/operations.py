@@ -146,11 +146,15 @@ class Retain(Operation):
     """What a retention rule names goes, of the life `epoch` alone: another life is not what was looked at.
 
     Messages in front of `before_seq`, interruptions from before `interruptions_before_ms`, and sessions, each by its
-    id and when it was last active: one that was used since stays.
+    id and when it was last active: one that was used since stays. What is journaled may have moved since the look:
+    where `keep` or `said_before_ms` are given, a message goes only if there are `keep` behind it, or it was said before
+    that moment.
     """
 
     epoch: int
     before_seq: int = 0
+    keep: int = 0
+    said_before_ms: int = 0
     interruptions_before_ms: int = 0
     sessions: tuple[tuple[str, int], ...] = ()
 

@@ -156,9 +156,25 @@ class OverlaidReads:
         return sorted(kept.values(), key=lambda i: (i.at_ms, i.id), reverse=True)[:limit]
 
     async def interruptions_before(self, user: UserKey, before_ms: int) -> int:
-        """See Retaining: as the store has them."""
+        """See Retaining: what is pending counts, or an interruption of this moment were no sign of life."""
         inner: Any = self.inner
-        return int(await self.breaker.through(lambda: inner.interruptions_before(user, before_ms)))
+        erased, changes = self._pending(user)
+        gone_ms = max(
+            [each.before_ms for each in changes if isinstance(each, InterruptionsTrimmed)], default=0
+        )
+        waiting = sum(
+            [
+                gone_ms <= each.interruption.at_ms < before_ms
+                for each in changes
+                if isinstance(each, InterruptionAdded)
+            ]
+        )
+        if erased or before_ms <= gone_ms:
+            return waiting
+        stored = int(await self.breaker.through(lambda: inner.interruptions_before(user, before_ms)))
+        if gone_ms:
+            stored -= int(await self.breaker.through(lambda: inner.interruptions_before(user, gone_ms)))
+        return stored + waiting
 
     async def newest_ms(self) -> int | None:
         """See Retaining: what the store has."""

@@ -373,7 +373,7 @@ def _retain(record: UserRecord, op: Retain, rules: Rules) -> Applied:
         return Applied(record, (), None)  # not what the rules were looked up for
     changes: list[Change] = []
     fields: dict[str, Any] = {}
-    before_seq = min(op.before_seq, record.seq + 1)
+    before_seq = min(op.before_seq, _due_until(record, op))
     if before_seq - 1 > record.trimmed:
         changes.append(Trimmed(before_seq))
         kept = tuple([message for message in record.window if message.seq >= before_seq])
@@ -394,6 +394,18 @@ def _retain(record: UserRecord, op: Retain, rules: Rules) -> Applied:
     if not changes:
         return Applied(record, (), None)
     return Applied(_changed(record, sessions=sessions, **fields), tuple(changes), None)
+
+
+def _due_until(record: UserRecord, op: Retain) -> int:
+    """The first seq that stays by the rules themselves, as far as the record tells."""
+    end = record.seq + 1
+    if not (op.keep or op.said_before_ms):
+        return end
+    due = end - op.keep if op.keep else 0
+    if op.said_before_ms:
+        young = (message.seq for message in record.window if message.at_ms >= op.said_before_ms)
+        due = max(due, next(young, end))
+    return due
 
 
 def _erase(record: UserRecord, op: EraseUser, rules: Rules) -> Applied:
