@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from samvad.auth.audit import noted_by_command
 from samvad.cli import flags
 from samvad.cli.carry.kinds import KINDS, erasures_in, read_erasures
 from samvad.cli.carry.lines import EndLine, UserLine
@@ -21,6 +22,7 @@ from samvad.cli.carry.writing import UserTaker, erase_again
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import settings_of
 from samvad.cli.output import progress
+from samvad.clock import SystemClock
 from samvad.errors import SamvadError, SetupError
 from samvad.records import UserKey
 from samvad.stores.encrypting import has_keys, keys_are_gone, looks_sealed
@@ -34,6 +36,12 @@ app = verbs()
 def migrate(
     source: Annotated[str, typer.Argument(metavar="FROM", help="URL of the store to read.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="URL of the store to write.")],
+    new_keys: Annotated[
+        bool,
+        typer.Option(
+            "--new-keys", help="Open what FROM holds sealed, and seal it anew under keys of TO's own."
+        ),
+    ] = False,
     data_dir: flags.DataDir = None,
 ) -> None:
     """Carry everything from one store to another: users, answers kept under keys, and what is left of erased users.
@@ -50,12 +58,14 @@ def migrate(
 
     async def run() -> None:
         async with opened(source, settings, existing=True) as old, opened(target, settings) as new:
-            await carry(old, new, totals)
+            await carry(old, new, totals, new_keys=new_keys)
 
     try:
         asyncio.run(run())
     except BaseExceptionGroup as errors:
         raise first_of(errors) from None
+    if new_keys:
+        noted_by_command(settings.data_path(), SystemClock(), "migrate --new-keys")
     raise typer.Exit(tell(totals))
 
 
@@ -78,9 +88,18 @@ def tell(totals: Totals) -> int:
     return 1 if totals.differs else 0
 
 
-async def carry(source: Any, target: Any, totals: Totals) -> None:
-    """Everything of `source` into `target`, both open; SamvadError where it cannot be, and then it can be repeated."""
-    if not await has_keys(source):
+async def carry(source: Any, target: Any, totals: Totals, *, new_keys: bool = False) -> None:
+    """Everything of `source` into `target`, both open; SamvadError where it cannot be, and then it can be repeated.
+
+    With `new_keys`, what is sealed is opened, and sealed anew under keys of the target's own.
+    """
+    if new_keys:
+        from samvad.cli.carry.opening_sealed import opening
+
+        async with opening(source, target) as plain, sealing("FROM", target) as sealed:
+            totals.sealed = True
+            await _carry(plain, sealed, totals, with_keys=False)
+    elif not await has_keys(source):
         if await looks_sealed(source):
             raise keys_are_gone(source.path)
         async with sealing("FROM", target) as sealed:
@@ -90,12 +109,13 @@ async def carry(source: Any, target: Any, totals: Totals) -> None:
         await _carry(source, target, totals)
 
 
-async def _carry(source: Any, target: Any, totals: Totals) -> None:
+async def _carry(source: Any, target: Any, totals: Totals, *, with_keys: bool = True) -> None:
     stats = await source.stats("default", active_after_ms=1 << 62, open_after_ms=1 << 62)
     known: dict[bytes, int] = {}
     await _erasures(source, target, totals, known)
     epochs = {e.user_hash: e.epoch async for line in read_erasures(target) for e in erasures_in(line)}
-    totals.keys = await carry_keys(source, target, epochs)
+    if with_keys:
+        totals.keys = await carry_keys(source, target, epochs)
 
     with progress("migrating", stats.total_users or None) as show:
 

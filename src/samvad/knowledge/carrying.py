@@ -78,7 +78,8 @@ async def every_document(store: Any, users: Iterable[UserKey]) -> AsyncIterator[
     path = getattr(store, "path", None)
     if isinstance(path, Path) and not documents_path(path).exists():
         return
-    async with beside(store) as documents:
+    # Of a store that opens what it reads, documents are opened as well.
+    async with taking_in(store, None, plain=data_keys_around(store) is not None) as documents:
         found, strangers = await documents.scopes(scopes_of(users))
         if strangers:
             raise SamvadError(
