@@ -6,6 +6,7 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from samvad.http.attempts import EVENTS
 from tests.docs.pages import page
@@ -148,20 +149,29 @@ def test_security_events_are_what_the_code_tells() -> None:
 # --- cryptography --------------------------------------------------------------------------------------------
 
 
-def modules() -> list[tuple[str, ast.Module]]:
+class Module(NamedTuple):
+    """What a module imports, wherever it does (`from a import b` is both `a` and `a.b`), and the `a.b` that it uses."""
+
+    name: str
+    imported: set[str]
+    used: set[tuple[str, str]]
+
+
+@cache
+def modules() -> list[Module]:
     """The modules of the package, but those that tests are made with."""
     paths = [path for path in sorted(SOURCE.rglob("*.py")) if "testing" not in path.parts]
-    return [(path.relative_to(SOURCE).as_posix(), ast.parse(path.read_bytes())) for path in paths]
-
-
-def imported(tree: ast.Module) -> set[str]:
-    """What a module imports, wherever it does; `from a import b` is both `a` and `a.b`."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {each.name for each in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {node.module} | {f"{node.module}.{each.name}" for each in node.names}
+    found = []
+    for path in paths:
+        module = Module(path.relative_to(SOURCE).as_posix(), set(), set())
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                module.imported.update(each.name for each in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                module.imported.update((node.module, *(f"{node.module}.{each.name}" for each in node.names)))
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module.used.add((node.value.id, node.attr))
+        found.append(module)
     return found
 
 
@@ -171,7 +181,7 @@ def test_the_inventory_names_every_module_that_handles_keys() -> None:
     listed = re.search(r"These modules handle keys, and no other does: (.*?)\.\n", text, re.DOTALL)
     assert listed is not None
     found = [
-        name for name, tree in modules() if {each.partition(".")[0] for each in imported(tree)} & HANDLES_KEYS
+        each.name for each in modules() if {name.partition(".")[0] for name in each.imported} & HANDLES_KEYS
     ]
     assert re.findall(r"`([\w/]+\.py)`", listed[1]) == found
 
@@ -196,15 +206,9 @@ def is_approved(name: str) -> bool:
 
 def test_only_approved_primitives() -> None:
     """SHA-256, HMAC, AES-GCM, Ed25519; of issuers RSA and EC as well; and what may not be guessed is the kernel's."""
-    for name, tree in modules():
-        names = imported(tree)
+    for name, names, used in modules():
         for each in names:
             assert not each.startswith("cryptography.") or is_approved(each), (name, each)
-        used = [
-            (node.value.id, node.attr)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-        ]
         assert {each for each in used if each[0] in APPROVED and each[1] not in APPROVED[each[0]]} == set(), (
             name
         )

@@ -101,7 +101,7 @@ async def export(call: Call) -> ArchiveStream:
     archive = call.archive(user)
     try:
         await archive.begin()
-    except BaseException:
+    except BaseException:  # also where the request is cancelled: else the user could never ask again
         under_way.discard(user)
         raise
     headers_only = call.scope["method"] == "HEAD"
