@@ -1,4 +1,4 @@
-# Samvad with Firestore as a possible store. Every package is pinned by hash; nothing of the build stays.
+# Samvad with Firestore as a possible store, and limits in Redis. Every package is pinned by hash; nothing of the build stays.
 #
 #   docker build --tag samvad .
 #   docker run --rm --publish 127.0.0.1:8080:8080 --volume samvad:/data --env SAMVAD_INSECURE=true samvad

@@ -25,6 +25,6 @@ compile build requirements/build.in --constraints requirements/serve.lock
 # A .venv made for `make serve` is made into one for `make test`, and back: the same pins, and more of them.
 compile dev pyproject.toml requirements/dev.in --constraints requirements/serve.lock --constraints requirements/build.lock
 # What the container image holds: the same pins as are tested.
-compile container pyproject.toml --extra firestore --extra otel --constraints requirements/dev.lock
+compile container pyproject.toml --extra firestore --extra otel --extra redis --constraints requirements/dev.lock
 # The peers have a say in their own versions of what they share with us.
 compile bench pyproject.toml requirements/bench.in
