@@ -180,6 +180,20 @@ async def test_who_takes_it_slowly_gets_all_of_it(kind: str, monkeypatch: pytest
     assert found > 9_000_000
 
 
+@pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"], ids=["alone", "second"])
+async def test_a_body_that_is_none_is_told(first: bytes) -> None:
+    """Its request has no answer yet: this is it."""
+    async with running() as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(first)
+        if first:
+            assert b"200 OK" in await reader.readuntil(b"ok")
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nno size\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 Bad Request")
+        writer.close()
+
+
 async def test_nothing_is_written_into_an_answer() -> None:
     """What is no request, behind one whose answer is under way, ends the connection without a word."""
     begun = asyncio.Event()

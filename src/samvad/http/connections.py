@@ -133,7 +133,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser cannot read; but into another answer that is under way nothing is written."""
-        if self._answered:
+        alone = not self._in_head and not self.pipeline  # it stands in the body of the one request there is
+        if self._answered or (alone and not self.cycle.response_started):
             self._say(InvalidRequest("The request is not valid HTTP."))
         self.transport.close()
 
