@@ -26,7 +26,7 @@ from samvad.sessions.cost import CostMeter, Prices
 from samvad.sessions.elsewhere import Elsewhere
 from samvad.sessions.feed import Feed
 from samvad.sessions.journal import Journal
-from samvad.sessions.journal_place import survives
+from samvad.sessions.journal_place import keeps
 from samvad.sessions.journaled import JournaledStore
 from samvad.sessions.lane import Lane
 from samvad.sessions.lanes import Lanes
@@ -153,7 +153,7 @@ class Samvad(SessionPersistenceService):
         early = self.options.durability == "memory"
         durability: Durability = "stored" if store.capabilities.durable and not early else "memory"
         if journal_dir is not None and self.options.durability == "auto":
-            durability = "journaled" if _keeps(Path(journal_dir)) else "memory"
+            durability = "journaled" if keeps(Path(journal_dir)) else "memory"
         if isinstance(store, JournaledStore):
             durability = store.rules.durability
         shared = store.capabilities.shared
@@ -286,7 +286,7 @@ class Samvad(SessionPersistenceService):
         """Listen to what other processes write, where the store tells it."""
         if not self.options.listen or not store.capabilities.tells:
             return
-        elsewhere = Elsewhere(self.core, self.interruptions.users, self._guard.erased)
+        elsewhere = Elsewhere(self.core, self.interruptions.users, self._gone)
         inner = store.inner if isinstance(store, JournaledStore) else store
         self.watcher = Watcher(cast(TellsChanges, inner), elsewhere.heard)
         if isinstance(store, JournaledStore):
@@ -352,6 +352,12 @@ class Samvad(SessionPersistenceService):
         for place in [place for place, owner in self.core.owners.items() if owner == key]:
             del self.core.owners[place]
 
+    async def _gone(self, user_hash: bytes | None) -> None:
+        """Another process erased somebody, or may have: what files here hold of them."""
+        self._guard.erased()
+        if user_hash is not None and self._knowledge is not None:
+            await tried(self._knowledge.core.shelf.gone(user_hash))
+
     async def _erase_documents(self, key: UserKey) -> None:
         """Remove an erased user's documents; they go first, so that none outlives its user."""
         from samvad.knowledge.opening import has_documents
@@ -382,16 +388,6 @@ class Samvad(SessionPersistenceService):
         if self._portal is not None:
             self._portal.__exit__(kind, error, trace)
             self._portal = None
-
-
-def _keeps(directory: Path) -> bool:
-    """Whether a journal there outlives this instance; where it does not, no answer may say `journaled`."""
-    survival = survives(directory)
-    if not survival.survives:
-        _log.warning("answers will say 'memory', not 'journaled': %s", survival.reason)
-    elif survival.reason:
-        _log.warning("the journal: %s", survival.reason)
-    return survival.survives
 
 
 def open_samvad(

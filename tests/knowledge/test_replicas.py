@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import pytest
 
 from samvad import Samvad, limits, open_samvad
 from samvad.testing.clock import VirtualClock
 from tests.firestore.raw import everything
 from tests.firestore.support import emulator
+from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -66,3 +70,41 @@ async def test_notes_of_removals_go_away(url: str) -> None:
         assert [path for path in kept if "first" in path] == []
         assert sum("second" in path for path in kept) >= 1
         assert await found(sleeper, "quagga") == ["second", "third"]
+
+
+def stands_in(folder: Path, word: bytes) -> bool:
+    """Whether a word stands in one of the files, which may go meanwhile."""
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if word in path.read_bytes():
+                return True
+    return False
+
+
+@pytest.mark.parametrize("searched", [True, False])
+async def test_an_erased_user_leaves_the_index_of_another_replica(
+    url: str, tmp_path: Path, searched: bool
+) -> None:
+    """Their words stand in files beside each process that was asked, in this run or before: nobody need ask again."""
+    here, there = tmp_path / "here", tmp_path / "there"
+
+    def replica(folder: Path) -> Samvad:
+        return open_samvad(url, journal_dir=folder / "journal")
+
+    async def is_silent(folder: Path) -> bool:
+        return not stands_in(folder, b"quokka")
+
+    async with replica(here) as one:
+        await one.knowledge.add_text("Note", "My locker is number quokka.", id="note", user_id="asha")
+        await one.knowledge.add_text("Note", "My locker is number eight.", id="note", user_id="bala")
+        async with replica(there) as other:
+            assert await found(other, "locker", "asha") == ["note"]
+        async with replica(there) as other:
+            assert await found(other, "locker", "asha" if searched else "bala") == ["note"]
+            assert not await is_silent(there)
+            await one.clear_user_data("asha")
+            await wait_until_async(lambda: is_silent(here), "the replica that erased is silent")
+            await wait_until_async(lambda: is_silent(there), "the other one is silent")
+            for each in (one, other):
+                assert await found(each, "locker", "asha") == []
+                assert await found(each, "locker", "bala") == ["note"]

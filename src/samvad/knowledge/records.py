@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from samvad.records import UserKey, user_hash
+
 DocumentType = Literal["text", "markdown", "html", "pdf", "url"]
 Ownership = Literal["everyone", "tenant", "user"]
 
@@ -27,6 +29,11 @@ class Scope(NamedTuple):
 
 
 EVERYONE = Scope()
+
+
+def is_of(scope: Scope, hashed: bytes) -> bool:
+    """Whether a scope is that of a user with this `user_hash`."""
+    return scope.user is not None and user_hash(UserKey(scope.tenant or "", scope.user)) == hashed
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

@@ -46,6 +46,12 @@ class RemoteEngine:
         """Whether the process runs, or was not needed yet."""
         return self._process is None or self._process.returncode is None
 
+    def remove_files_of(self, user_hash: bytes) -> None:
+        """Remove the index of a user that was left by an earlier process: its name says so much. Blocks."""
+        if self._directory is not None and not self._readonly:
+            for path in self._directory.glob(f"user-{user_hash.hex()[:32]}.*"):
+                path.unlink(missing_ok=True)
+
     async def ask(self, request: Request) -> Any:
         """The answer to a request; EngineFault where there is none."""
         began_s = perf_counter()

@@ -16,7 +16,7 @@ from samvad.clock import Clock
 from samvad.errors import StoreUnavailable, Unreadable
 from samvad.knowledge.embedding import Embedder
 from samvad.knowledge.embedding_work import EmbeddingWork
-from samvad.knowledge.records import Document, Filter, Hit, KnowledgeAnswer, Scope, StoredDocument
+from samvad.knowledge.records import Document, Filter, Hit, KnowledgeAnswer, Scope, StoredDocument, is_of
 from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.store import KnowledgeStore
 from samvad.knowledge.worker import Ask, Count, Drop, Put, Remove, Revisions, Search, Unlock
@@ -172,6 +172,18 @@ class Shelf:
         if lock is None:
             lock = self._locks[scope] = asyncio.Lock()
         return lock
+
+    async def gone(self, erased: bytes) -> None:
+        """A user of this hash was erased by another process, with their documents: their index goes here as well."""
+        known = [each for each in {*self._in_step, *self._unlocked, *self._locks} if is_of(each, erased)]
+        for scope in known:
+            async with self.lock(scope):
+                self._in_step.pop(scope, None)
+                if self.embedding is not None:
+                    self.embedding.forget(scope)
+                await self._drop(scope)
+        if not known:
+            await asyncio.to_thread(self.engine.remove_files_of, erased)
 
     def forget(self, scope: Scope) -> None:
         """The documents of a scope were removed, here or elsewhere: what opened them goes from memory as well."""

@@ -7,7 +7,7 @@ the user. What is pending here is put upon the other's as soon as that can be. A
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from samvad.records import UserKey, Version, user_hash
@@ -21,14 +21,14 @@ _HASHED_AT_ONCE: Final = 2_000  # about 3 ms of the event loop
 class Elsewhere:
     """Takes the notices of a store. `remembered` names the users of whom memory beside the cache holds something.
 
-    `on_gone` is told that somebody was erased, known here or not, or may have been.
+    `on_gone` is told the hash of somebody who was erased, known here or not; None: somebody may have been.
     """
 
     def __init__(
         self,
         core: SessionCore,
         remembered: Callable[[], Iterable[tuple[str, str]]],
-        on_gone: Callable[[], None] = lambda: None,
+        on_gone: Callable[[bytes | None], Awaitable[None]],
     ) -> None:
         self._core = core
         self._on_gone = on_gone
@@ -44,13 +44,13 @@ class Elsewhere:
                 self._changed(user, Version(notice.epoch, 0))
                 for listener in self._core.on_erased:
                     listener(user)
-            self._on_gone()
+            await self._on_gone(notice.user_hash)
             if self._journaled is not None:  # what the store had long ago is in its files for a while
                 self._journaled.flusher.scrubber.scrub()
         elif isinstance(notice, Lapse):
             for lane in self._core.lanes.cache:
                 lane.latest = None
-            self._on_gone()
+            await self._on_gone(None)
             if self._journaled is not None:
                 self._journaled.doubt_all()
                 self._journaled.flusher.scrubber.scrub()  # an erasing may be among what was missed

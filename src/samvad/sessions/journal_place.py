@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from samvad.errors import SetupError, StoreLocked
+
+_log = logging.getLogger(__name__)
 
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "rootfs"})
 _NETWORK = frozenset({"nfs", "nfs4"})
@@ -128,3 +131,13 @@ def cannot_open(directory: Path, error: OSError) -> SetupError:
     }
     reason = hints.get(error.errno or 0, error.strerror or str(error))
     return SetupError(f"Cannot open the journal {directory}: {reason}.")
+
+
+def keeps(directory: Path) -> bool:
+    """Whether a journal there outlives this instance; where it does not, no answer may say `journaled`."""
+    survival = survives(directory)
+    if not survival.survives:
+        _log.warning("answers will say 'memory', not 'journaled': %s", survival.reason)
+    elif survival.reason:
+        _log.warning("the journal: %s", survival.reason)
+    return survival.survives
