@@ -19,8 +19,10 @@ from samvad.testing.model import raw_message
 from tests.archive.support import ASHA, CANARY, answers, archive, members, packed, populate
 from tests.firestore.support import emulator
 from tests.http.support import Api, HandClock
+from tests.knowledge.here import engine_here
 
-pytestmark = pytest.mark.anyio
+__all__ = ["engine_here"]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("engine_here")]
 KEY = "QUJD" * 10 + "QUI="  # 32 bytes
 
 

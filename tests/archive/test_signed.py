@@ -21,8 +21,13 @@ from samvad.errors import SetupError
 from samvad.runtime import open_samvad
 from tests.archive.support import ASHA, archive, members, packed, populate
 from tests.http.support import Api
+from tests.knowledge.here import engine_here
 
 SIGNER = ErasureSigner(None)
+
+
+__all__ = ["engine_here"]
+pytestmark = pytest.mark.usefixtures("engine_here")
 
 
 @pytest.fixture(scope="module")

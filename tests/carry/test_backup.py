@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from samvad.errors import SetupError
 from samvad.records import UserKey, user_hash
 from samvad.runtime import open_samvad
 from samvad.stores.memory import MemoryStore
-from tests.carry.support import GONE, NAMES, REBORN, Place, call, content, make, many, place
-from tests.cli.processes import SAMVAD, WAIT_S, Server, environment
-from tests.support import short_and_long, wait_until
+from tests.carry.support import GONE, NAMES, REBORN, Place, call, content, killed_above, make, many, place
+from tests.cli.processes import Server
+from tests.support import short_and_long
 
 __all__ = ["place"]
 
@@ -165,26 +164,13 @@ def test_other_files_are_refused(place: Place) -> None:
 def test_a_restore_that_is_killed_goes_on(place: Place) -> None:
     """Killed with SIGKILL in the middle, the next run completes it, and all is there once."""
     old, new = place.url("sqlite", "old"), place.url("sqlite", "new")
-    users = 800
+    users = 400
     asyncio.run(many(old, users, 10))
     before = content(old)
     call("backup", "all.backup", "--store", old)
 
-    def count() -> int:
-        return place.users_in("new.db")
-
-    process = subprocess.Popen(
-        [*SAMVAD, "restore", "all.backup", "--store", new],
-        cwd=place.folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    wait_until(lambda: count() > 10 or process.poll() is not None, "some users are there")
-    process.kill()
-    output, _ = process.communicate(timeout=WAIT_S)
-    assert process.returncode == -9, output
-    assert 10 < count() < users
+    there = killed_above(place, 10, lambda: place.users_in("new.db"), "restore", "all.backup", "--store", new)
+    assert 10 < there < users
     assert f"users      {users:,}: " in call("restore", "all.backup", "--store", new)
     assert content(new) == before
 

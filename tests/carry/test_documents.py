@@ -11,8 +11,10 @@ from samvad.knowledge.carrying import checksum, every_document
 from samvad.records import UserKey
 from samvad.runtime import open_samvad
 from tests.carry.support import Place, call, make, place, store_at
+from tests.knowledge.here import engine_here
 
-__all__ = ["place"]
+__all__ = ["engine_here", "place"]
+pytestmark = pytest.mark.usefixtures("engine_here")
 
 LONG = "# Loans\n\nWhat documents do I need for a home loan? आधार और पैन।\n\n" * 5_000
 ENGINES = [("sqlite", "firestore"), ("firestore", "sqlite"), ("sqlite", "sqlite")]

@@ -14,8 +14,9 @@ from samvad.runtime import open_samvad
 from samvad.stores.encrypting import keys_file
 from tests.carry.support import Place, call, place
 from tests.encryption.test_at_rest import found_in, new_key
+from tests.knowledge.here import engine_here
 
-__all__ = ["place"]
+__all__ = ["engine_here", "place"]
 
 CANARY = "quokkaloan"
 
@@ -45,6 +46,7 @@ async def documents(url: str, key: str | None) -> dict[str, str]:
     return found
 
 
+@pytest.mark.usefixtures("engine_here")
 def test_a_backup_holds_sealed_documents_and_no_keys(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Restored with the keys as they are: those of a user erased since cannot be read, the others can."""
     key, old, new = new_key(), place.url("sqlite", "old"), place.url("sqlite", "new")
@@ -66,6 +68,7 @@ def test_a_backup_holds_sealed_documents_and_no_keys(place: Place, monkeypatch: 
     assert asyncio.run(documents(new, key)) == wanted | {"hers": "unreadable"}
 
 
+@pytest.mark.usefixtures("engine_here")
 @pytest.mark.parametrize("engine", ["sqlite", "firestore"])
 def test_plain_documents_are_sealed_as_they_come(
     place: Place, monkeypatch: pytest.MonkeyPatch, engine: str

@@ -26,8 +26,10 @@ from tests.carry.support import (
 )
 from tests.encryption.test_at_rest import CANARY, found_in, new_key, say_everything
 from tests.firestore.raw import everything as documents_of
+from tests.knowledge.here import engine_here
 
-__all__ = ["place"]
+__all__ = ["engine_here", "place"]
+pytestmark = pytest.mark.usefixtures("engine_here")
 
 
 def database(url: str) -> Path:

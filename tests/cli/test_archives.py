@@ -15,6 +15,10 @@ from samvad.runtime import open_samvad
 from tests.archive.support import ASHA, LONG, members, populate
 from tests.carry.support import call
 from tests.cli.processes import Server, run
+from tests.knowledge.here import engine_here
+
+__all__ = ["engine_here"]
+pytestmark = pytest.mark.usefixtures("engine_here")
 
 KEY = "QUJD" * 10 + "QUI="
 
