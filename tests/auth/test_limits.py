@@ -100,17 +100,22 @@ def test_what_is_told_is_so() -> None:
     assert windows.spend([("k", quota, 51)], now_s)[0].wait_s == 60  # more than there ever is
 
 
-def test_one_alone_is_told_as_among_others() -> None:
-    """The short way for one thing, which most requests go, says and takes what the long way does."""
+@pytest.mark.parametrize("kinds", [1, 2, 4])
+def test_the_short_way_is_the_long_one(kinds: int) -> None:
+    """The short way, which most requests go, says and takes what the long way does; all of it or nothing."""
     dice = random.Random(7)
-    quota, plenty, now_s = Quota("q", 40, 30), Quota("plenty", 10**9, 30), 500.0
-    alone, among = Windows(10), Windows(10)
-    for _ in range(3_000):
+    quotas, now_s = [Quota(f"q{kind}", 40 + 10 * kind, 30) for kind in range(kinds)], 500.0
+    short, long = Windows(10), Windows(10)
+    ways = [0, 0]
+    for _ in range(5_000):
         now_s += dice.choice([0.0, 0.01, 0.2, 0.7, 31.0 if dice.random() < 0.05 else 0.1])
-        wanted = ("k", quota, dice.choice([0, 1, 1, 1, 9]))
-        (mine,) = alone.spend([wanted], now_s)
-        theirs, _ = among.spend([wanted, ("z", plenty, 0)], now_s)
-        assert mine == theirs
+        wanted = [(f"k{kind}", quota, dice.choice([0, 1, 1, 1, 9])) for kind, quota in enumerate(quotas)]
+        mine = short.once_more(wanted, now_s)
+        ways[mine is None] += 1
+        if mine is None:
+            mine = short._spend_at_length(wanted, now_s, True)
+        assert mine == long._spend_at_length(wanted, now_s, True)
+    assert min(ways) > 500
 
 
 def test_memory_is_bounded() -> None:

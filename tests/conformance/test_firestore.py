@@ -7,7 +7,7 @@ from typing import Any
 
 from samvad.records import Commit, Committed, UserKey
 from samvad.stores.base import Store
-from samvad.testing.conformance import DurableStoreConformance
+from samvad.testing.conformance import DurableStoreConformance, StoreConformance
 from tests.firestore.support import open_store
 
 
@@ -40,11 +40,30 @@ class InOrder:
         return await answer
 
 
-class TestFirestoreStore(DurableStoreConformance):
+class UserByUser(StoreConformance):
+    """For stores whose users do not wait for one another: random work is compared one user after the other."""
+
+    in_order = False
+
+    def test_random_work_reads_as_in_the_model(self) -> None:
+        """As for every store, one user after the other."""
+        self.in_order = True
+        super().test_random_work_reads_as_in_the_model()
+
+
+class DurableUserByUser(UserByUser, DurableStoreConformance):
+    """The same of stores that keep what they are given."""
+
+    def test_random_work_is_there_after_a_restart(self) -> None:
+        """As for every store, one user after the other."""
+        self.in_order = True
+        super().test_random_work_is_there_after_a_restart()
+
+
+class TestFirestoreStore(DurableUserByUser):
     """The suite over the Firestore store. Here a session's own document never lags, so that the model counts alike."""
 
     random_examples = 15
-    in_order = False
 
     async def open_store(self) -> Store:
         """One over a new project."""
@@ -57,13 +76,3 @@ class TestFirestoreStore(DurableStoreConformance):
         await store.close()
         again = await open_store(project, session_lag_s=0)
         return InOrder(again) if self.in_order else again
-
-    def test_random_work_reads_as_in_the_model(self) -> None:
-        """As for every store, one user after the other."""
-        self.in_order = True
-        super().test_random_work_reads_as_in_the_model()
-
-    def test_random_work_is_there_after_a_restart(self) -> None:
-        """As for every store, one user after the other."""
-        self.in_order = True
-        super().test_random_work_is_there_after_a_restart()

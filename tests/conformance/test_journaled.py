@@ -15,8 +15,7 @@ from samvad.sessions.journaled import JournaledStore
 from samvad.stores.base import Store
 from samvad.stores.memory import MemoryStore
 from samvad.stores.sqlite import SQLiteStore
-from samvad.testing.conformance import DurableStoreConformance
-from tests.conformance.test_firestore import InOrder
+from tests.conformance.test_firestore import DurableUserByUser, InOrder
 from tests.firestore.support import make_store
 from tests.journaled.support import QUICK, journaled
 
@@ -62,14 +61,13 @@ class Told:
         return msgspec.structs.replace(committed, version=record.version, seq=record.seq)
 
 
-class Journaled(DurableStoreConformance):
+class Journaled(DurableUserByUser):
     """The suite over a store behind a journal. `inner` makes the store, or another over what the last one kept.
 
     Each user has a lane, and lanes do not wait for one another (see InOrder).
     """
 
     random_examples = 6
-    in_order = False
 
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
@@ -100,16 +98,6 @@ class Journaled(DurableStoreConformance):
         await before.close()
         again: Store = await self._opened(before.journal.directory.parent, before.inner)
         return again
-
-    def test_random_work_reads_as_in_the_model(self) -> None:
-        """One user after the other."""
-        self.in_order = True
-        super().test_random_work_reads_as_in_the_model()
-
-    def test_random_work_is_there_after_a_restart(self) -> None:
-        """One user after the other."""
-        self.in_order = True
-        super().test_random_work_is_there_after_a_restart()
 
 
 class TestMemoryBehindAJournal(Journaled):

@@ -19,8 +19,7 @@ from samvad.stores.master_keys import LocalMasterKey
 from samvad.stores.memory import MemoryStore
 from samvad.stores.sealed import SealedStore
 from samvad.stores.sqlite import SQLiteStore
-from samvad.testing.conformance import DurableStoreConformance, StoreConformance
-from tests.conformance.test_firestore import InOrder
+from tests.conformance.test_firestore import DurableUserByUser, InOrder, UserByUser
 from tests.firestore.support import make_store
 
 MASTER = LocalMasterKey(os.urandom(32))
@@ -33,7 +32,7 @@ async def sealed(inner: Any, keys: Any) -> Any:
     return store
 
 
-class TestSealedMemory(StoreConformance):
+class TestSealedMemory(UserByUser):
     """The suite over the in-memory store, sealed."""
 
     random_examples = 8
@@ -41,10 +40,10 @@ class TestSealedMemory(StoreConformance):
     async def open_store(self) -> Store:
         """A new one with new keys."""
         store: Store = await sealed(MemoryStore(), MemoryDataKeys())
-        return store
+        return InOrder(store) if self.in_order else store
 
 
-class TestSealedSQLite(DurableStoreConformance):
+class TestSealedSQLite(DurableUserByUser):
     """The suite over the SQLite store, sealed, with its keys in the file beside it."""
 
     random_examples = 5
@@ -54,9 +53,9 @@ class TestSealedSQLite(DurableStoreConformance):
         self.paths = (tmp_path / f"{number}.db" for number in itertools.count())
 
     async def _opened(self, path: Path) -> Any:
-        return await sealed(
-            SQLiteStore(path, recent_bytes_max=300), DataKeyFile(path.with_name(path.name + ".keys"))
-        )
+        inner = SQLiteStore(path, recent_bytes_max=300)
+        store = await sealed(inner, DataKeyFile(path.with_name(path.name + ".keys")))
+        return InOrder(store) if self.in_order else store
 
     async def open_store(self) -> Store:
         """One over a new file."""
@@ -72,11 +71,10 @@ class TestSealedSQLite(DurableStoreConformance):
 
 
 @pytest.mark.soak
-class TestSealedFirestore(DurableStoreConformance):
+class TestSealedFirestore(DurableUserByUser):
     """The suite over the Firestore store, sealed, with its keys in the same database."""
 
     random_examples = 5
-    in_order = False
 
     async def _opened(self, project: str | None = None) -> Any:
         inner = make_store(project, session_lag_s=0)
@@ -94,13 +92,3 @@ class TestSealedFirestore(DurableStoreConformance):
         await before.close()
         again: Store = await self._opened(before.project)
         return again
-
-    def test_random_work_reads_as_in_the_model(self) -> None:
-        """One user after the other."""
-        self.in_order = True
-        super().test_random_work_reads_as_in_the_model()
-
-    def test_random_work_is_there_after_a_restart(self) -> None:
-        """One user after the other."""
-        self.in_order = True
-        super().test_random_work_is_there_after_a_restart()

@@ -25,6 +25,8 @@ from samvad.types import LOCAL, Principal
 _log = logging.getLogger(__name__)
 _FIRST_READ_S: Final = 2.0
 _UNASKED: Final = 6
+_LOOK_S: Final = 1.0
+_NEVER_S: Final = float("-inf")
 _OURS: Final = (api_keys.PREFIX, user_tokens.PREFIX)
 
 
@@ -35,6 +37,16 @@ class Identity(NamedTuple):
     credential: str  # for the log and the audit: `local`, `key:<id>`, `token:<id>`, `jwt:<issuer>`
     expires_ms: int | None = None
     key_id: str | None = None  # the API key on which it hangs
+
+
+class _Seen(NamedTuple):
+    """A credential that was good, the generations of keys by which it was, and until when it need not be looked at."""
+
+    identity: Identity
+    keys: KeySet | None
+    ring_generation: int
+    generation: int
+    until_s: float
 
 
 LOCAL_IDENTITY: Final = Identity(LOCAL, "local")
@@ -60,8 +72,7 @@ class Authenticator:
         self.tokens = tokens or UserTokens(lambda: [os.urandom(32)], clock)
         self.issuers = tuple(issuers)
         self._required = required or bool(issuers)
-        # Credentials seen before, by a hash of them, and the generations of keys by which they were good.
-        self._seen: OrderedDict[bytes, tuple[Identity, KeySet | None, int, int]] = OrderedDict()
+        self._seen: OrderedDict[bytes, _Seen] = OrderedDict()  # by a hash of the credential
         self.refusals: Counter[str] = Counter()  # by the reason, which nobody else is told
         self._first: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
@@ -146,10 +157,11 @@ class Authenticator:
                 self.refusals["none"] += 1
                 raise Unauthenticated
             return LOCAL_IDENTITY
-        known = self.known(token)
+        encoded = token.encode(errors="replace")
+        known = self.known(encoded)
         if known is not None:
             return known
-        digest = _digest(token)
+        digest = _digest(encoded)
         self._seen.pop(digest, None)
         try:
             identity, keys = await self._identify(token)
@@ -157,35 +169,44 @@ class Authenticator:
             self.refusals[refused.reason] += 1
             _log.info("a credential was refused: %s", refused.reason)
             raise Unauthenticated from None
-        self._seen[digest] = (
-            identity,
-            keys,
-            self.keyring.generation,
-            0 if keys is None else keys.generation,
-        )
+        generation = 0 if keys is None else keys.generation
+        self._seen[digest] = _Seen(identity, keys, self.keyring.generation, generation, _NEVER_S)
         if len(self._seen) > limits.TOKENS_CACHED_MAX:
             self._seen.popitem(last=False)
         return identity
 
-    def known(self, token: str) -> Identity | None:
+    def known(self, token: bytes) -> Identity | None:
         """Who brings this token, where it was good before and is still; else `identify` finds out.
 
         Apart from that one because most requests end here, and a coroutine each would be a good part of what they cost.
         """
-        seen = self._seen.get(_digest(token))
+        digest = _digest(token)
+        seen = self._seen.get(digest)
         if seen is None:
             return None
-        identity, keys, ring_generation, generation = seen
-        _, _, expires_ms, key_id = identity
+        identity, keys, ring_generation, generation, until_s = seen
+        if ring_generation != self.keyring.generation or (keys is not None and keys.generation != generation):
+            return None
+        now_s = self._clock.monotonic_s()
+        if now_s >= until_s:
+            until_s = self._good_until_s(identity, keys, now_s)
+            if now_s >= until_s:
+                return None
+            self._seen[digest] = seen._replace(until_s=until_s)
+        return identity
+
+    def _good_until_s(self, identity: Identity, keys: KeySet | None, now_s: float) -> float:
+        """Until when a credential need not be looked at again, if no keys change: a second, or less where it ends."""
         now_ms = self._clock.now_ms()
-        if (
-            (expires_ms is None or expires_ms > now_ms)
-            and ring_generation == self.keyring.generation
-            and (keys is None or (keys.fresh and keys.generation == generation))
-            and (key_id is None or self.keyring.uses(key_id, now_ms))
-        ):
-            return identity
-        return None
+        until_s = now_s + _LOOK_S
+        if identity.expires_ms is not None:
+            until_s = min(until_s, now_s + (identity.expires_ms - now_ms) / 1000)
+        if keys is not None:
+            until_s = min(until_s, keys.fresh_until_s)
+        if identity.key_id is not None:
+            self.keyring.use(identity.key_id, now_ms)
+            until_s = min(until_s, self.keyring.fresh_until_s)
+        return until_s
 
     async def _identify(self, token: str) -> tuple[Identity, KeySet | None]:
         if len(token) > limits.TOKEN_BYTES_MAX:
@@ -235,6 +256,6 @@ class Authenticator:
         return claims
 
 
-def _digest(token: str) -> bytes:
+def _digest(token: bytes) -> bytes:
     """By which a credential is known again, so that none stays in memory; of one that is too long, of its beginning."""
-    return hashlib.sha256(token[: limits.TOKEN_BYTES_MAX + 1].encode(errors="replace")).digest()
+    return hashlib.sha256(token[: limits.TOKEN_BYTES_MAX + 1]).digest()

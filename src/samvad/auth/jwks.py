@@ -66,9 +66,14 @@ class KeySet:
         self.fetches = 0
 
     @property
+    def fresh_until_s(self) -> float:
+        """Until when the keys need not be asked for again, on the clock that never jumps."""
+        return float("-inf") if self._good_s is None else self._good_s + self._fresh_s
+
+    @property
     def fresh(self) -> bool:
         """Whether the keys need not be asked for again yet."""
-        return self._good_s is not None and self._clock.monotonic_s() - self._good_s < self._fresh_s
+        return self._clock.monotonic_s() < self.fresh_until_s
 
     def known(self, kid: str | None) -> VerifyKey | None:
         """A key of which nothing need be asked; None where it is not known, or not any more."""

@@ -177,9 +177,14 @@ class Keyring:
         return self._source.every_s
 
     @property
+    def fresh_until_s(self) -> float:
+        """Until when the keys are trusted as they were last read, on the clock that never jumps."""
+        return float("-inf") if self.read_s is None else self.read_s + limits.KEYS_STALE_S_MAX
+
+    @property
     def fresh(self) -> bool:
         """Whether the keys were read lately enough to be trusted."""
-        return self.read_s is not None and self._clock.monotonic_s() - self.read_s < limits.KEYS_STALE_S_MAX
+        return self._clock.monotonic_s() < self.fresh_until_s
 
     def check(self, text: str) -> ApiKey | None:
         """The key that this text is, if it is valid now."""
@@ -189,15 +194,14 @@ class Keyring:
         same = hmac.compare_digest(digest_of(text), _NOBODY if key is None else key.digest)
         if key is None or not same or not self.holds(key.id):
             return None
-        self.uses(key.id, self._clock.now_ms())
+        self.use(key.id, self._clock.now_ms())
         return key
 
-    def uses(self, key_id: str, now_ms: int) -> bool:
-        """Take note that a key is used now; whether keys are known lately enough to be used at all."""
+    def use(self, key_id: str, now_ms: int) -> None:
+        """Take note that a key is used now."""
         if now_ms - self._used.get(key_id, 0) > limits.KEY_USED_S * 1000:
             self._used[key_id] = now_ms
             self._unsaved.add(key_id)
-        return self.fresh
 
     def holds(self, key_id: str) -> bool:
         """Whether a key is there and neither revoked nor expired."""

@@ -6,10 +6,10 @@ acts for one principal and refuses everybody else's data, whatever a route forgo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from samvad.auth.authenticator import Authenticator, Identity
+from samvad.auth.authenticator import Identity
 from samvad.errors import Forbidden, NotFound, Unauthenticated
 from samvad.types import DEFAULT_TENANT, Principal
 
@@ -81,19 +81,16 @@ def bearer(scope: dict[str, Any]) -> str | None:
         return str(offered[0]).removeprefix(_SUBPROTOCOL)
     if not values:
         return None
-    if values[0][:7] == b"Bearer ":  # as everybody writes it
-        return str(values[0][7:], "latin-1").strip(" ")
     scheme, _, token = values[0].decode("latin-1").partition(" ")
     return token.strip(" ") if scheme.lower() == "bearer" else ""
 
 
-def refused_one(auth: Authenticator, scope: dict[str, Any]) -> Identity | None:
-    """Who was refused although their credential is good, for the record; None where it is not, or there is none."""
-    try:
-        token = bearer(scope)
-    except Unauthenticated:
+def usual_bearer(scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> bytes | None:
+    """The token of a request that brings it as nearly all do; for all others None, and `bearer` tells."""
+    value = fields.get(b"authorization")
+    if value is None or value[:7] != b"Bearer " or len(fields) != len(scope["headers"]):
         return None
-    return None if token is None else auth.known(token)
+    return value[7:]
 
 
 def live_name(what: str, identity: Identity) -> str:

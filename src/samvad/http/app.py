@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from samvad import limits, logs, tracing
@@ -22,12 +22,11 @@ from samvad.http.access import (
     OPEN,
     OPERATOR,
     USERS,
-    Access,
     AccessRecord,
     bearer,
     check_access,
     live_name,
-    refused_one,
+    usual_bearer,
 )
 from samvad.http.asked import Asked
 from samvad.http.browsers import DATA, PREFLIGHT, Browsers, Headers
@@ -174,12 +173,12 @@ class SamvadApp:
         call: Call | None = None
         whose: str | None = None
         try:
-            path = own_path(scope)
+            path, fields = own_path(scope), dict(scope["headers"])
             try:
                 route, params = self._route(scope, path)
                 name = route.name
                 asked.route, asked.params = route, params
-                self._browsers.check(scope)
+                self._browsers.check(scope, fields)
                 if not self.samvad.is_open:  # mounted where nobody runs its lifespan
                     await self.samvad.open()
                 if name == "metrics":
@@ -187,11 +186,17 @@ class SamvadApp:
                 elif name == archive.EXPORT:
                     scope["samvad.exports"] = self._exports
                 if not route.access.open:
-                    size = 0 if self._limiter is None else told_size(scope)
-                    identity, left = await self._identify(scope, route.access, name, params, size or 0)
+                    token = usual_bearer(scope, fields)
+                    known = None if token is None else self.auth.known(token)
+                    identity = known or await self._identify(scope)
                     asked.identity = identity
-                    if size is None and self._limiter is not None:
-                        receive = self._counted(scope, receive, identity, self._limiter)
+                    if self._limiter is not None:
+                        size = told_size(fields)
+                        admitted = self._limiter.admit(scope, identity, name, size or 0)
+                        left = admitted if isinstance(admitted, list) else await admitted
+                        if size is None:
+                            receive = self._counted(scope, receive, identity, self._limiter)
+                    check_access(route.access, identity.principal, params)
                 for check in self.before:
                     check(name)
                 asked.call = call = Call(
@@ -213,7 +218,6 @@ class SamvadApp:
                     told = {"route": name, "status": error.status, "code": error.code}
                     _log.warning("request failed", extra=told)
                 asked.code = error.code
-                identity = identity or refused_one(self.auth, scope)
                 reply = problem_reply(error, request_id)
                 if isinstance(error, TooManyRequests):
                     left, whose = error.details.get("left", left), error.details.get("whose")
@@ -305,16 +309,20 @@ class SamvadApp:
         asked.path = LIVE_PATH.decode()
         identity: Identity | None = None
         try:
-            self._browsers.check(scope)
+            self._browsers.check(scope, dict(scope["headers"]))
             if not self.samvad.is_open:
                 await self.samvad.open()
-            identity, _ = await self._identify(scope, LIVE, "live")
+            identity = await self._identify(scope)
+            if self._limiter is not None:
+                admitted = self._limiter.admit(scope, identity, "live", 0)
+                if not isinstance(admitted, list):
+                    await admitted
+            check_access(LIVE, identity.principal)
             asked.identity = identity
             for check in self.before:
                 check(live_name("startLive", identity))
             live = self.live
         except SamvadError as error:
-            identity = identity or refused_one(self.auth, scope)
             self._tell(AccessRecord(request_id, "live", error.status, identity, self._address(scope), ()))
             await receive()
             await refuse_socket(scope, send, error, request_id)
@@ -343,26 +351,16 @@ class SamvadApp:
 
         return tell
 
-    async def _identify(
-        self, scope: Scope, access: Access, route: str, params: Sequence[str] = (), size: int = 0
-    ) -> tuple[Identity, list[Left]]:
-        """Who is asking, if they may ask this, and how much more; where nobody is asked, the local principal."""
+    async def _identify(self, scope: Scope) -> Identity:
+        """Who is asking; where nobody is asked, the local principal."""
         if not self.auth.is_ready:
             await self.auth.ready()
         try:
-            token = bearer(scope)
-            known = None if token is None else self.auth.known(token)
-            identity = known or await self.auth.identify(token)
+            return await self.auth.identify(bearer(scope))
         except Unauthenticated:
             if self._limiter is not None:
                 self._limiter.refused(scope)
             raise
-        left: list[Left] = []
-        if self._limiter is not None:
-            admitted = self._limiter.admit(scope, identity, route, size)
-            left = admitted if isinstance(admitted, list) else await admitted
-        check_access(access, identity.principal, params)
-        return identity, left
 
     @staticmethod
     def _counted(scope: Scope, receive: Receive, identity: Identity, limiter: Limiter) -> Receive:

@@ -7,7 +7,7 @@ somebody's page (OWASP ASVS 5.0, V3.4).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -97,19 +97,14 @@ class Browsers:
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._origins = checked_origins(origins)
 
-    def check(self, scope: dict[str, Any]) -> None:
+    def check(self, scope: dict[str, Any], fields: Mapping[bytes, bytes]) -> None:
         """Refuse what a web page of another site sends through the browser of somebody on this machine.
 
         Where there are no credentials, reaching the port is all that it takes. A page can reach it under a name of
         its own that resolves to 127.0.0.1 (DNS rebinding): then `Host` is not one of `hosts`. And it can send
         requests to be answered blindly (CSRF): then the browser names the page in `Origin`.
         """
-        host = origin = None
-        for key, value in scope["headers"]:
-            if key == b"host":
-                host = value
-            elif key == b"origin":
-                origin = value
+        host, origin = fields.get(b"host"), fields.get(b"origin")
         if self._hosts is not None and host is not None and _name(host) not in self._hosts:
             raise Forbidden("This host name is not served here; use the address that the server has printed.")
         if origin is None or origin in self._origins:

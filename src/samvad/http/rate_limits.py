@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -118,17 +118,17 @@ class Limiter:
         if identity.credential == "local":
             return []
         wanted = self._wanted(scope, identity, 1, size)
+        if route not in _COSTLY and self._shared is None:
+            now_s = self._clock.monotonic_s()
+            usual = self.windows.once_more(wanted, now_s)
+            return self._let_in(wanted, self.windows.spend(wanted, now_s)) if usual is None else usual
         if route in _COSTLY:
-            who = self._who(identity)
-            if route in _STARTS:
-                wanted.append((who, self._quotas.starts, 1))
-            elif route in _ERASES:
-                wanted.append((who, self._quotas.erasures, 1))
-            else:
-                wanted.append((who, self._quotas.exports, 1))
-        if self._shared is not None:
-            return self._spend(wanted)
-        return self._spend_here(wanted, self._clock.monotonic_s())
+            chosen = self._quotas
+            starts, erases = route in _STARTS, route in _ERASES
+            quota = chosen.starts if starts else chosen.erasures if erases else chosen.exports
+            if quota.amount:
+                wanted.append((self._who(identity), quota, 1))
+        return self._spend(wanted)
 
     async def frame(self, scope: dict[str, Any], identity: Identity, requests: int, size: int) -> None:
         """A frame of a live conversation, or a piece of a body whose size nobody has told."""
@@ -143,7 +143,7 @@ class Limiter:
         quota, now_s = self._quotas.refused, self._clock.monotonic_s()
         if quota.amount:
             wanted = [(self.address(scope), quota, 1)]
-            self._refuse(wanted, self.windows.spend(wanted, now_s))
+            self._let_in(wanted, self.windows.spend(wanted, now_s))
 
     async def close(self) -> None:
         """Let go of what several replicas share."""
@@ -156,48 +156,49 @@ class Limiter:
         return f"{tenant}/{user}" if user is not None else identity.credential
 
     def _wanted(self, scope: dict[str, Any], identity: Identity, requests: int, size: int) -> list[Wanted]:
-        chosen, who = self._quotas, self._who(identity)
-        if identity.principal.user is None:  # a back end asks for many users, from one address
-            return [(who, chosen.key, requests), (who, chosen.key_bytes, size)]
-        address = self.address(scope)
-        return [
-            (who, chosen.user, requests),
-            (who, chosen.user_bytes, size),
-            (address, chosen.address, requests),
-            (address, chosen.address_bytes, size),
-        ]
+        chosen, (tenant, user, _, _) = self._quotas, identity[0]
+        wanted: list[Wanted] = []
+        if user is None:  # a back end asks for many users, from one address
+            who = identity[1]
+            if requests and chosen.key.amount:
+                wanted.append((who, chosen.key, requests))
+            if size and chosen.key_bytes.amount:
+                wanted.append((who, chosen.key_bytes, size))
+            return wanted
+        who, address = f"{tenant}/{user}", self.address(scope)
+        if requests:
+            if chosen.user.amount:
+                wanted.append((who, chosen.user, requests))
+            if chosen.address.amount:
+                wanted.append((address, chosen.address, requests))
+        if size:
+            if chosen.user_bytes.amount:
+                wanted.append((who, chosen.user_bytes, size))
+            if chosen.address_bytes.amount:
+                wanted.append((address, chosen.address_bytes, size))
+        return wanted
 
     async def _spend(self, wanted: list[Wanted]) -> list[Left]:
         now_s = self._clock.monotonic_s()
         if self._shared is not None and now_s - self._down_s >= _AGAIN_S:
-            counted = [each for each in wanted if each[1].amount and each[2]]
             try:
-                found = await self._shared.spend(counted)
+                found = await self._shared.spend(wanted) if wanted else []
             except OSError as error:
                 self._down_s = now_s
                 _log.warning("limits are this replica's own for now: %s", type(error).__name__)
             else:
-                self._refuse(counted, found)
-                return found
-        return self._spend_here(wanted, now_s)
+                return self._let_in(wanted, found)
+        return self._let_in(wanted, self.windows.spend(wanted, now_s))
 
-    def _spend_here(self, wanted: list[Wanted], now_s: float) -> list[Left]:
-        wanted = [each for each in wanted if each[1].amount and each[2]]
-        found = self.windows.spend(wanted, now_s)
+    def _let_in(self, wanted: Sequence[Wanted], found: list[Left]) -> list[Left]:
         for left in found:
             if left.wait_s:
-                self._refuse(wanted, found)
-        return found
-
-    def _refuse(self, wanted: Sequence[Wanted], found: Sequence[Left]) -> None:
-        wait_s, whose = 0, ""
-        for left, (key, _, _) in zip(found, wanted, strict=True):
-            if left.wait_s:
-                self.refusals[left.quota.name] += 1
-                if left.wait_s > wait_s:
-                    wait_s, whose = left.wait_s, key
-        if wait_s:
-            raise TooManyRequests(retry_after_s=wait_s, left=list(found), whose=whose)
+                break
+        else:
+            return found
+        self.refusals.update(left.quota.name for left in found if left.wait_s)
+        worst = max(range(len(found)), key=lambda place: found[place].wait_s)
+        raise TooManyRequests(retry_after_s=found[worst].wait_s, left=found, whose=wanted[worst][0])
 
 
 @lru_cache(maxsize=10_000)
@@ -224,14 +225,14 @@ def rate_headers(found: Sequence[Left]) -> tuple[tuple[bytes, bytes], ...]:
     if not found:
         return ()
     if len(found) == 1:
-        quota, amount, reset_s, _ = found[0]
+        left = found[0]
         return (
-            (b"ratelimit-policy", _policies((quota,))),
-            (b"ratelimit", f'"{quota[0]}";r={amount};t={reset_s}'.encode()),
+            (b"ratelimit-policy", _policies((left.quota,))),
+            (b"ratelimit", f'"{left.quota.name}";r={left.amount};t={left.reset_s}'.encode()),
         )
-    told = ", ".join([f'"{left[0][0]}";r={left[1]};t={left[2]}' for left in found])
+    told = ", ".join([f'"{left.quota.name}";r={left.amount};t={left.reset_s}' for left in found])
     return (
-        (b"ratelimit-policy", _policies(tuple([left[0] for left in found]))),
+        (b"ratelimit-policy", _policies(tuple([left.quota for left in found]))),
         (b"ratelimit", told.encode()),
     )
 
@@ -242,11 +243,11 @@ def _policies(quotas: tuple[Quota, ...]) -> bytes:
     return ", ".join(f'"{q.name}";q={q.amount};w={q.window_s}{units[q]}' for q in quotas).encode()
 
 
-def told_size(scope: dict[str, Any]) -> int | None:
-    """The bytes of a body as its head tells them: 0 where there is none; None where it does not say."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() and len(value) <= 15 else None
-        if name == b"transfer-encoding":
-            return None
-    return 0
+def told_size(fields: Mapping[bytes, bytes]) -> int | None:
+    """The bytes of a body as the fields of its head tell them: 0 where there is none; None where they do not say."""
+    length = fields.get(b"content-length")
+    if b"transfer-encoding" in fields:
+        return None
+    if length is None:
+        return 0
+    return int(length) if length.isdigit() and len(length) <= 15 else None

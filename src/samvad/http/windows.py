@@ -10,21 +10,29 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 SLOTS: Final = 60
 
 
-class Quota(NamedTuple):
-    """So much in so many seconds; `unit` as the RateLimit-Policy field names it (`request`, `content-bytes`)."""
+class Quota:
+    """So much in so many seconds; `unit` as the RateLimit-Policy field names it (`request`, `content-bytes`).
 
-    name: str
-    amount: int
-    window_s: int = 60
-    unit: str = "request"
+    It is the same as itself alone: what is looked up by quotas, with each request, is found at once.
+    """
+
+    __slots__ = ("amount", "name", "unit", "window_s")
+
+    def __init__(self, name: str, amount: int, window_s: int = 60, unit: str = "request") -> None:
+        self.name = name
+        self.amount = amount
+        self.window_s = window_s
+        self.unit = unit
 
 
-class Left(NamedTuple):
+class Left(msgspec.Struct, frozen=True, gc=False):
     """What is left of a quota, in how many seconds all of it is back, and how long to wait where it is not enough."""
 
     quota: Quota
@@ -37,11 +45,13 @@ Wanted = tuple[str, Quota, int]  # whose, of what, how much
 
 
 class _Window:
-    __slots__ = ("slots", "total")
+    __slots__ = ("back_s", "ends_s", "slots", "total")
 
     def __init__(self) -> None:
         self.slots: deque[list[int]] = deque()  # [slot, amount], oldest first
         self.total = 0
+        self.ends_s = 0.0  # when the newest slot is over; until then no older one falls out of the window
+        self.back_s = 0.0  # when all of it is back
 
 
 class Windows:
@@ -59,17 +69,17 @@ class Windows:
 
         With `take` false nothing is taken in any case: `amount` is then what would be left.
         """
-        if len(wanted) == 1 and take:
-            usual = self._once_more(*wanted[0], now_s)
-            if usual is not None:
-                return [usual]
+        usual = self.once_more(wanted, now_s) if take else None
+        return self._spend_at_length(wanted, now_s, take) if usual is None else usual
+
+    def _spend_at_length(self, wanted: Sequence[Wanted], now_s: float, take: bool) -> list[Left]:
         found: list[Left] = []
         places: list[tuple[_Window | None, int]] = []
         room = True
         for key, quota, cost in wanted:
-            name, left, window_s, _ = quota
-            window = self._windows.get((name, key))
-            slot_s = window_s / SLOTS
+            left = quota.amount
+            window = self._windows.get((quota.name, key))
+            slot_s = quota.window_s / SLOTS
             slot = int(now_s // slot_s)
             reset_s = 0
             if window is not None:
@@ -98,28 +108,35 @@ class Windows:
                     slots[-1][1] += cost
                 else:
                     slots.append([slot, cost])
+                    slot_s = quota.window_s / SLOTS
+                    window.ends_s = (slot + 1) * slot_s
+                    window.back_s = (slot + SLOTS + 1) * slot_s
                 window.total += cost
         return found
 
-    def _once_more(self, key: str, quota: Quota, cost: int, now_s: float) -> Left | None:
-        """As `spend` of one thing, where its newest slot is this one, none is over, and there is room: as most often.
+    def once_more(self, wanted: Sequence[Wanted], now_s: float) -> list[Left] | None:
+        """As `spend`, where of each something was taken in this very slot, and there is room: as most often.
 
         None for all else, with nothing taken.
         """
-        name, amount, window_s, _ = quota
-        place = (name, key)
-        window = self._windows.get(place)
-        if window is None or not window.slots:
-            return None
-        slot_s = window_s / SLOTS
-        slot = int(now_s // slot_s)
-        newest, total = window.slots[-1], window.total + cost
-        if newest[0] != slot or window.slots[0][0] < slot - SLOTS or total > amount:
-            return None
-        newest[1] += cost
-        window.total = total
-        self._windows.move_to_end(place)
-        return Left(quota, amount - total, math.ceil((slot + SLOTS + 1) * slot_s - now_s))
+        windows = self._windows
+        found: list[Left] = []
+        taking: list[tuple[_Window, int]] = []
+        for key, quota, cost in wanted:
+            place = (quota.name, key)
+            window = windows.get(place)
+            if window is None or now_s >= window.ends_s:
+                return None
+            left = quota.amount - window.total - cost
+            if left < 0:
+                return None
+            windows.move_to_end(place)
+            taking.append((window, cost))
+            found.append(Left(quota, left, math.ceil(window.back_s - now_s)))
+        for window, cost in taking:
+            window.slots[-1][1] += cost
+            window.total += cost
+        return found
 
 
 def _wait_s(window: _Window | None, quota: Quota, missing: int, now_s: float) -> int:

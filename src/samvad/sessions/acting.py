@@ -101,12 +101,9 @@ class Acting:
         Forbidden is said before anything is looked up, so that it says nothing of who is there.
         """
         tenant, user, scopes, session = self.principal
-        # To programs: of a user who is in memory, the id was checked when they came there.
-        lane = (
-            self.core.lanes.cache.find((tenant, user_id))
-            if user is None and isinstance(user_id, str)
-            else None
-        )
+        # Of a user who is in memory, the id was checked when they came there. Who that is, people do not find out.
+        mine = user is None or user == user_id
+        lane = self.core.lanes.cache.find((tenant, user_id)) if mine and isinstance(user_id, str) else None
         key = lane.key if lane is not None else UserKey(tenant, check_id(user_id, "userId"))
         if user is None:
             if scope not in scopes:

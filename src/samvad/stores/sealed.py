@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -59,6 +60,7 @@ _T = TypeVar("_T")
 Done = Callable[[Committed | SamvadError], None]
 _ABANDONED_AFTER_S: Final = 30.0  # another replica's erasing that is not over by then is finished here
 _LARGE_BYTES: Final = 1 << 20
+_SEALING_S: Final = 0.005
 _MESSAGE_MORE_BYTES: Final = 1_024  # that the seal and what stays in clear add to a message, at the most
 
 _replace = msgspec.structs.replace
@@ -80,6 +82,8 @@ class SealedStore:
         self.capabilities = inner.capabilities
         self._clock = clock
         self._submit_to_inner = getattr(inner, "submit", None)
+        # Sealed together at the end of the loop's turn: one after the other, they take a third of the time.
+        self._gathered: deque[tuple[DataKey, bytes, Commit, Done]] = deque()
         self._lines: dict[UserKey, deque[tuple[Commit, Done]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
         self._waiting = 0
@@ -117,6 +121,7 @@ class SealedStore:
 
     async def close(self) -> None:
         self._open = False
+        self._seal_gathered()
         while self._tasks:
             await asyncio.wait(self._tasks)
         await self.inner.close()
@@ -140,14 +145,14 @@ class SealedStore:
             return
         line = self._lines.get(commit.user)
         if line is None:
-            key = (
-                None
-                if _erases(commit)
-                else self.data_keys.cached(user_hash(commit.user), commit.expected.epoch)
-            )
+            hashed = user_hash(commit.user)
+            key = None if _erases(commit) else self.data_keys.cached(hashed, commit.expected.epoch)
             if key is not None:
-                self._hand(_sealed(key, commit), done)
+                if not self._gathered:
+                    asyncio.get_running_loop().call_soon(self._seal_some)
+                self._gathered.append((key, hashed, commit, done))
                 return
+            self._seal_gathered()
             line = self._lines[commit.user] = deque()
             self._follow(self._run(commit.user, line))
         if self._waiting >= limits.COMMITS_QUEUED_MAX:
@@ -155,6 +160,23 @@ class SealedStore:
             return
         self._waiting += 1
         line.append((commit, done))
+
+    def _seal_some(self) -> None:
+        """Seal what was gathered; others have their turn before what takes longer."""
+        until_s = monotonic() + _SEALING_S
+        while self._gathered:
+            if monotonic() > until_s:
+                asyncio.get_running_loop().call_soon(self._seal_some)
+                return
+            self._seal_next()
+
+    def _seal_gathered(self) -> None:
+        while self._gathered:
+            self._seal_next()
+
+    def _seal_next(self) -> None:
+        key, hashed, commit, done = self._gathered.popleft()
+        self._hand(_sealed(key, hashed, commit), done)
 
     def _follow(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -246,7 +268,7 @@ class SealedStore:
         if key is None:  # this life is being erased
             await self._finish_erasings(commit.user)
             raise StaleVersion
-        return _sealed(key, commit)
+        return _sealed(key, hashed, commit)
 
     async def _sealed_in_parts(self, commit: Commit, hashed: bytes) -> Commit:
         """What comes before the last erasing is erased with it; what comes after it is of the next life."""
@@ -431,8 +453,7 @@ def _bodies(record: UserRecord) -> Iterator[bytes]:
     return (body for body in bodies if isinstance(body, bytes))
 
 
-def _sealed(key: DataKey, commit: Commit) -> Commit:
-    hashed = user_hash(commit.user)
+def _sealed(key: DataKey, hashed: bytes, commit: Commit) -> Commit:
     changes = tuple([sealing.seal(key, hashed, change) for change in commit.changes])
     return Commit(commit.user, commit.expected, changes, commit.origin, None, None, commit.steps)
 

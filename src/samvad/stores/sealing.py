@@ -70,7 +70,7 @@ def sealed_bytes(key: DataKey, hashed: bytes, place: tuple[Any, ...], plain: byt
 
 
 def _token(key: DataKey, hashed: bytes, place: tuple[Any, ...], plain: bytes) -> str:
-    return base64.b64encode(sealed_bytes(key, hashed, place, plain)).decode()
+    return binascii.b2a_base64(sealed_bytes(key, hashed, place, plain), newline=False).decode()
 
 
 def token_of(body: bytes) -> bytes | None:
@@ -132,15 +132,24 @@ def _message_place(m: StoredMessage) -> tuple[Any, ...]:
     return "message", m.seq, m.id, m.role, m.at_ms, m.calls, m.answers, m.given
 
 
+class _SealedMessage(msgspec.Struct, omit_defaults=True, gc=False):
+    """What stands in clear of a message, and its seal behind it. Bytes are base64 in JSON."""
+
+    seq: int
+    id: str
+    role: str
+    timestamp: str
+    calls: list[dict[str, str]] | None = msgspec.field(default=None, name="toolCalls")
+    answers: str | None = msgspec.field(default=None, name="toolCallId")
+    seal: bytes = msgspec.field(default=b"", name=MEMBER)
+
+
 def seal_message(key: DataKey, hashed: bytes, m: StoredMessage) -> StoredMessage:
     """A message as it is kept."""
-    clear: dict[str, Any] = {"seq": m.seq, "id": m.id, "role": m.role, "timestamp": rfc3339(m.at_ms)}
-    if m.calls:
-        clear["toolCalls"] = [{"id": call} for call in m.calls]
-    if m.answers is not None:
-        clear["toolCallId"] = m.answers
-    clear[MEMBER] = _token(key, hashed, _message_place(m), m.body)
-    return StoredMessage(m.seq, m.id, m.role, m.at_ms, _json(clear), m.calls, m.answers, m.given)
+    seal = sealed_bytes(key, hashed, _message_place(m), m.body)
+    calls = [{"id": call} for call in m.calls] if m.calls else None
+    body = _json(_SealedMessage(m.seq, m.id, m.role, rfc3339(m.at_ms), calls, m.answers, seal))
+    return StoredMessage(m.seq, m.id, m.role, m.at_ms, body, m.calls, m.answers, m.given)
 
 
 def open_message(keys: Keys, hashed: bytes, m: StoredMessage, strict: bool) -> StoredMessage:
