@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from samvad.clock import SystemClock
-from samvad.errors import Unreadable
+from samvad.errors import SamvadError, Unreadable
 from samvad.records import (
     Commit,
     MessagesAdded,
@@ -31,6 +31,7 @@ from samvad.stores.data_keys import DataKey, DataKeys
 from samvad.stores.master_keys import LocalMasterKey, aead_of
 from samvad.stores.memory import MemoryStore
 from samvad.stores.sealed import SealedStore
+from samvad.stores.sealing_line import SealingLine
 from samvad.testing.model import raw_message
 
 ASHA, BALA = (user_hash(UserKey("default", name)) for name in ("asha", "bala"))
@@ -181,3 +182,33 @@ async def test_a_large_window_is_opened_beside_the_loop() -> None:
         assert (found.window if isinstance(found, UserRecord) else tuple(found[0])) == said
         assert turns > 20, "the few turns of a read that has all in memory are far fewer"
     await store.close()
+
+
+@pytest.mark.anyio
+async def test_commits_are_sealed_in_turn_and_a_failure_holds_nobody_up() -> None:
+    """In the order in which they came, a few ms at a time; one that cannot be sealed is told, and the rest goes on."""
+    handed: list[Commit] = []
+    told: list[object] = []
+    line = SealingLine(lambda commit, done: handed.append(commit))
+    commits = [
+        Commit(
+            UserKey("default", "asha"),
+            Version(0, seq),
+            (MessagesAdded((raw_message(seq, f"m{seq}", seq, text),)),),
+        )
+        for seq, text in enumerate(["short", "x" * 60_000, "short"] * 200)
+    ]
+    broken = commits[7] = _replace(commits[7], changes=(MessagesAdded((object(),)),))  # type: ignore[arg-type]
+    for commit in commits:
+        line.add(KEY, ASHA, commit, told.append)
+    turns = 0
+    while len(handed) + len(told) < len(commits):
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 1
+    assert [commit.expected for commit in handed] == [c.expected for c in commits if c is not broken]
+    (fault,) = told
+    assert isinstance(fault, SamvadError) and "Sealing failed" in fault.message
+    line.add(KEY, ASHA, commits[0], told.append)
+    line.finish()
+    assert len(handed) == len(commits)

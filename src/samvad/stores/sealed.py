@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from time import monotonic
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -54,13 +53,13 @@ from samvad.stores.data_keys import NO_LIFE, DataKey, DataKeys
 from samvad.stores.encrypting import has_keys, keys_are_gone, looks_sealed
 from samvad.stores.sealed_opening import Opened
 from samvad.stores.sealing import KeyMissing, Keys
+from samvad.stores.sealing_line import SealingLine, sealed_commit, sealing_failed
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 Done = Callable[[Committed | SamvadError], None]
 _ABANDONED_AFTER_S: Final = 30.0  # another replica's erasing that is not over by then is finished here
 _LARGE_BYTES: Final = 1 << 20
-_SEALING_S: Final = 0.005
 _MESSAGE_MORE_BYTES: Final = 1_024  # that the seal and what stays in clear add to a message, at the most
 
 _replace = msgspec.structs.replace
@@ -82,8 +81,7 @@ class SealedStore:
         self.capabilities = inner.capabilities
         self._clock = clock
         self._submit_to_inner = getattr(inner, "submit", None)
-        # Sealed together at the end of the loop's turn: one after the other, they take a third of the time.
-        self._gathered: deque[tuple[DataKey, bytes, Commit, Done]] = deque()
+        self._sealing = SealingLine(self._hand)
         self._lines: dict[UserKey, deque[tuple[Commit, Done]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
         self._waiting = 0
@@ -121,7 +119,7 @@ class SealedStore:
 
     async def close(self) -> None:
         self._open = False
-        self._seal_gathered()
+        self._sealing.finish()
         while self._tasks:
             await asyncio.wait(self._tasks)
         await self.inner.close()
@@ -148,11 +146,9 @@ class SealedStore:
             hashed = user_hash(commit.user)
             key = None if _erases(commit) else self.data_keys.cached(hashed, commit.expected.epoch)
             if key is not None:
-                if not self._gathered:
-                    asyncio.get_running_loop().call_soon(self._seal_some)
-                self._gathered.append((key, hashed, commit, done))
+                self._sealing.add(key, hashed, commit, done)
                 return
-            self._seal_gathered()
+            self._sealing.finish()
             line = self._lines[commit.user] = deque()
             self._follow(self._run(commit.user, line))
         if self._waiting >= limits.COMMITS_QUEUED_MAX:
@@ -160,23 +156,6 @@ class SealedStore:
             return
         self._waiting += 1
         line.append((commit, done))
-
-    def _seal_some(self) -> None:
-        """Seal what was gathered; others have their turn before what takes longer."""
-        until_s = monotonic() + _SEALING_S
-        while self._gathered:
-            if monotonic() > until_s:
-                asyncio.get_running_loop().call_soon(self._seal_some)
-                return
-            self._seal_next()
-
-    def _seal_gathered(self) -> None:
-        while self._gathered:
-            self._seal_next()
-
-    def _seal_next(self) -> None:
-        key, hashed, commit, done = self._gathered.popleft()
-        self._hand(_sealed(key, hashed, commit), done)
 
     def _follow(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -203,9 +182,7 @@ class SealedStore:
                 self._hand_back(line, done, error)
                 continue
             except Exception as error:  # the top of a task: nobody else would hear of it
-                _log.exception("a commit could not be sealed")
-                fault = SamvadError(f"Sealing failed ({type(error).__name__}); please report this.")
-                self._hand_back(line, done, fault)
+                self._hand_back(line, done, sealing_failed(error))
                 continue
             self._waiting -= 1
             line.popleft()
@@ -268,7 +245,7 @@ class SealedStore:
         if key is None:  # this life is being erased
             await self._finish_erasings(commit.user)
             raise StaleVersion
-        return _sealed(key, hashed, commit)
+        return sealed_commit(key, hashed, commit)
 
     async def _sealed_in_parts(self, commit: Commit, hashed: bytes) -> Commit:
         """What comes before the last erasing is erased with it; what comes after it is of the next life."""
@@ -451,11 +428,6 @@ def _bodies(record: UserRecord) -> Iterator[bytes]:
     if record.profile is not None:
         bodies.append(record.profile.preferences)
     return (body for body in bodies if isinstance(body, bytes))
-
-
-def _sealed(key: DataKey, hashed: bytes, commit: Commit) -> Commit:
-    changes = tuple([sealing.seal(key, hashed, change) for change in commit.changes])
-    return Commit(commit.user, commit.expected, changes, commit.origin, None, None, commit.steps)
 
 
 def _result(answered: asyncio.Future[Committed]) -> Committed | SamvadError:
