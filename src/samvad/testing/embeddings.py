@@ -11,34 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
 from array import array
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
+
+from samvad.testing.fake_http import Asked, FakeHttp
 
 _COUNTS: Final = {"prompt_tokens": 1, "total_tokens": 1}
 
 
-class FakeEmbeddings:
+class FakeEmbeddings(FakeHttp):
     """The endpoint; an async context manager. `vector` gives the vector of a text."""
 
     def __init__(self, vector: Callable[[str], Sequence[float]]) -> None:
+        super().__init__()
         self.vector = vector
         self.status = 200
         self.texts: list[str] = []
         self.requests: list[tuple[str, dict[str, Any]]] = []  # path and body, in order
         self.held = asyncio.Event()
         self.held.set()
-        self.port = 0
-        self._server: asyncio.Server | None = None
-        self._connections: dict[asyncio.StreamWriter, asyncio.Task[Any] | None] = {}
-
-    @property
-    def base_url(self) -> str:
-        """What the `base_url` of OpenAI's client must be."""
-        return f"http://127.0.0.1:{self.port}/v1"
 
     @property
     def google_url(self) -> str:
@@ -49,41 +42,10 @@ class FakeEmbeddings:
         """Answer nothing until `held` is set."""
         self.held.clear()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        tasks = [task for task in self._connections.values() if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections[writer] = asyncio.current_task()
-        try:
-            while await self._serve_one(reader, writer):
-                pass
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.transport.abort()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            self._connections.pop(writer, None)
-
-    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        request, *lines = head.strip().split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        body = json.loads(await reader.readexactly(int(headers.get("content-length", "0"))) or b"{}")
-        path = request.split(" ")[1].partition("?")[0]
+    async def _answer_to(
+        self, asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        path, body = asked.path.partition("?")[0], json.loads(asked.body or b"{}")
         self.requests.append((path, body))
         await self.held.wait()
         if self.status == 200:

@@ -15,8 +15,9 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
+
+from samvad.testing.fake_http import Asked, FakeHttp
 
 USAGE: Final[Mapping[str, int]] = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
@@ -76,28 +77,21 @@ Step = Text | Call | Chunk | Raw | Finish | Wait | Drop | Status
 Answerer = Callable[[Mapping[str, Any]], str]
 
 
-class FakeOpenAIChat:
+class FakeOpenAIChat(FakeHttp):
     """The endpoint; an async context manager. `chunk_s` is the time between chunks."""
 
     def __init__(
         self, *, answer: Answerer | None = None, models: Sequence[str] = ("fake-model",), chunk_s: float = 0.0
     ) -> None:
+        super().__init__()
         self.models = tuple(models)
         self.chunk_s = chunk_s
         self.requests: list[dict[str, Any]] = []  # the bodies, in order
         self.headers: list[dict[str, str]] = []
         self.streams_open = 0
         self.streams_broken_off = 0  # by the client
-        self.port = 0
         self._answer = answer
         self._script: deque[Sequence[Step]] = deque()
-        self._server: asyncio.Server | None = None
-        self._connections: dict[asyncio.StreamWriter, asyncio.Task[Any] | None] = {}
-
-    @property
-    def base_url(self) -> str:
-        """What a client's `base_url` must be."""
-        return f"http://127.0.0.1:{self.port}/v1"
 
     def reply(self, *steps: Step | str) -> None:
         """What the next request for which nothing waits yet is answered with; a text is said and finished."""
@@ -106,42 +100,10 @@ class FakeOpenAIChat:
             made += [Text(step), Finish()] if isinstance(step, str) else [step]
         self._script.append(made)
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        tasks = [task for task in self._connections.values() if task is not None]
-        for writer in self._connections:
-            writer.transport.abort()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections[writer] = asyncio.current_task()
-        try:
-            while await self._serve_one(reader, writer):
-                pass
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            self._connections.pop(writer, None)
-
-    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request of a connection; False where it is the last."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        request, *lines = head.strip().split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
-        method, path, _ = request.split(" ")
+    async def _answer_to(
+        self, asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        method, path, headers, body = asked
         if (method, path) == ("GET", "/v1/models"):
             data = [
                 {"id": model, "object": "model", "created": 0, "owned_by": "tests"} for model in self.models
