@@ -189,7 +189,8 @@ def answer(
         return
     typer.echo(printable(found.answer))
     for citation in found.citations:
-        typer.echo(f"  {printable(citation.title)} ({citation.document_id}, {citation.start}-{citation.end})")
+        place = f"({citation.document_id}, {citation.start}-{citation.end})"
+        typer.echo(printable(f"  {citation.title} {place}"))
 
 
 @app.command("list", cls=PlainCommand)
@@ -209,7 +210,13 @@ def list_documents(
         while True:
             page = await samvad.knowledge.list_documents(limit=500, cursor=cursor, **condition)
             rows = (
-                (each.id, each.type, each.language or "-", f"{each.content_length:,}", _titled(each))
+                (
+                    printable(each.id),
+                    each.type,
+                    each.language or "-",
+                    f"{each.content_length:,}",
+                    _titled(each),
+                )
                 for each in page.documents
             )
             if page.documents:
