@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from samvad.auth import audit
 from samvad.cli import app
+from samvad.cli import run as run_here
 from samvad.clock import SystemClock
 from samvad.records import UserKey
 from samvad.retention.rules import DAY_MS
@@ -79,13 +80,24 @@ def test_a_dry_run_changes_nothing_and_a_sweep_does_what_it_said(here: Path) -> 
     ]
 
 
-def test_no_rules_and_bad_rules_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_rules_and_bad_rules_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Exit code 2."""
     monkeypatch.chdir(tmp_path)
     fill(f"sqlite:///{tmp_path}/data/samvad.db")
-    assert "There are no retention rules" in refusal(["retention", "sweep"], tmp_path)
-    bad = refusal(["serve", "--port", "0"], tmp_path, {"SAMVAD_RETAIN_SESSIONS": "soon"})
-    assert bad == "samvad: SAMVAD_RETAIN_SESSIONS must be an age such as 90d, 12w or 2y, or off, not 'soon'."
+
+    def refused(*arguments: str) -> str:
+        assert run_here(arguments) == 2
+        told = capsys.readouterr()
+        assert (told.out, told.err.count("\n")) == ("", 1)
+        return told.err
+
+    assert "There are no retention rules" in refused("retention", "sweep")
+    with monkeypatch.context() as patch:
+        patch.setenv("SAMVAD_RETAIN_SESSIONS", "soon")
+        wanted = "SAMVAD_RETAIN_SESSIONS must be an age such as 90d, 12w or 2y, or off, not 'soon'."
+        assert refused("retention", "show") == f"samvad: {wanted}\n"
     assert "Cannot read" in refusal(["serve"], tmp_path, {"SAMVAD_RETAIN_TENANTS": "none.toml"})
     assert call("retention", "show") == "everything is kept\n"
 
