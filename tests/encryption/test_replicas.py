@@ -170,3 +170,43 @@ async def test_an_erasing_under_way_elsewhere_is_left_alone_until_it_is_abandone
     await here.expire(receipts_before_ms=0)
     assert (await loaded(here)).version == Version(1, 0)
     assert await here.data_keys.erasing() == []
+
+
+async def test_whoever_waits_for_a_refused_erasing_is_answered_whatever_fails() -> None:
+    """The store breaks in a way of its own while the keys are put back: the caller still hears of the refusal."""
+    shared = Shared()
+    here = await shared.replica()
+    await here.commit(Commit(ASHA, Version(0, 0), (state(1),)))
+    load = shared.inner.load
+
+    async def broken(*args: Any, **kwargs: Any) -> Any:
+        raise ZeroDivisionError
+
+    shared.inner.load = broken  # type: ignore[method-assign]
+    refused = asyncio.ensure_future(here.commit(Commit(ASHA, Version(0, 0), (erasing(),))))
+    answered, _ = await asyncio.wait([refused], timeout=5)
+    assert answered and isinstance(refused.exception(), StaleVersion)
+    shared.inner.load = load  # type: ignore[method-assign]
+    await here.close()
+
+
+async def test_a_key_is_put_back_though_another_writes_beside_it() -> None:
+    """Another replica changes the user's keys at that very moment: the refused erasing is undone all the same."""
+    shared = Shared()
+    here, elsewhere = [DataKeys(shared.keys, (OLD,)) for _ in range(2)]
+    for each in (here, elsewhere):
+        await each.open()
+    await here.make(hash_of(ASHA), 0)
+    before = await here.destroy(ASHA, 0)
+    assert before is not None
+    swap = shared.keys.swap
+
+    async def after_another(*given: Any) -> bool:
+        shared.keys.swap = swap  # type: ignore[method-assign]
+        assert await elsewhere.make(hash_of(ASHA), 1) is not None
+        return await swap(*given)
+
+    shared.keys.swap = after_another  # type: ignore[method-assign,assignment]
+    await here.restore(ASHA, 0, before)
+    assert await shared.lives_with_a_key() == [0, 1]
+    assert await here.erasing() == []

@@ -321,15 +321,16 @@ class DataKeys:
 
     async def restore(self, user: UserKey, epoch: int, before: DataKeyEntry) -> None:
         """The store has refused to erase, and has everything as it was: so have the keys."""
-        hashed = user_hash(user)
-        entry = await self.store.get(hashed)
-        if entry is None:
-            return
-        kept, old = _user_keys_or_none(entry.value), _user_keys_or_none(before.value)
-        if kept.destroyed == epoch and kept.user is not None:
+        hashed, old = user_hash(user), _user_keys_or_none(before.value)
+        for _ in range(_TRIES_MAX):
+            entry = await self.store.get(hashed)
+            kept = _UserKeys() if entry is None else _user_keys_or_none(entry.value)
+            if kept.destroyed != epoch or kept.user is None:
+                return
             old.keys += [each for each in kept.keys if each.epoch > epoch and each not in old.keys]
             if await self._swap(hashed, entry, old):
                 self._hold(hashed, old)
+                return
 
     def forget(self, hashed: bytes, epoch: int) -> None:
         """The keys of this life and of those before it leave memory."""

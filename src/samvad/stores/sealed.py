@@ -216,6 +216,8 @@ class SealedStore:
             except SamvadError as error:
                 told = {"code": error.code, "user": user_name(*user)}
                 _log.warning("the keys of an erased user are not tidied up yet", extra=told)
+            except Exception:  # the top of a task: somebody waits for the answer
+                _log.exception("the keys of an erased user are not tidied up yet")
             finally:
                 settled.set()
             done(result)
