@@ -321,3 +321,26 @@ def _bytes_of(value: Any) -> list[bytes]:
     if isinstance(value, dict):
         value = list(value.values())
     return [each for one in value for each in _bytes_of(one)] if isinstance(value, list | tuple) else []
+
+
+async def test_nobody_keeps_a_server_from_starting(tmp_path: Path) -> None:
+    """Whatever a user of a store in clear gives, it is not taken for a seal whose key is lost; a real one is."""
+    path, key = tmp_path / "samvad.db", new_key()
+    seal = {"samvad.sealed": "A" * 80}
+    async with service(path, None) as samvad:
+        await samvad.save_user_state("mallory", seal)
+        await samvad.save_user_profile("mallory", seal)
+        await samvad.append_to_user_history("mallory", "user", "hello", **seal)
+        await samvad.save_privacy("silent", content="none")
+        await samvad.append_to_user_history("silent", "user", "hello", **seal)
+    async with service(path, None) as samvad:
+        assert (await samvad.get_user_state("mallory")).state == seal
+    sealed = tmp_path / "sealed.db"
+    async with service(sealed, key) as samvad:
+        await samvad.save_user_state("asha", {"a": 1})
+    keys_file(sealed).rename(tmp_path / "away")
+    for given in (None, key):
+        with pytest.raises(SetupError, match="its keys are not there"):
+            async with service(sealed, given):
+                pass
+        keys_file(sealed).unlink(missing_ok=True)

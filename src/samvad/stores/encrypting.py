@@ -144,21 +144,26 @@ async def has_keys(store: Any) -> bool:
 
 
 async def looks_sealed(store: Any) -> bool:
-    """Whether some of the first users of a SQLite database are sealed: with keys that are not beside it (any more)."""
-    from samvad.stores.sealing import is_sealed
+    """Whether some of the first users of a SQLite database are sealed: with keys that are not beside it (any more).
+
+    A state or preferences may look so because a user gave them so, and nobody is to keep a server from starting: they
+    count where all of them do. A message that was not sealed has a `content`, which one that was has not.
+    """
+    from samvad.stores.sealing import is_sealed, is_sealed_message
 
     if not isinstance(getattr(store, "path", None), Path):
         return False
+    bodies: list[bytes] = []
     for key in (await store.keys(limit=_LOOKED_AT)).keys:
         record = await store.load(key, window=1, open_after_ms=1 << 62, sessions_max=0)
-        bodies = [message.body for message in record.window]
+        if any(is_sealed_message(message.body) for message in record.window):
+            return True
+        bodies += [message.body for message in record.window]
         if record.state is not None:
             bodies.append(record.state.body)
         if record.profile is not None:
             bodies.append(record.profile.preferences)
-        if any(is_sealed(body) for body in bodies):
-            return True
-    return False
+    return bool(bodies) and all(map(is_sealed, bodies))
 
 
 def keys_are_gone(path: Path) -> SetupError:

@@ -87,6 +87,16 @@ def is_sealed(body: bytes) -> bool:
     return token is not None and len(token) > _TOKEN_CHARS_MIN and token.startswith(b"A")
 
 
+def is_sealed_message(body: bytes) -> bool:
+    """Whether a message has the form of one that was sealed, which no caller can give to one that was not."""
+    if not is_sealed(body):
+        return False
+    try:
+        return "content" not in msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return False
+
+
 def fits(keys: Keys, body: bytes) -> bool:
     """Whether the key that sealed a body is among these (true of what is not sealed)."""
     token = token_of(body)
