@@ -383,6 +383,18 @@ async def test_redis_being_away_stops_nobody(tmp_path: Path) -> None:
     await limiter.close()
 
 
+async def test_who_is_not_limited_does_not_wait_for_redis(tmp_path: Path) -> None:
+    """A key without quotas, as by default: whether Redis is there is not even found out."""
+    limiter = Limiter(HandClock(), quotas(Settings()), shared=RedisWindows(f"unix://{tmp_path}/nobody.sock"))
+    async with world() as here:
+        key = here.key(*ALL)
+        await here.auth.refresh()
+        identity = await here.auth.identify(key)
+        assert await limiter.admit({"client": None, "headers": []}, identity, "getUserProfile", 100) == []
+    assert limiter.shared_up
+    await limiter.close()
+
+
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1", "127.0.0.1:6379", "redis://127.0.0.1/0?ssl=no", "redis://127.0.0.1:70000"]
 )

@@ -102,6 +102,8 @@ class RedisWindows:
 
     async def spend(self, wanted: Sequence[Wanted]) -> list[Left]:
         """Take all of it, or where there is not room for all of it, nothing; OSError where Redis does not answer."""
+        if not wanted:  # as of most keys: no request of theirs waits for Redis
+            return []
         keys = [
             f"{_PREFIX}{quota.name}:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
             for key, quota, _ in wanted
