@@ -110,7 +110,7 @@ class Browsers:
         if origin is None or origin in self._origins:
             return
         # A browser lets any page open a WebSocket, and read what comes; only the server can refuse it.
-        same_site = origin.partition(b"://")[2].lower() == (host or b"").lower()
+        same_site = host and origin.partition(b"://")[2].lower() == host.lower()
         if not same_site and scope.get("method") not in ("GET", "HEAD"):
             raise Forbidden("Requests from web pages of other sites are not accepted.")
 
