@@ -33,7 +33,8 @@ USERS_QUICK = (200, 1_000)
 WARM, ALONE, ERASED = 5, 10, 100
 WARM_QUICK, ALONE_QUICK, ERASED_QUICK = 2, 4, 20
 TALKERS = 20
-SETTLE_S_MAX = 60.0
+SETTLE_S_MAX = 120.0
+PATIENCE_S = 20.0
 HEAP_MIB = 4096  # 100,000 users take about 2 GiB of it
 WRITES_AT_ONCE = 500
 GATHER_S = 0.005
@@ -191,7 +192,13 @@ async def _measure(emulator: Any, directory: Path, users: int, encrypted: bool, 
         began_s = time.perf_counter()
         await fill(samvad, users)
         found.filled_s = time.perf_counter() - began_s
-    store = FirestoreStore(project, emulator_host=emulator.host, attempts_max=2)  # as behind a journal
+    store = FirestoreStore(
+        project,
+        emulator_host=emulator.host,
+        attempts_max=2,  # as behind a journal
+        attempt_timeout_s=PATIENCE_S,  # the emulator reads all sessions for a query
+        call_timeout_s=PATIENCE_S,
+    )
     warm, alone, erased = (WARM_QUICK, ALONE_QUICK, ERASED_QUICK) if quick else (WARM, ALONE, ERASED)
     chosen = iter(random.Random(20250110).sample(range(users), warm + alone + erased + TALKERS))
     talkers = list(itertools.islice(chosen, TALKERS))
