@@ -112,3 +112,22 @@ def test_a_sealed_backup_needs_its_keys_first(place: Place, monkeypatch: pytest.
             assert "its keys are not there" in refused, (verb, given)
             assert "samvad.sealed" not in refused and CANARY not in refused
         keys_file(files["new"]).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "firestore"])
+def test_who_is_ended_in_a_copy_loses_the_key_there(place: Place, engine: str) -> None:
+    """Erased in the source since: backups of the copy are to fall silent as well, without any master key given."""
+    key, old, new = new_key(), place.url("sqlite", "old"), place.url(engine, "new")
+    asyncio.run(fill(old, key))
+    call("migrate", old, new)
+    assert asyncio.run(lives(new, "bala")) == 0
+
+    async def erase() -> None:
+        async with opened(old, key) as samvad:
+            await samvad.clear_user_data("bala")
+
+    asyncio.run(erase())
+    assert "1 of users who lived there" in call("migrate", old, new)
+    assert asyncio.run(lives(new, "bala")) == -3
+    assert asyncio.run(lives(new, "asha")) == 1
+    assert asyncio.run(told(new, key)) == asyncio.run(told(old, key))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from samvad.errors import SamvadError, SetupError
 from samvad.stores.data_key_store import RINGS
-from samvad.stores.encrypting import data_keys_of, has_keys
+from samvad.stores.encrypting import data_keys_around, data_keys_of, has_keys
 
 _SCAN: Final = 500
 
@@ -62,3 +62,19 @@ async def carry_keys(source: Any, target: Any, erased: Mapping[bytes, int]) -> i
         if there is None and not await new.swap(RINGS, None, rings.value):
             raise SamvadError("Somebody else writes to the keys of TO; run it again.")
     return count
+
+
+async def drop_key(store: Any, hashed: bytes, epoch: int) -> None:
+    """Destroy what a store has of the keys of a user whose lives before `epoch` are to be ended, before they are."""
+    from samvad.stores.data_keys import newest_life
+
+    if data_keys_around(store) is not None or not await has_keys(store):
+        return  # a sealed store destroys them itself
+    async with _keys(store) as keys:
+        entry = await keys.get(hashed)
+        if (
+            entry is not None
+            and newest_life(entry.value) < epoch
+            and not await keys.swap(hashed, entry, None)
+        ):
+            raise SamvadError("Somebody else writes to the keys of the target; run it again.")

@@ -169,6 +169,7 @@ async def erase_again(store: Any, erasures: Sequence[Any]) -> int:
     `erasures` are StoredErasure. Before anything else is written to the store.
     """
     from samvad.cli.carry.reading import keys_of
+    from samvad.cli.carry.sealed import drop_key
     from samvad.records import user_hash
 
     epochs = {each.user_hash: each for each in erasures}
@@ -183,6 +184,8 @@ async def erase_again(store: Any, erasures: Sequence[Any]) -> int:
                 lived = head.version.revision > 0 and head.version.epoch < wanted.epoch
                 erased += lived
                 version = head.version
+                if lived:
+                    await drop_key(store, wanted.user_hash, wanted.epoch)
                 while lived and version.epoch < wanted.epoch:
                     change = Erased(wanted.erased_ms)
                     version = (await store.commit(Commit(key, version, (change,)))).version
