@@ -74,6 +74,7 @@ class Options(RetentionOptions, frozen=True, kw_only=True):
     content: Content = "keep"
     content_none_tenants: str = ""
     person_roles: str = PERSON_ROLES
+    person_instruction: bool = True
     keep_questions: Literal["no", "memory", "store"] = "memory"
     price_reads_usd: float = Prices().reads
     price_writes_usd: float = Prices().writes
@@ -110,6 +111,8 @@ class Options(RetentionOptions, frozen=True, kw_only=True):
         self.networks()
         self.retention()
         roles_of(self.person_roles)
+        if not isinstance(self.person_instruction, bool):  # a text such as "false" would allow it
+            raise SetupError("person_instruction must be True or False.")
         for name in (
             "record_ttl_s",
             "cache_bytes_max",
@@ -186,6 +189,7 @@ class Samvad(SessionPersistenceService):
             on_erased=[self._forget_user],
             on_session_removed=[self._forget_session],
             person_roles=roles_of(self.options.person_roles),
+            person_instruction=self.options.person_instruction,
             on_erasing=[] if isinstance(store, JournaledStore) else [self._erase_documents],
         )
         super().__init__(core, LOCAL)

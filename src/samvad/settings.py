@@ -35,7 +35,7 @@ _FOREIGN_NAMES = {"project_id": "PROJECT_ID", "location": "LOCATION"}
 _OPTIONS: Final = (  # settings that the service takes as they are
     "durability", "window_messages", "language", "record_ttl_s", "session_idle_s", "active_window_s",
     "record_interruptions", "listen", "keep_questions", "fetch_networks", "content", "content_none_tenants",
-    "person_roles", "price_reads_usd", "price_writes_usd", "price_deletes_usd",
+    "person_roles", "person_instruction", "price_reads_usd", "price_writes_usd", "price_deletes_usd",
 )  # fmt: skip
 _YEAR_S = 366 * 24 * 3600
 # https://kubernetes.io/docs/concepts/containers/container-environment/#cluster-information

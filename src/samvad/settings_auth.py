@@ -84,6 +84,13 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
             "of user, assistant, system and tool; none: no messages. Programs write all.",
         ),
     ] = "user,assistant"
+    person_instruction: Annotated[
+        bool,
+        Meta(
+            description="Whether people, with tokens of their own, may set the systemInstruction of their own live "
+            "conversations. Programs always may."
+        ),
+    ] = True
     cors_origins: Annotated[
         str,
         Meta(

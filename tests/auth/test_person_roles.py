@@ -11,15 +11,19 @@ import pytest
 
 from samvad import errors
 from samvad.http.app import create_app
+from samvad.live.parts import LiveOptions
+from samvad.live.service import LiveService
 from samvad.sessions.people import LIVE_RESUMPTION, LIVE_TURN, PERSON_ROLES
+from samvad.testing.scripted import Say, ScriptedProvider
 from samvad.types import ROLES, Principal, Role
 from tests.auth.support import authenticator, claims_at, issuer_server, rsa_key, signed
-from tests.auth.world import ASHA, Socket, World, bearing, world
+from tests.auth.world import ASHA, BALA, Socket, World, bearing, world
 from tests.http.support import Api
 
 pytestmark = pytest.mark.anyio
 HISTORY, BATCH = f"/api/session/{ASHA}/history", "/api/session/batch"
 PERSON, PROGRAM = Principal("default", ASHA), Principal("default", None, frozenset({"users"}))
+INSTRUCTION = "You are the bank."
 SETTINGS = {
     PERSON_ROLES: {"user", "assistant"},
     "user": {"user"},
@@ -190,17 +194,63 @@ async def start(here: World, token: str, **more: Any) -> tuple[Socket, Any]:
     return socket, frame
 
 
-async def test_an_instruction_of_the_system_goes_with_the_role_system() -> None:
-    """A person's socket may not tell the model how to be, unless people may write as the system."""
-    for setting, allowed in ((PERSON_ROLES, False), ("user,system", True)):
-        async with world(person_roles=setting) as here:
+async def test_an_instruction_where_people_may_set_it() -> None:
+    """The contract has the field for everybody; where the operator does not, people are told so. Not by their roles."""
+    for options, allowed in (
+        ({}, True),
+        ({"person_roles": "none"}, True),
+        ({"person_instruction": False}, False),
+        ({"person_instruction": False, "person_roles": "user,system"}, False),
+    ):
+        async with world(**options) as here:
             key = here.key("users", "sessions")
             await here.auth.refresh()
-            for token, may in ((here.token(ASHA), allowed), (key, True)):
-                socket, frame = await start(here, token, systemInstruction="You are the bank.")
-                assert frame["type"] == ("session_started" if may else "error"), frame
-                assert may or frame["code"] == "role_forbidden"
+            people = here.token(ASHA), here.token(ASHA, session="session_asha")
+            for token, may in (*((each, allowed) for each in people), (key, True)):
+                socket, frame = await start(here, token, systemInstruction=INSTRUCTION)
+                assert frame["type"] == ("session_started" if may else "error"), (options, frame)
+                assert may or (frame["code"], frame["retryable"]) == ("role_forbidden", False)
+                if not may:  # the connection stands, and so does everything else that they may
+                    socket.send({"type": "start_session", "userId": ASHA, "systemInstruction": ""})
+                    assert (await socket.until("session_started", "error"))["type"] == "session_started"
                 await socket.close()
+                forbidden, answer = await start(here, token, userId=BALA, systemInstruction=INSTRUCTION)
+                assert token == key or (answer["type"], answer["code"]) == ("error", "forbidden")
+                await forbidden.close()
+
+
+async def test_an_instruction_reaches_that_conversation_alone() -> None:
+    """Nobody else's, and none of the same user's beside it or later; nothing that is kept holds it."""
+    provider = ScriptedProvider({"": [Say("Fine.")]})
+    async with world() as plain:
+        key = plain.key("users", "sessions")
+        await plain.auth.refresh()
+        live = LiveService(plain.samvad, lambda name: provider, provider=provider.name, options=LiveOptions())
+        app = create_app(plain.samvad, auth=plain.auth, live=lambda: live)
+        here = plain._replace(api=Api(plain.samvad, app))
+        asha, bala = here.token(ASHA), here.token(BALA)
+
+        first, _ = await start(here, asha, systemInstruction=INSTRUCTION)
+        first.send({"type": "user_text", "text": "Hello"})
+        await first.until("turn_complete")
+        assert INSTRUCTION not in await here.snapshot()
+        joined, _ = await start(here, key, systemInstruction="A program's, which came later.")
+        beside, _ = await start(here, asha, sessionId="session_beside")
+        others, _ = await start(here, bala, userId=BALA, sessionId="session_bala")
+        for socket in (joined, beside, others):
+            await socket.until("session_ready")
+        told = [(each.context.session_id, each.context.system_instruction) for each in provider.sessions]
+        assert sorted(told) == [("session_asha", INSTRUCTION), ("session_bala", ""), ("session_beside", "")]
+
+        joined.send({"type": "end_session"})
+        await joined.until("session_ended")
+        again, _ = await start(here, asha)
+        await again.until("session_ready")
+        assert provider.session.context.session_id == "session_asha" and len(provider.sessions) == 4
+        assert provider.session.context.system_instruction == ""
+        assert await kept(here) == [("user", "Hello"), ("assistant", "Fine.")]
+        for socket in (first, joined, beside, others, again):
+            await socket.close()
 
 
 async def test_what_is_said_live_is_kept_whatever_people_may_write() -> None:
@@ -283,3 +333,11 @@ def test_settings_that_cannot_be(setting: str) -> None:
 
     with pytest.raises(errors.SetupError, match="person_roles must be some of user"):
         Options(person_roles=setting).check()
+
+
+def test_a_text_is_no_answer_to_whether() -> None:
+    """What would count as true where false was meant is an operator's mistake as well."""
+    from samvad.runtime import Options
+
+    with pytest.raises(errors.SetupError, match="person_instruction must be True or False"):
+        Options(person_instruction="false").check()  # type: ignore[arg-type]

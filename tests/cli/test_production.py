@@ -73,6 +73,17 @@ def test_what_people_may_write(roles: str, auth: str, expected: list[str]) -> No
     assert levels(production.person_roles(settings(person_roles=roles, auth=auth))) == expected
 
 
+@pytest.mark.parametrize(
+    ("allowed", "auth", "expected"),
+    [(True, "auto", ["warn"]), (False, "required", ["ok"]), (True, "off", [])],
+)
+def test_whose_instruction(allowed: bool, auth: str, expected: list[str]) -> None:
+    """That people may set the instruction of their own live conversations is told, with the setting."""
+    found = list(production.person_instruction(settings(person_instruction=allowed, auth=auth)))
+    assert levels(found) == expected
+    assert all("SAMVAD_PERSON_INSTRUCTION=false" in each.todo for each in found if each.level == "warn")
+
+
 def test_root() -> None:
     """Uid 0 is too much."""
     assert levels(production.process(0)) == ["fail"]
@@ -436,6 +447,7 @@ def test_a_server_that_is_fit_for_the_internet(here: Path, monkeypatch: pytest.M
     )
     call("keys", "create", "--name", "back end", "--expires", "90d")
     told = json.loads(call("doctor", "--production", "--json"))
+    assert "person instruction" in {each["subject"] for each in told["findings"] if each["level"] == "warn"}
     assert told["failures"] == 0 and told["ok"] == len(told["findings"]) - told["warnings"]
     subjects = {each["subject"] for each in told["findings"] if each["level"] == "ok"}
     assert {

@@ -48,6 +48,7 @@ def findings(
     yield log_level(settings)
     yield from issuers(settings)
     yield from person_roles(settings)
+    yield from person_instruction(settings)
     yield from secrets(settings)
     yield from places_of_secrets(settings, given)
     yield from limits_set(settings)
@@ -136,6 +137,18 @@ def person_roles(settings: Settings) -> Iterator[Finding]:
         yield Finding("warn", "person roles", f"people may write as {' and '.join(told)}", todo)
     else:
         yield Finding("ok", "person roles", ", ".join(sorted(allowed)) or "none")
+
+
+def person_instruction(settings: Settings) -> Iterator[Finding]:
+    """Whether people may tell the assistant how to be, in live conversations of their own."""
+    if settings.auth == "off":
+        return  # nobody is a person then
+    if settings.person_instruction:
+        todo = "Where its rules are yours to make, refuse theirs: set SAMVAD_PERSON_INSTRUCTION=false."
+        found = "people may set the instruction of their own live conversations"
+        yield Finding("warn", "person instruction", found, todo)
+    else:
+        yield Finding("ok", "person instruction", "programs alone set that of live conversations")
 
 
 def weakness(secret: str) -> str | None:

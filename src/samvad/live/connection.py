@@ -277,7 +277,7 @@ class Connection:
         if len(instruction.encode(errors="replace")) > limits.LIVE_INSTRUCTION_BYTES_MAX:
             raise TooLarge(f"systemInstruction may take {limits.LIVE_INSTRUCTION_BYTES_MAX} bytes.")
         if instruction:
-            service.need_role("system")
+            service.need_instruction()
         self._live.provider(frame.provider)
         known = background(record, session_id)
         language = (

@@ -22,7 +22,7 @@ from samvad.records import (
 )
 from samvad.sessions import content, user_log, views
 from samvad.sessions.lanes import Lanes
-from samvad.sessions.people import check_role
+from samvad.sessions.people import check_instruction, check_role
 from samvad.sessions.receipts import Receipts
 from samvad.sessions.validation import check_id
 from samvad.stores.base import Store
@@ -54,6 +54,7 @@ class SessionCore:
     on_erased: list[Callable[[UserKey], None]]
     on_session_removed: list[Callable[[str, str], None]]
     person_roles: frozenset[str]  # of the messages that people may write; programs may write all
+    person_instruction: bool  # whether people may set the instruction of their own live conversations
     # Awaited before a user is erased: who keeps something of them elsewhere removes it, or raises.
     on_erasing: Sequence[Callable[[UserKey], Awaitable[None]]] = ()
 
@@ -94,6 +95,11 @@ class Acting:
         """RoleForbidden unless the principal may write messages of this role."""
         if self.principal.user is not None:
             check_role(role, self.core.person_roles)
+
+    def need_instruction(self) -> None:
+        """RoleForbidden unless the principal may set the instruction of a live conversation."""
+        if self.principal.user is not None:
+            check_instruction(self.core.person_instruction)
 
     def _user(self, user_id: str, scope: str = "users") -> UserKey:
         """The key of a user that the principal reaches: themself, or with `scope` any of the tenant.

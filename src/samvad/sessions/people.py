@@ -45,6 +45,15 @@ def check_role(role: str, allowed: frozenset[str]) -> None:
         )
 
 
+def check_instruction(allowed: bool) -> None:
+    """RoleForbidden unless people may set the instruction of their own live conversations."""
+    if not allowed:
+        raise RoleForbidden(
+            "A user's own token may not set systemInstruction: have a program begin the conversation.",
+            role="system",
+        )
+
+
 def check_messages(messages: Iterable[NewMessage], allowed: frozenset[str]) -> None:
     """RoleForbidden where people may not write one of these.
 
