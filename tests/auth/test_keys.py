@@ -20,7 +20,7 @@ from samvad.errors import SetupError, Unauthenticated, Unavailable
 from tests.auth.world import HeldKeys
 from tests.cli.processes import Server, refusal, run
 from tests.http.support import HandClock
-from tests.support import wait_until
+from tests.support import wait_until, wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +119,33 @@ async def test_keys_go_on_while_their_place_is_down_and_not_for_ever(tmp_path: P
         await again.identify(text)
     with pytest.raises(Unauthenticated):
         await again.identify(None)
+
+
+async def test_a_fault_in_the_reading_does_not_end_it() -> None:
+    """Whatever the place of the keys does: they are read again, or a revoked one would work for ever."""
+
+    class Faulty(HeldKeys):
+        every_s = 0.01
+        reads = 0
+
+        async def load(self) -> bytes | None:
+            self.reads += 1
+            if self.reads < 4:
+                raise RuntimeError("a fault of ours")
+            return await super().load()
+
+    source = Faulty()
+    source.keys.append(key_of()[1])
+    auth = Authenticator(HandClock(), keyring=Keyring(source, HandClock()))
+    await auth.start()
+    try:
+
+        async def asks() -> bool:
+            return auth.required
+
+        await wait_until_async(asks, "the keys are read")
+    finally:
+        await auth.stop()
 
 
 async def test_asking_begins_with_the_first_key_and_never_ends() -> None:

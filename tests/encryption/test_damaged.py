@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from samvad import open_samvad
 from samvad.cli import app
 from samvad.clock import SystemClock
-from samvad.errors import Unreadable
+from samvad.errors import SetupError, Unreadable
 from samvad.records import UserKey, user_hash
+from samvad.sessions.journal_entry import decode_entry
+from samvad.stores import sealing
+from samvad.stores.data_keys import newest_life
 from samvad.stores.encrypting import keys_file
 from samvad.stores.urls import store_from_url
 from tests.encryption.test_at_rest import new_key, say_everything
@@ -193,3 +197,13 @@ async def test_a_damaged_user_in_firestore_is_erased(tmp_path: Path, journaled: 
             assert await samvad.store.drain(20) == 0
         documents = await asyncio.to_thread(everything, project)
         assert not any(user in str(documents) for user in users)
+
+
+def test_what_is_no_text_is_damage_like_any_other() -> None:
+    """Bytes that are not UTF-8 where text belongs, which the decoder tells in another way than what is no JSON."""
+    with pytest.raises(Unreadable):
+        sealing.user_of(b'{"of":"\xff","samvad.sealed":"AAAA"}')
+    whole = msgspec.msgpack.encode([[], 3, ["default", "asha"]])
+    assert newest_life(whole) == newest_life(whole.replace(b"asha", b"as\xffa")) == -3
+    with pytest.raises(SetupError, match="cannot read"):
+        decode_entry(b'["default","as\xffa",0,1,null,[],0]')

@@ -314,3 +314,32 @@ async def test_no_listener(tmp_path: Path) -> None:
     line.capabilities = Capabilities(durable=True, shared=True, tells=True)
     quiet = Samvad(journaled(line, tmp_path / "b"), options=Options(listen=False))
     assert quiet.watcher is None
+
+
+async def test_what_cannot_be_read_is_an_outage() -> None:
+    """A server whose stream of changes holds bytes that are no message: to be asked again, and no fault of ours."""
+    import grpc
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    async def garbage(requests: Any, context: Any) -> AsyncIterator[bytes]:
+        await anext(aiter(requests))
+        yield b"\xff\xff\xff"
+        await context.done()
+
+    handler = grpc.stream_stream_rpc_method_handler(garbage)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("google.firestore.v1.Firestore", {"Listen": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    store = make_store("garbled", emulator_host=f"127.0.0.1:{port}")
+    store._client.open()
+    store._listener._told_until = Timestamp(seconds=1_000)
+    try:
+        async with asyncio.timeout(30):
+            with pytest.raises(StoreUnavailable, match="cannot be read"):
+                await anext(store._listener.notices())
+    finally:
+        await store._client.close()
+        await server.stop(None)

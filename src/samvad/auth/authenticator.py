@@ -114,6 +114,9 @@ class Authenticator:
         except (SamvadError, TimeoutError) as error:
             self.keyring.use_copy()
             _log.warning("the keys cannot be read: %s", getattr(error, "message", "no answer in time"))
+        except Exception:  # the top of a task, for which every request waits
+            self.keyring.use_copy()
+            _log.exception("reading the keys failed; they are read again soon")
 
     async def start(self) -> None:
         """Read the keys anew every few seconds from now on."""
@@ -132,7 +135,10 @@ class Authenticator:
         while True:
             # Where nobody is asked yet, the first key may be found a little later.
             await asyncio.sleep(self.keyring.every_s * (1 if self.required else _UNASKED))
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # the top of a task: keys that are never read again are never revoked
+                _log.exception("reading the keys failed; they are read again soon")
 
     async def refresh(self) -> None:
         """Read the keys anew; what hung on one that is gone ends."""

@@ -82,7 +82,7 @@ class Checkpoint:
     def load(self) -> Place:
         """Where to go on; the beginning, if nothing is known."""
         if self._path is not None:
-            with contextlib.suppress(OSError, msgspec.DecodeError):
+            with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
                 kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
                 if kept.file == self._identity() and kept.database == self._database_identity():
                     return kept.place

@@ -49,7 +49,7 @@ def read_questions(lines: Iterable[str]) -> list[Question]:
             continue
         try:
             question = msgspec.json.decode(line, type=Question)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"Line {number} is not a question: {error}.") from None
         if question.answerable and question.document is None and question.answer is None:
             raise InvalidRequest(

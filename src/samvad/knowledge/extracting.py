@@ -272,7 +272,10 @@ async def _in_process(data: bytes, kind: DocumentType, charset: str | None) -> E
                 await process.wait()
     try:
         answer = msgspec.json.decode(out, type=Answer)
-    except msgspec.DecodeError:  # it died: of its bound of memory or processor time, or in the parser
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+    ):  # it died: of its bound of memory or processor time, or in the parser
         raise UnreadableDocument(
             "The document could not be read within the bounds of time and memory; it may be damaged, or made to harm."
         ) from None

@@ -376,7 +376,7 @@ def _decode(document: Any) -> _Head:
     fields = documents.fields_of(document)
     try:
         return msgspec.msgpack.decode(fields["body"], type=_Head)
-    except msgspec.DecodeError:  # damaged: the others are to be read all the same
+    except (msgspec.DecodeError, UnicodeDecodeError):  # damaged: the others are to be read all the same
         name, at = document.name.rpartition("/")[2], rfc3339(int(fields["changed"].rpartition("/")[2]))
         return _Head(0, document=unreadable_document(name, at), document_id=name)
 

@@ -203,7 +203,7 @@ class SQLiteKnowledgeStore(BesideDocuments):
                     headings=_headings.decode(headings),
                     revision=revision,
                 )
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 raise Unreadable from None
 
         return await self._run(work)
@@ -266,7 +266,7 @@ class SQLiteKnowledgeStore(BesideDocuments):
 def _decoded(body: bytes, document_id: str, added_at: str, tenant: str, user: str) -> Document:
     """A document without its text; marked where it is damaged."""
     scope = Scope(tenant or None, user or None)
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
         document = _document.decode(body)
         if (document.id, document.owner, document.user_id) == (document_id, scope.ownership, scope.user):
             return document

@@ -93,7 +93,7 @@ class OpenTurns:
             return msgspec.json.decode(data, type=tuple[str, str, str])
         except Unavailable:
             raise
-        except (SamvadError, msgspec.DecodeError):
+        except (SamvadError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
     def _files(self) -> Iterator[tuple[Path, bytes]]:
@@ -120,6 +120,6 @@ def _belongs(data: bytes, key: UserKey) -> bool:
         return data[len(_MAGIC) : len(_MAGIC) + _HASH_BYTES] == user_hash(key)
     try:
         tenant, user_id, _ = msgspec.json.decode(data, type=tuple[str, str, str])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return (tenant, user_id) == (key.tenant, key.user_id)

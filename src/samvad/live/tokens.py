@@ -64,7 +64,7 @@ class ResumeTokens:
             raise InvalidResumeToken
         try:
             found = msgspec.json.decode(_decoded(claims), type=Claims)
-        except (msgspec.DecodeError, binascii.Error):
+        except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error):
             raise InvalidResumeToken from None
         if found.expires_ms < self._clock.now_ms():
             raise InvalidResumeToken("The resume token has expired; start the session without `resume`.")

@@ -158,5 +158,5 @@ def _elsewhere(there: Holding, wait_s: float) -> SweptElsewhere:
 def _read(note: SharedNote | None) -> Holding | None:
     try:
         return None if note is None else msgspec.json.decode(note.body, type=Holding)
-    except (msgspec.DecodeError, msgspec.ValidationError):  # of a version to come
+    except (msgspec.DecodeError, UnicodeDecodeError):  # of a version to come
         return None

@@ -67,7 +67,7 @@ class Kept(msgspec.Struct, rename="camel"):
 
 def kept_at(path: Path) -> Kept | None:
     """What the file says; None where there is none, or it cannot be read."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
+    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.json.decode(path.read_bytes(), type=Kept)
     return None
 

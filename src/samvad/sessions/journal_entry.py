@@ -36,7 +36,7 @@ def decode_entry(payload: bytes) -> JournalEntry:
         raise SetupError("The journal is encrypted; give the master key in SAMVAD_MASTER_KEY.")
     try:
         return (_decode_json if payload.startswith(b"[") else _decode)(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SetupError(f"The journal holds an entry that this version cannot read: {error}.") from error
 
 

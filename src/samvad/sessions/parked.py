@@ -120,7 +120,7 @@ def save(directory: Path, found: list[Parked]) -> None:
 
 def load(directory: Path) -> list[Parked]:
     """The list as it was written last; empty where there is none, or it cannot be read."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
+    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.json.decode((directory / FILE).read_bytes(), type=list[Parked])
     return []
 

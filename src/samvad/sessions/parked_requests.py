@@ -89,7 +89,7 @@ def _asked(directory: Path) -> Request | None:
         return msgspec.json.decode((directory / FILE).read_bytes(), type=Request)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         _log.warning("what is asked about parked operations cannot be read")
         take_back(directory)
         return None

@@ -68,7 +68,7 @@ _encode = msgspec.msgpack.encode
 def _user_keys(value: bytes) -> _UserKeys:
     try:
         return _decode_keys(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise Unreadable(
             "The keys of this user were changed: restore them, or erase the user, which always works."
         ) from None

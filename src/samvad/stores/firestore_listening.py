@@ -57,8 +57,10 @@ class _Stream:
         await self._call.write(request)
 
     async def answers(self) -> AsyncIterator[Any]:
-        """What the server says; StoreUnavailable where it ends the stream."""
+        """What the server says; StoreUnavailable where it ends the stream, or says what cannot be read."""
         while (answer := await self._call.read()) is not grpc.aio.EOF:
+            if answer is None:  # gRPC says it so, and logs why
+                raise StoreUnavailable("Firestore sent what cannot be read.")
             self._client.heard()
             yield answer
         raise StoreUnavailable("Firestore ended a stream.")

@@ -93,7 +93,7 @@ def is_sealed_message(body: bytes) -> bool:
         return False
     try:
         return "content" not in msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return False
 
 
@@ -239,7 +239,7 @@ def user_of(body: bytes) -> bytes | None:
         return None
     try:
         return _of(body).of
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise Unreadable from None
 
 
