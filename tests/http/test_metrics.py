@@ -17,9 +17,13 @@ from samvad.errors import TooManyRequests, Unauthenticated
 from samvad.http.app import create_app
 from samvad.http.metrics import Metrics
 from samvad.http.rate_limits import Limiter, quotas
+from samvad.live.parts import LiveOptions
+from samvad.live.service import LiveService
 from samvad.runtime import Samvad
 from samvad.settings import Settings
 from samvad.stores.memory import MemoryStore
+from samvad.testing.scripted import ScriptedProvider
+from tests.auth.world import Socket, world
 from tests.encryption.test_at_rest import new_key, service
 from tests.http.support import Api
 from tests.journaled.faulty import FaultyStore
@@ -219,3 +223,20 @@ async def test_a_documents_search(tmp_path: Path) -> None:
         seen = read(samvad)
     assert seen["samvad_knowledge_engine_up"] == seen["samvad_knowledge_engine_starts_total"] == 1
     assert seen['samvad_knowledge_engine_seconds_count{request="search"}'] == 1
+
+
+async def test_a_socket_that_is_refused_counts_as_refused() -> None:
+    """A live conversation too many is 503 in the measures, and no conversation."""
+    async with world() as here:
+        provider, options = ScriptedProvider({}), LiveOptions(sockets_max=1)
+        live = LiveService(here.samvad, lambda name: provider, options=options)
+        app = create_app(here.samvad, auth=here.auth, live=lambda: live)
+        here = here._replace(api=Api(here.samvad, app))
+        sockets = [Socket(here, here.token("asha")) for _ in range(2)]
+        assert (await sockets[0].next())["type"] == "websocket.accept"
+        assert (await sockets[1].next())["type"] == "websocket.http.response.start"
+        await sockets[1].task
+        seen = read(app.metrics)
+        assert seen['samvad_requests_total{route="live",status="503"}'] == 1
+        assert 'samvad_requests_total{route="live",status="101"}' not in seen
+        await sockets[0].close()

@@ -329,14 +329,15 @@ class SamvadApp:
             asked.code = error.code
             self._answered(asked, "live", error.status, started_s)
             return
+        status = 500
         try:
             service = self.samvad.acting_as(identity.principal)
             access, limit = (self.auth, identity), self._frames(scope, identity)
             tell = self._live_tell(scope, request_id, identity)
-            await serve_socket(scope, receive, send, live, service, access, limit, tell)
+            status = await serve_socket(scope, receive, send, live, service, access, limit, tell)
         except Exception:  # the top of the connection
             _log.exception("a live connection failed")
-        self._answered(asked, "live", 101, started_s)
+        self._answered(asked, "live", status, started_s)
 
     def _live_tell(self, scope: Scope, request_id: str, identity: Identity) -> Tell | None:
         """What hears of the starts and ends of a live connection."""

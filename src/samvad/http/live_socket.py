@@ -90,10 +90,10 @@ async def serve_socket(
     access: tuple[Authenticator, Identity],
     limit: Limit | None = None,
     tell: Tell | None = None,
-) -> None:
-    """Talk with one client, for as long as its credential holds; `tell` hears what an audit log wants.
+) -> int:
+    """Talk with one client, for as long as its credential holds; the status of the handshake.
 
-    A client that does not offer the subprotocol is talked with all the same.
+    `tell` hears what an audit log wants. A client that does not offer the subprotocol is talked with all the same.
     """
     from samvad.live.connection import Connection
 
@@ -105,7 +105,7 @@ async def serve_socket(
         live.admit(connection)
     except SamvadError as error:
         await refuse_socket(scope, send, error)
-        return
+        return error.status
     try:
         offered = scope.get("subprotocols") or ()
         await send(
@@ -114,6 +114,7 @@ async def serve_socket(
         await connection.run(socket.receive)
     finally:
         live.dismiss(connection)
+    return 101
 
 
 async def refuse_socket(

@@ -203,9 +203,13 @@ class Limiter:
 
 @lru_cache(maxsize=10_000)
 def _network(text: str) -> str:
-    """An address in its one form; of IPv6 the network."""
+    """An address in its one form, without the port that some proxies tell; of IPv6 the network."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
     try:
-        found = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
+        found = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return "unknown"
     if isinstance(found, ipaddress.IPv6Address):
