@@ -150,7 +150,7 @@ def run(options: Options) -> Section:
         locked(ALL, options.directory / "locks-on") as on,
     ):
         turns = [(OFF, off, KEY), (KEY, on, KEY), (TOKENS, on, TOKENS)]
-        for number_ in range(1 if options.quick else 3 * options.rounds):
+        for number_ in range(1 if options.quick else 5 * options.rounds):
             progress(f"locks: round {number_ + 1}")
             found: dict[str, dict[str, tuple[float, float]]] = {name: {} for name, _, _ in turns}
             for case in CASES:
