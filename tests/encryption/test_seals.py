@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -157,30 +158,32 @@ def test_a_session_may_be_touched_and_not_exchanged() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_large_window_is_opened_beside_the_loop() -> None:
-    """A hundred messages of 64 KiB take longer than others are to be held up: they go on meanwhile."""
+@pytest.mark.parametrize(("size", "beside"), [(65_536, True), (64, False)], ids=["large", "small"])
+async def test_a_large_window_is_opened_beside_the_loop(
+    size: int, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred messages of 64 KiB take longer than others are to be held up: they are opened in another thread."""
     store = SealedStore(
         MemoryStore(), DataKeys(MemoryDataKeys(), [LocalMasterKey(os.urandom(32))]), clock=SystemClock()
     )
     await store.open()
-    user, turns = UserKey("default", "asha"), 0
-    said = tuple(raw_message(seq, f"m{seq}", seq, "x" * 65_536) for seq in range(1, 101))
+    user = UserKey("default", "asha")
+    said = tuple(raw_message(seq, f"m{seq}", seq, "x" * size) for seq in range(1, 101))
     await store.commit(Commit(user, Version(0, 0), (MessagesAdded(said),)))
+    opening, threads = store.opened.messages, set[int]()
 
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
+    def noted(*args: Any) -> Any:
+        threads.add(threading.get_ident())
+        return opening(*args)
 
+    monkeypatch.setattr(store.opened, "messages", noted)
     loaded = store.load(user, window=100, open_after_ms=0, sessions_max=1)
     paged = store.page(user, after=0, before=None, limit=100, bytes_max=1 << 23)
     for reading in (loaded, paged):
-        going_on, turns = asyncio.create_task(others()), 0
+        threads.clear()
         found: Any = await reading
-        going_on.cancel()
         assert (found.window if isinstance(found, UserRecord) else tuple(found[0])) == said
-        assert turns > 20, "the few turns of a read that has all in memory are far fewer"
+        assert len(threads) == 1 and (threading.get_ident() in threads) is not beside
     await store.close()
 
 
