@@ -40,10 +40,10 @@ class SealingLine:
         """Seal what was gathered; others have their turn before what takes longer."""
         until_s = monotonic() + _TURN_S
         while self._gathered:
-            if monotonic() > until_s:
+            self._next()
+            if self._gathered and monotonic() > until_s:
                 asyncio.get_running_loop().call_soon(self._some)
                 return
-            self._next()
 
     def finish(self) -> None:
         """Seal all that was gathered, now."""
