@@ -10,6 +10,7 @@ from samvad.auth.audit import AuditLog
 from samvad.errors import Unavailable
 from samvad.http.access import AccessRecord
 from samvad.http.attempts import EVENTS, Attempts, Caller, Told
+from samvad.http.rate_limits import network_of
 from samvad.http.routing import Route
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Auditing:
         """Who is told apart: a person whatever their tokens, a program by its credential, nobody by the network."""
         identity, who = record.identity, self._who(record)
         if identity is None:
-            return Caller(who, "-", f"address {_network(address)}", False, address)
+            return Caller(who, "-", f"address {network_of(record.address or '')}", False, address)
         tenant, user, _, _ = identity.principal
         name = identity.credential if user is None else f"user {tenant}/{user}"
         return Caller(who, tenant, name, user is None, address)
@@ -144,9 +145,3 @@ def _is_address(text: str | None) -> str | None:
         return None if text is None else str(ipaddress.ip_address(text))
     except ValueError:
         return None
-
-
-def _network(address: str | None) -> str:
-    """An address, of IPv6 the network (/64): within it, whoever has one has all."""
-    found = ipaddress.ip_address(address or "::")
-    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)

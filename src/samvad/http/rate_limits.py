@@ -95,7 +95,7 @@ class Limiter:
 
     def address(self, scope: dict[str, Any]) -> str:
         """From where a request comes: what the outermost of our own proxies saw; of IPv6 the network (/64)."""
-        return _network(self.whence(scope))
+        return network_of(self.whence(scope))
 
     def whence(self, scope: dict[str, Any]) -> str:
         """The same as it stands there: not yet known to be an address."""
@@ -118,16 +118,14 @@ class Limiter:
         if identity.credential == "local":
             return []
         wanted = self._wanted(scope, identity, 1, size)
-        if route not in _COSTLY and self._shared is None:
-            now_s = self._clock.monotonic_s()
-            usual = self.windows.once_more(wanted, now_s)
-            return self._let_in(wanted, self.windows.spend(wanted, now_s)) if usual is None else usual
         if route in _COSTLY:
             chosen = self._quotas
             starts, erases = route in _STARTS, route in _ERASES
             quota = chosen.starts if starts else chosen.erasures if erases else chosen.exports
             if quota.amount:
                 wanted.append((self._who(identity), quota, 1))
+        if self._shared is None:
+            return self._let_in(wanted, self.windows.spend(wanted, self._clock.monotonic_s()))
         return self._spend(wanted)
 
     async def frame(self, scope: dict[str, Any], identity: Identity, requests: int, size: int) -> None:
@@ -156,16 +154,15 @@ class Limiter:
         return f"{tenant}/{user}" if user is not None else identity.credential
 
     def _wanted(self, scope: dict[str, Any], identity: Identity, requests: int, size: int) -> list[Wanted]:
-        chosen, (tenant, user, _, _) = self._quotas, identity[0]
+        chosen, who = self._quotas, self._who(identity)
         wanted: list[Wanted] = []
-        if user is None:  # a back end asks for many users, from one address
-            who = identity[1]
+        if identity.principal.user is None:  # a back end asks for many users, from one address
             if requests and chosen.key.amount:
                 wanted.append((who, chosen.key, requests))
             if size and chosen.key_bytes.amount:
                 wanted.append((who, chosen.key_bytes, size))
             return wanted
-        who, address = f"{tenant}/{user}", self.address(scope)
+        address = self.address(scope)
         if requests:
             if chosen.user.amount:
                 wanted.append((who, chosen.user, requests))
@@ -202,7 +199,7 @@ class Limiter:
 
 
 @lru_cache(maxsize=10_000)
-def _network(text: str) -> str:
+def network_of(text: str) -> str:
     """An address in its one form, without the port that some proxies tell; of IPv6 the network."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]

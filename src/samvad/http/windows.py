@@ -69,7 +69,7 @@ class Windows:
 
         With `take` false nothing is taken in any case: `amount` is then what would be left.
         """
-        usual = self.once_more(wanted, now_s) if take else None
+        usual = self._once_more(wanted, now_s) if take else None
         return self._spend_at_length(wanted, now_s, take) if usual is None else usual
 
     def _spend_at_length(self, wanted: Sequence[Wanted], now_s: float, take: bool) -> list[Left]:
@@ -114,7 +114,7 @@ class Windows:
                 window.total += cost
         return found
 
-    def once_more(self, wanted: Sequence[Wanted], now_s: float) -> list[Left] | None:
+    def _once_more(self, wanted: Sequence[Wanted], now_s: float) -> list[Left] | None:
         """As `spend`, where of each something was taken in this very slot, and there is room: as most often.
 
         None for all else, with nothing taken.
