@@ -129,16 +129,16 @@ async def fill(url: str, names: tuple[str, ...] = NAMES, messages: int = 30) -> 
         await samvad.save_user_state("only-state", {})
 
 
-def killed_above(place: Place, least: int, count: Callable[[], int], *arguments: str) -> int:
-    """Run a command that writes users to a store, kill it with SIGKILL behind so many; how many are there then."""
+def killed_above(folder: Path, least: int, count: Callable[[], int], *arguments: str) -> int:
+    """Run a command that writes to a store, kill it with SIGKILL once there are more than so many; how many then."""
     process = subprocess.Popen(
         [*SAMVAD, *arguments],
-        cwd=place.folder,
+        cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    wait_until(lambda: count() > least or process.poll() is not None, "more users are there")
+    wait_until(lambda: count() > least or process.poll() is not None, "more is there")
     process.kill()
     output, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == -9, output
@@ -147,8 +147,8 @@ def killed_above(place: Place, least: int, count: Callable[[], int], *arguments:
 
 def killed_twice(place: Place, count: Callable[[], int], users: int, *arguments: str) -> None:
     """Run a command that writes `users` to a store, and kill it in the middle, twice."""
-    first = killed_above(place, 0, count, *arguments)
-    second = killed_above(place, first, count, *arguments)
+    first = killed_above(place.folder, 0, count, *arguments)
+    second = killed_above(place.folder, first, count, *arguments)
     assert 0 < first < second < users
 
 

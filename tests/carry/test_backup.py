@@ -169,7 +169,9 @@ def test_a_restore_that_is_killed_goes_on(place: Place) -> None:
     before = content(old)
     call("backup", "all.backup", "--store", old)
 
-    there = killed_above(place, 10, lambda: place.users_in("new.db"), "restore", "all.backup", "--store", new)
+    there = killed_above(
+        place.folder, 10, lambda: place.users_in("new.db"), "restore", "all.backup", "--store", new
+    )
     assert 10 < there < users
     assert f"users      {users:,}: " in call("restore", "all.backup", "--store", new)
     assert content(new) == before

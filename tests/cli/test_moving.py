@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typer.testing import CliRunner
 from samvad.cli import app
 from samvad.cli.exporting import _complete_part
 from samvad.runtime import open_samvad
-from tests.cli.processes import SAMVAD, WAIT_S, environment, run
-from tests.support import wait_until
+from tests.carry.support import killed_above
+from tests.cli.processes import run
 
 
 @pytest.fixture
@@ -154,22 +153,8 @@ def test_an_import_that_is_killed_goes_on_where_it_was(here: Path) -> None:
             return int(json.loads(path.read_text())["place"]["line"])
         return 0
 
-    def kill_behind(line: int) -> int:
-        process = subprocess.Popen(
-            [*SAMVAD, "import", "many.jsonl"],
-            cwd=here,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        wait_until(lambda: place() > line or process.poll() is not None, "the import has come further")
-        process.kill()
-        output, _ = process.communicate(timeout=WAIT_S)
-        assert process.returncode == -9, output
-        return place()
-
-    first = kill_behind(0)
-    at_least = kill_behind(first)
+    first = killed_above(here, 0, place, "import", "many.jsonl")
+    at_least = killed_above(here, first, place, "import", "many.jsonl")
     assert 0 < first < at_least < dialogues
     done = run(["import", "many.jsonl"], here)
     assert done.returncode == 0, done.stderr
