@@ -150,7 +150,7 @@ class TooLarge(SamvadError):
 
 
 class UnsupportedMediaType(SamvadError):
-    """The body must be JSON: send it with 'Content-Type: application/json'."""
+    """The body must be JSON: send it with 'Content-Type: application/json', and not compressed."""
 
     code = "unsupported_media_type"
     status = 415

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from typing import Any
@@ -266,6 +267,20 @@ async def test_media_types(plain: Api, media_type: str, status: int) -> None:
     assert answer.status == status
     if status == 415:
         assert answer.json["code"] == "unsupported_media_type"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "GZIP", "identity, gzip", "x"])
+async def test_bodies_are_not_unpacked(plain: Api, coding: str) -> None:
+    """A compressed body is 415, and told how it has to come; it is not taken for broken JSON."""
+    body = gzip.compress(b'{"role":"user","content":"x"}')
+    answer = await plain.post(HISTORY, content=body, headers={"content-encoding": coding})
+    assert (answer.status, answer.json["code"]) == (415, "unsupported_media_type")
+    assert "Content-Encoding" in answer.json["error"]
+    assert answer.headers["accept-encoding"] == "identity"
+    answer = await plain.post(
+        HISTORY, {"role": "user", "content": "x"}, headers={"content-encoding": "identity"}
+    )
+    assert answer.status == 200
 
 
 async def test_bodies_that_are_not_asked_for(plain: Api) -> None:

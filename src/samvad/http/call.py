@@ -239,6 +239,8 @@ class Call:
             if name == b"content-type":
                 if value != JSON:
                     _check_media_type(value)
+            elif name == b"content-encoding":
+                _check_coding(value)
             elif name == b"content-length" and len(value) > 6:
                 if not value.isdigit():
                     raise InvalidRequest("Content-Length must be a whole number of bytes.")
@@ -339,6 +341,15 @@ def _check_media_type(value: bytes) -> None:
     media_type = value.split(b";", 1)[0].strip().lower()
     if media_type != JSON and not (media_type.startswith(b"application/") and media_type.endswith(b"+json")):
         raise UnsupportedMediaType
+
+
+def _check_coding(value: bytes) -> None:
+    """Nothing is unpacked: a small body that becomes a huge one would be anybody's to send."""
+    if value.strip().lower() not in (b"", b"identity"):
+        raise UnsupportedMediaType(
+            "The body must come as it is: send it without compression, and without Content-Encoding.",
+            coding=True,
+        )
 
 
 def _safe(error: BaseException) -> str:

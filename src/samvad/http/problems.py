@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from samvad.errors import MethodNotAllowed, SamvadError, TooManyRequests, Unauthenticated, Unavailable
+from samvad.errors import (
+    MethodNotAllowed,
+    SamvadError,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+    UnsupportedMediaType,
+)
 from samvad.http.call import Reply, encode
 
 PROBLEM_JSON = b"application/problem+json"
@@ -33,6 +40,8 @@ def problem_reply(error: SamvadError, request_id: str) -> Reply:
         headers.append((b"www-authenticate", b'Bearer realm="samvad"'))
     elif isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.details.get("allow", ())).encode()))
+    elif isinstance(error, UnsupportedMediaType) and error.details.get("coding"):
+        headers.append((b"accept-encoding", b"identity"))  # RFC 9110, section 12.5.3
     body = problem(error)
     body["requestId"] = request_id
     return Reply(encode(body), error.status, PROBLEM_JSON, tuple(headers))
