@@ -140,6 +140,7 @@ KEYS_MAX: Final = 1_000
 KEY_USED_S: Final = 600  # how exactly it is noted when a key was last used
 JWKS_STALE_S_MAX: Final = 24 * 3600
 LIMITED_KEYS_MAX: Final = 200_000  # windows in memory: of users, keys and addresses
+NETWORK_QUOTA_FACTOR: Final = 10  # as much as an address may ask, all of an IPv6 /48 together
 REFUSALS_PER_S: Final = 20  # of one user, key or address, that are told at once; further ones wait
 REFUSAL_HELD_S_MAX: Final = 5
 REFUSALS_HELD_EACH_MAX: Final = 1_000  # of one of them at a time; the connections of further ones are closed

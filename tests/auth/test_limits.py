@@ -20,12 +20,13 @@ import pytest
 from samvad import limits
 from samvad.errors import SetupError, TooManyRequests
 from samvad.http.app import create_app
-from samvad.http.rate_limits import Limiter, quotas
+from samvad.http.rate_limits import Limiter, network_of, quotas
 from samvad.http.shared_limits import RedisWindows
 from samvad.http.windows import SLOTS, Quota, Windows
 from samvad.settings import Settings
+from samvad.types import trusted
 from tests.auth.world import ALL, ASHA, BALA, Socket, World, bearing, world
-from tests.http.support import Api, HandClock
+from tests.http.support import Answer, Api, HandClock
 from tests.support import loudly_skip, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -122,11 +123,47 @@ def test_memory_is_bounded() -> None:
     """Those not seen for longest are forgotten; one that asks all the time is not."""
     windows, quota = Windows(100), Quota("q", 10, 60)
     for number in range(10_000):
-        windows.spend([(f"k{number}", quota, 1), ("busy", quota, 0)], 0.0)
+        windows.spend([(f"k{number}", quota, 1), ("busy", quota, 0)], number / 50)
+        assert windows._window(("q", "busy")) is not None
     assert len(windows) == 100
     for second in range(1_000):
         windows.spend([("busy", Quota("q", 1_000, 60), 1)], float(second))
     assert len(windows._windows[quota.name, "busy"].slots) <= SLOTS + 1
+
+
+def test_nobody_has_what_was_used_up_forgotten() -> None:
+    """However many ask from new addresses: those of which all is back go first, then those that are hardly used."""
+    windows, quota, now_s = Windows(1_000), Quota("q", 80, 60), 0.0
+    for number in range(900):
+        windows.spend([(f"before{number}", quota, 1 + number % 2 * 50)], now_s)
+    now_s = 61.0 + 1.0
+    windows.spend([("light", quota, 1), ("eighth", quota, 10), ("all", quota, 80)], now_s)
+    for number in range(997):
+        now_s += 0.001
+        windows.spend([(f"attacker{number}", quota, 1)], now_s)
+        assert windows._windows.get(("q", "light")) is not None  # there is room: all of 900 is back
+    for number in range(10_000):
+        now_s += 0.001
+        windows.spend([(f"further{number}", quota, 1)], now_s)
+        assert len(windows) == 1_000
+    found = windows.spend([(key, quota, 0) for key in ("light", "eighth", "all")], now_s, take=False)
+    assert [left.amount for left in found] == [80, 70, 0]
+    assert windows.spend([("all", quota, 1)], now_s)[0].wait_s > 0
+    for number in range(2_000):  # where all are much used, it is those of whom nothing was heard for longest
+        now_s += 0.001
+        windows.spend([(f"hard{number}", quota, 40)], now_s)
+        assert len(windows) == 1_000
+    assert windows.spend([("hard1999", quota, 41)], now_s)[0].wait_s > 0
+
+
+def test_room_is_made_for_one_of_the_same_request() -> None:
+    """Where the window that has to go for a new one is of the request as well, the request is answered."""
+    windows, quota = Windows(2), Quota("q", 10, 60)
+    windows.spend([("oldest", quota, 1)], 0.0)
+    windows.spend([("other", quota, 1)], 1.0)
+    found = windows.spend([("new", quota, 1), ("oldest", quota, 1)], 2.0)
+    assert [left.amount for left in found] == [9, 8]
+    assert len(windows) <= 2
 
 
 # --- over HTTP -------------------------------------------------------------------------------------------------
@@ -185,6 +222,57 @@ async def test_an_address_is_limited_over_all_its_users() -> None:
         other = here.key(*ALL)
         await here.auth.refresh()
         assert await statuses(here, 1, other) == [200]
+
+
+async def test_many_networks_of_one_customer_are_limited_together() -> None:
+    """Of IPv6 each /64 has what an address has, and a /48 ten times that, over all that are in it."""
+    async with limited(limit_address_requests=4, limit_refused=3, limit_proxies=1) as here:
+
+        async def ask(user: str, address: str, token: str | None = None) -> Answer:
+            headers = bearing(token or here.token(user)) | {"x-forwarded-for": address}
+            return await here.api("GET", f"/api/session/{user}/profile", headers=headers)
+
+        found = [
+            await ask(f"user_{number}", f"2001:db8:7:{network:x}::{number:x}")
+            for network in range(12)
+            for number in range(5)
+        ]
+        assert [answer.status for answer in found] == [200, 200, 200, 200, 429] * 10 + [429] * 10
+        assert re.search(r'"address";q=4;w=60, "network";q=40;w=60', found[0].headers["ratelimit-policy"])
+        assert '"network";r=0' in found[-1].headers["ratelimit"]
+        assert (await ask("user_0", "2001:db8:8::1")).status == 200  # the neighbour
+        assert (await ask("user_0", "203.0.113.7")).status == 200
+        found = [await ask("user_0", f"2001:db8:9:{number:x}::1", "guess") for number in range(31)]
+        assert [answer.status for answer in found] == [401] * 30 + [429]
+
+
+async def test_a_batch_counts_as_often_as_it_has_operations() -> None:
+    """Of a user and of a key. Where there is no room for all, none is carried out; the answer says for how many."""
+    async with limited(limit_user_requests=60, limit_key_requests=100) as here:
+        key = here.key(*ALL)
+        await here.auth.refresh()
+
+        async def batch(token: str, number: int) -> Answer:
+            operation = {"op": "append", "userId": ASHA, "role": "user", "content": "x"}
+            body = {"operations": [operation] * number}
+            return await here.api("POST", "/api/session/batch", body, headers=bearing(token))
+
+        async def total() -> int:
+            profile = await here.samvad.acting_as(trusted("default")).get_user_profile(ASHA)
+            return profile.position.seq
+
+        before = await total()
+        first = await batch(here.token(ASHA), 40)
+        assert (first.status, first.json["failed"]) == (200, 0)
+        assert re.match(r'"user";r=20;t=\d+, "address";r=5960;', first.headers["ratelimit"])
+        refused = await batch(here.token(ASHA), 30)
+        assert (refused.status, refused.json["code"]) == (429, "too_many_requests")
+        assert "30 operations" in refused.json["error"] and "19 left" in refused.json["error"]
+        assert refused.headers["ratelimit"].startswith('"user";r=19;')
+        assert int(refused.headers["retry-after"]) >= 1
+        assert (await batch(here.token(ASHA), 19)).status == 200
+        assert await total() == before + 59
+        assert [(await batch(key, 50)).status for _ in range(3)] == [200, 200, 429]
 
 
 async def test_bytes_are_counted_also_where_nobody_tells_them() -> None:
@@ -279,7 +367,7 @@ def test_addresses() -> None:
     def address(client: str, forwarded: str | None = None, proxies: int = 0) -> str:
         headers = [] if forwarded is None else [(b"x-forwarded-for", forwarded.encode())]
         limiter = Limiter(HandClock(), quotas(Settings()), proxies=proxies)
-        return limiter.address({"client": (client, 1), "headers": headers})
+        return network_of(limiter.whence({"client": (client, 1), "headers": headers}))
 
     assert address("203.0.113.7") == "203.0.113.7"
     assert address("::ffff:203.0.113.7") == "203.0.113.7"

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from samvad import limits, logs, tracing
@@ -196,6 +197,8 @@ class SamvadApp:
                         left = admitted if isinstance(admitted, list) else await admitted
                         if size is None:
                             receive = self._counted(scope, receive, identity, self._limiter)
+                        if name == batch.BATCH:
+                            scope[batch.COUNT] = partial(self._limiter.operations, scope, identity, left)
                     check_access(route.access, identity.principal, params)
                 for check in self.before:
                     check(name)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MIB: Final = 1024 * 1024
+_FACTOR: Final = limits.NETWORK_QUOTA_FACTOR
 _AGAIN_S: Final = 5.0  # after which a shared store of windows that failed is tried again
 
 
@@ -49,7 +50,10 @@ class Quotas(NamedTuple):
     key_bytes: Quota
     address: Quota
     address_bytes: Quota
+    network: Quota
+    network_bytes: Quota
     refused: Quota
+    network_refused: Quota
     starts: Quota
     erasures: Quota
     exports: Quota
@@ -64,7 +68,10 @@ def quotas(settings: Settings) -> Quotas:
         Quota("key-bytes", settings.limit_key_mib * _MIB, unit="content-bytes"),
         Quota("address", settings.limit_address_requests),
         Quota("address-bytes", settings.limit_address_mib * _MIB, unit="content-bytes"),
+        Quota("network", settings.limit_address_requests * _FACTOR),
+        Quota("network-bytes", settings.limit_address_mib * _MIB * _FACTOR, unit="content-bytes"),
         Quota("refused", settings.limit_refused),
+        Quota("network-refused", settings.limit_refused * _FACTOR),
         Quota("starts", settings.limit_starts),
         Quota("erasures", settings.limit_erasures),
         Quota("exports", settings.limit_exports),
@@ -93,12 +100,8 @@ class Limiter:
             return None
         return self._clock.monotonic_s() - self._down_s >= _AGAIN_S
 
-    def address(self, scope: dict[str, Any]) -> str:
-        """From where a request comes: what the outermost of our own proxies saw; of IPv6 the network (/64)."""
-        return network_of(self.whence(scope))
-
     def whence(self, scope: dict[str, Any]) -> str:
-        """The same as it stands there: not yet known to be an address."""
+        """From where a request comes: what the outermost of our own proxies saw, not yet known to be an address."""
         client = scope.get("client")
         text = client[0] if client else ""
         if self._proxies:
@@ -128,6 +131,28 @@ class Limiter:
             return self._let_in(wanted, self.windows.spend(wanted, self._clock.monotonic_s()))
         return self._spend(wanted)
 
+    async def operations(
+        self, scope: dict[str, Any], identity: Identity, left: list[Left], number: int
+    ) -> None:
+        """Count a request that was let in as one for as many as it has operations; `left` is told anew.
+
+        TooManyRequests where there is not room for all of them; none is to be carried out then.
+        """
+        if identity.credential == "local":
+            return
+        try:
+            found = await self._spend(self._wanted(scope, identity, number - 1, 0))
+        except TooManyRequests as error:
+            short = min((each for each in error.details["left"] if each.wait_s), key=lambda each: each.amount)
+            raise TooManyRequests(
+                f"{number} operations count as {number} requests, of which this {short.quota.name} has "
+                f"{short.amount} left and {short.quota.amount} in {short.quota.window_s} seconds: "
+                "send fewer at once, or wait.",
+                **error.details,
+            ) from None
+        anew = {each.quota: each for each in found}
+        left[:] = [anew.get(each.quota, each) for each in left]
+
     async def frame(self, scope: dict[str, Any], identity: Identity, requests: int, size: int) -> None:
         """A frame of a live conversation, or a piece of a body whose size nobody has told."""
         if identity.credential != "local":
@@ -140,7 +165,10 @@ class Limiter:
         """
         quota, now_s = self._quotas.refused, self._clock.monotonic_s()
         if quota.amount:
-            wanted = [(self.address(scope), quota, 1)]
+            address, network = networks_of(self.whence(scope))
+            wanted = [(address, quota, 1)]
+            if network is not None:
+                wanted.append((network, self._quotas.network_refused, 1))
             self._let_in(wanted, self.windows.spend(wanted, now_s))
 
     async def close(self) -> None:
@@ -162,17 +190,21 @@ class Limiter:
             if size and chosen.key_bytes.amount:
                 wanted.append((who, chosen.key_bytes, size))
             return wanted
-        address = self.address(scope)
+        address, network = networks_of(self.whence(scope))
         if requests:
             if chosen.user.amount:
                 wanted.append((who, chosen.user, requests))
             if chosen.address.amount:
                 wanted.append((address, chosen.address, requests))
+                if network is not None:
+                    wanted.append((network, chosen.network, requests))
         if size:
             if chosen.user_bytes.amount:
                 wanted.append((who, chosen.user_bytes, size))
             if chosen.address_bytes.amount:
                 wanted.append((address, chosen.address_bytes, size))
+                if network is not None:
+                    wanted.append((network, chosen.network_bytes, size))
         return wanted
 
     async def _spend(self, wanted: list[Wanted]) -> list[Left]:
@@ -198,9 +230,14 @@ class Limiter:
         raise TooManyRequests(retry_after_s=found[worst].wait_s, left=found, whose=wanted[worst][0])
 
 
-@lru_cache(maxsize=10_000)
 def network_of(text: str) -> str:
-    """An address in its one form, without the port that some proxies tell; of IPv6 the network."""
+    """An address in its one form, without the port that some proxies tell; of IPv6 the network (/64)."""
+    return networks_of(text)[0]
+
+
+@lru_cache(maxsize=10_000)
+def networks_of(text: str) -> tuple[str, str | None]:
+    """The same, and of IPv6 the /48 as well: of so many networks, and more, one customer of a provider may have all."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -208,12 +245,13 @@ def network_of(text: str) -> str:
     try:
         found = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return "unknown"
+        return "unknown", None
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
+            return str(found.ipv4_mapped), None
+        one, wide = (str(ipaddress.ip_network((found, bits), strict=False)) for bits in (64, 48))
+        return one, wide
+    return str(found), None
 
 
 _ERASES: Final = frozenset({"clearUserData", "savePrivacy"})

@@ -41,13 +41,19 @@ class Left(msgspec.Struct, frozen=True, gc=False):
     wait_s: int = 0
 
 
+_Place = tuple[str, str]  # the quota's name, and whose
+_USED_PART: Final = (
+    8  # of which a window is much used when one is gone: so much is to be had anew by having it forgotten
+)
+_LOOKED_AT_MAX: Final = 100  # windows, for the room of one: what was looked at once is not looked at again
 Wanted = tuple[str, Quota, int]  # whose, of what, how much
 
 
 class _Window:
-    __slots__ = ("back_s", "ends_s", "slots", "total")
+    __slots__ = ("amount", "back_s", "ends_s", "slots", "total")
 
-    def __init__(self) -> None:
+    def __init__(self, amount: int) -> None:
+        self.amount = amount  # of the quota
         self.slots: deque[list[int]] = deque()  # [slot, amount], oldest first
         self.total = 0
         self.ends_s = 0.0  # when the newest slot is over; until then no older one falls out of the window
@@ -55,14 +61,24 @@ class _Window:
 
 
 class Windows:
-    """A window for each key and quota; those that were not used for longest are forgotten beyond `keys_max`."""
+    """A window for each key and quota; beyond `keys_max` those are forgotten that matter least.
+
+    That is, those of which all is back; then those that were hardly used, the oldest first. So whoever has many
+    addresses cannot have the windows of others forgotten, nor one that they have used up themselves: for each of theirs
+    to stay in the place of another they would have to ask as often as that one did.
+    """
 
     def __init__(self, keys_max: int) -> None:
-        self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()
+        # Each in the order in which all of them is back: one moves to the end when a slot of its begins.
+        self._windows: OrderedDict[_Place, _Window] = OrderedDict()
+        self._used: OrderedDict[_Place, _Window] = OrderedDict()  # found to be used up by an eighth, or more
         self._keys_max = keys_max
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return len(self._windows) + len(self._used)
+
+    def _window(self, place: _Place) -> _Window | None:
+        return self._windows.get(place) or self._used.get(place)
 
     def spend(self, wanted: Sequence[Wanted], now_s: float, *, take: bool = True) -> list[Left]:
         """Take all of it, or where there is not room for all of it, nothing; what is left, and how long to wait.
@@ -78,7 +94,7 @@ class Windows:
         room = True
         for key, quota, cost in wanted:
             left = quota.amount
-            window = self._windows.get((quota.name, key))
+            window = self._window((quota.name, key))
             slot_s = quota.window_s / SLOTS
             slot = int(now_s // slot_s)
             reset_s = 0
@@ -97,16 +113,17 @@ class Windows:
                 found.append(Left(quota, max(left, 0), reset_s, _wait_s(window, quota, cost - left, now_s)))
         if room and take:
             for (key, quota, cost), (window, slot) in zip(wanted, places, strict=True):
+                place = (quota.name, key)
                 if window is None:
-                    window = self._windows[quota.name, key] = _Window()
-                    if len(self._windows) > self._keys_max:
-                        self._windows.popitem(last=False)
-                else:
-                    self._windows.move_to_end((quota.name, key))
+                    self._make_room(now_s)
+                    window = self._windows[place] = _Window(quota.amount)
                 slots = window.slots
                 if slots and slots[-1][0] == slot:
                     slots[-1][1] += cost
                 else:
+                    for of in (self._windows, self._used):
+                        if place in of:  # it is not where it has just made room for another of these
+                            of.move_to_end(place)
                     slots.append([slot, cost])
                     slot_s = quota.window_s / SLOTS
                     window.ends_s = (slot + 1) * slot_s
@@ -119,24 +136,43 @@ class Windows:
 
         None for all else, with nothing taken.
         """
-        windows = self._windows
+        windows, used = self._windows, self._used
         found: list[Left] = []
         taking: list[tuple[_Window, int]] = []
         for key, quota, cost in wanted:
             place = (quota.name, key)
-            window = windows.get(place)
+            window = windows.get(place) or used.get(place)
             if window is None or now_s >= window.ends_s:
                 return None
             left = quota.amount - window.total - cost
             if left < 0:
                 return None
-            windows.move_to_end(place)
             taking.append((window, cost))
             found.append(Left(quota, left, math.ceil(window.back_s - now_s)))
         for window, cost in taking:
             window.slots[-1][1] += cost
             window.total += cost
         return found
+
+    def _make_room(self, now_s: float) -> None:
+        """Forget a window where there are as many as there may be; which is much used is found out here alone."""
+        windows, used = self._windows, self._used
+        if len(windows) + len(used) < self._keys_max:
+            return
+        for of in (windows, used):
+            for place, window in of.items():
+                if window.back_s <= now_s:
+                    del of[place]
+                    return
+                break
+        for _ in range(_LOOKED_AT_MAX):
+            if not windows:
+                break
+            place, window = windows.popitem(last=False)
+            if window.total * _USED_PART < window.amount:
+                return
+            used[place] = window
+        used.popitem(last=False)
 
 
 def _wait_s(window: _Window | None, quota: Quota, missing: int, now_s: float) -> int:

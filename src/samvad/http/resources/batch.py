@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from samvad import limits
 from samvad.errors import InvalidRequest, MissingFields, SamvadError
@@ -18,6 +18,10 @@ from samvad.sessions.operations import ReceiptKey
 from samvad.types import Appended, StateSaved
 
 Result = dict[str, Any]
+BATCH: Final = "batch"
+COUNT: Final = (
+    "samvad.operations"  # in the scope where rates are limited: counts the operations, before they are run
+)
 
 
 async def batch(call: Call) -> Reply:
@@ -30,6 +34,9 @@ async def batch(call: Call) -> Reply:
         raise InvalidRequest(
             f"operations must be a list of 1 to {limits.OPERATIONS_PER_BATCH_MAX} operations."
         )
+    count: Callable[[int], Awaitable[None]] | None = call.scope.get(COUNT)
+    if count is not None:  # before anything is carried out, or looked up
+        await count(len(operations))
     keyed = call.header(b"idempotency-key") is not None
     if keyed:  # the key is of the whole request: with another body not one of its operations is run
         await call.once("", bool, _nothing, keep=True)
@@ -185,4 +192,4 @@ _OPERATIONS: dict[str, Callable[[Call, str, dict[str, Any]], Awaitable[Result]]]
 }
 _IN_TURN = ("session", "endSession")
 
-ROUTES = (Route("POST", "/api/session/batch", batch, "batch", ANYBODY),)
+ROUTES = (Route("POST", "/api/session/batch", batch, BATCH, ANYBODY),)
