@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import copy
 import json
 import math
 import re
@@ -92,6 +93,8 @@ class Tab:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.answer = self.page.goto(f"{url}/talk?user=asha{fragment}")
         self.host = urlsplit(url).netloc
+        if "token=" in fragment:
+            self.confirm("asha")
         self.ready()
 
     def _follow(self, socket: Any) -> None:
@@ -125,6 +128,13 @@ class Tab:
     def ready(self) -> None:
         """Wait until the conversation stands."""
         self.page.wait_for_selector("#state[data-state=ready]")
+
+    def confirm(self, name: str) -> None:
+        """Say that one is the user whom a link names; nobody is asked anything before."""
+        button = self.page.get_by_role("button", name=f"Go on as {name}", exact=True)
+        button.wait_for()
+        assert self.handshakes == []
+        button.click()
 
     def write(self, text: str) -> None:
         """Type and send."""
@@ -271,6 +281,11 @@ class Asked:
         assert status == 200
         return str(answer["token"])
 
+    def may(self, server: Server) -> bool:
+        """Whether the server knows the key."""
+        headers = {"authorization": f"Bearer {self.key}"}
+        return server.request("POST", "/api/auth/tokens", {"userId": "asha"}, headers)[0] == 200
+
 
 def test_a_token_behind_the_hash(tmp_path: Path, launch: Launch, documents: list[str]) -> None:
     """It reaches the socket as a subprotocol, leaves the address, stands in no URL, and another one renews it."""
@@ -297,6 +312,44 @@ def test_a_token_behind_the_hash(tmp_path: Path, launch: Launch, documents: list
         assert not [each for each in headers if "samvad_t1" in each.replace("samvad.bearer.samvad_t1", "")]
         assert tab.page.evaluate("document.cookie + JSON.stringify(localStorage)").count("samvad_t1") == 0
         tab.blameless()
+        context.close()
+
+
+def test_no_link_makes_anybody_somebody(tmp_path: Path, launch: Launch, documents: list[str]) -> None:
+    """A token that a link brings is used when they who look at the page have said that they are that user, in that
+    tenant; also where the page is open already. A key of programs is not taken.
+    """
+    asked = Asked(tmp_path)
+    options = ["keys", "create", "--name", "theirs", "--tenant", "theirs"]
+    with Server(tmp_path, *documents, *asked.arguments) as server:
+        context = launch(None).new_context()
+        token = asked.token(server, 600)
+        page = context.new_page()
+        sockets: list[str] = []
+        page.on("websocket", lambda socket: sockets.append(socket.url))
+        page.goto(f"{server.url}/talk?user=asha#token={token}")
+        button = page.locator("#notice-do")
+        button.wait_for()
+        assert "for asha." in page.locator("#notice").inner_text()
+        assert page.evaluate("location.href") == f"{server.url}/talk?user=asha"
+        assert (
+            page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])").count("samvad_t1") == 0
+        )
+        other = copy.copy(asked)
+        other.key = run(options, tmp_path).stdout.strip()
+        wait_until(lambda: other.may(server), "the key is known")
+        page.evaluate("token => { location.hash = 'token=' + token; }", other.token(server, 600))
+        page.get_by_role("button", name="Go on as asha of theirs").wait_for()
+        page.evaluate("token => { location.hash = 'token=' + token; }", asked.key)
+        page.get_by_text("API key").wait_for()
+        assert sockets == [] and button.is_hidden()
+        page.evaluate("token => { location.hash = 'token=' + token; }", token)
+        button.click()
+        page.wait_for_selector("#state[data-state=ready]")
+        assert len(sockets) == 1
+        # Who is somebody already does not become another in another tenant either.
+        page.evaluate("token => { location.hash = 'token=' + token; }", other.token(server, 600))
+        page.get_by_role("button", name="Go on as asha of theirs").wait_for()
         context.close()
 
 

@@ -6,7 +6,7 @@ import { Microphone, Speaker } from "./sound.js";
 const $ = (id) => document.getElementById(id);
 const PLAYBACK_MS = 300;
 
-const STATES = { connecting: "Connecting…", reconnecting: "Reconnecting…", ready: "Connected", over: "Ended" };
+const STATES = { connecting: "Connecting…", reconnecting: "Reconnecting…", ready: "Connected", over: "Ended", asking: "Not connected" };
 
 const kept = (store, name, value) => {
   try {
@@ -43,24 +43,59 @@ const speaker = new Speaker(onProgress);
 const microphone = new Microphone({ begin: onVoiceBegins, piece: onVoice, end: onVoiceEnds, level: () => {} });
 const line = new Line(first, { frame: onFrame, audio: onAudio, state: onState, over: onOver });
 
-// A token comes behind the #, which no browser sends to a server, and is kept for as long as the window. Another one
-// that comes there later renews it.
+// A token comes behind the #, which no browser sends to a server, and is kept for as long as the window. Anybody can make
+// a link that brings their own, and would read what is said here: so it is used when the person at the screen has said
+// that they are this user, and not before. The server takes it for no other user than the one that the page names. One
+// that comes later for the same user renews it.
+let confirmed = kept(sessionStorage, "samvad.confirmed");
+
 function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  line.token = kept(sessionStorage, "samvad.token", given ?? undefined) ?? given ?? line.token;
   if (given) history.replaceState(null, "", location.pathname + location.search);
   return given;
 }
 
-takeToken();
+/** Who a token makes of the person at the screen: the user of the page, in the tenant that a minted token names. */
+function whoseIs(token) {
+  try {
+    const [tenant] = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    if (tenant && tenant !== "default") return `${user} of ${tenant}`;
+  } catch {
+    // a JWT, of the issuer that the server knows
+  }
+  return user;
+}
+
+/** Go on with this token; where they have not said yet that they are this user, ask. */
+function offer(token) {
+  if (!line.ready) onState("asking");
+  if (token.startsWith("samvad_k1_")) {
+    notice("A link has brought an API key, which is for programs. Open this page with a token of one user.");
+    return;
+  }
+  const who = whoseIs(token);
+  if (confirmed === who) {
+    adopt(token);
+    return;
+  }
+  notice(`A link has opened this page for ${who}. Go on only if that is you: what you say is kept there.`,
+    `Go on as ${who}`, () => {
+      confirmed = who;
+      kept(sessionStorage, "samvad.confirmed", who);
+      adopt(token);
+    });
+}
+
+function adopt(token) {
+  line.token = kept(sessionStorage, "samvad.token", token) ?? token;
+  notice(null);
+  if (line.ready) line.send({ type: "renew_token", token });
+  else line.renew();
+}
+
 addEventListener("hashchange", () => {
   const given = takeToken();
-  if (!given) return;
-  if (line.ready) line.send({ type: "renew_token", token: given });
-  else if ($("state").dataset.state === "over") {
-    notice(null);
-    line.renew();
-  }
+  if (given) offer(given);
 });
 
 function first() {
@@ -374,4 +409,7 @@ function grow() {
   text.style.height = `${text.scrollHeight + 2}px`;
 }
 
-line.open();
+const given = takeToken();
+line.token = kept(sessionStorage, "samvad.token");
+if (given) offer(given);
+else line.open();
