@@ -12,9 +12,9 @@ import pytest
 from samvad.clock import SystemClock
 from samvad.records import UserKey, user_hash
 from samvad.runtime import open_samvad
-from samvad.stores.data_keys import newest_life
 from samvad.stores.encrypting import data_keys_of, keys_file
 from samvad.stores.urls import store_from_url
+from samvad.stores.wrapped_keys import newest_life
 from tests.carry.support import Place, call, place
 from tests.encryption.test_at_rest import CANARY, found_in, new_key, say_everything
 from tests.firestore.support import emulator

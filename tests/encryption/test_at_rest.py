@@ -256,15 +256,15 @@ async def test_a_journal_holds_nothing_in_clear_and_forgets_its_key(tmp_path: Pa
         copy = b"".join(
             path.read_bytes() for path in sorted(journal.rglob("*.journal")) or journal.rglob("*")
         )
-        start = copy.index(b"\xc1SJ1")
+        start = copy.index(b"\xc1SJ2")
         seal: Any = samvad._guard._journal
-        sealed = copy[start : start + 4 + 8]
-        assert sealed[4:] in seal._keys
+        sealed = copy[start : start + 4 + 8 + 8]
+        assert sealed[12:] in seal._keys
         await samvad.clear_user_data("asha")
         await samvad._guard.keep_up(samvad.store)
         await samvad.store.drain(5)
         await samvad._guard.keep_up(samvad.store)
-        assert sealed[4:] not in seal._keys
+        assert sealed[12:] not in seal._keys
         await say_everything(samvad, "bala")
     assert found_in(tmp_path) == []
 

@@ -19,9 +19,9 @@ from samvad.errors import SetupError, Unreadable
 from samvad.records import UserKey, user_hash
 from samvad.sessions.journal_entry import decode_entry
 from samvad.stores import sealing
-from samvad.stores.data_keys import newest_life
 from samvad.stores.encrypting import keys_file
 from samvad.stores.urls import store_from_url
+from samvad.stores.wrapped_keys import newest_life
 from tests.encryption.test_at_rest import new_key, say_everything
 from tests.firestore.raw import everything, google_client
 from tests.firestore.support import emulator

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from samvad import open_samvad
+from samvad.cli import app, checks
+from samvad.cli.opening import open_journal
 from samvad.errors import SetupError
+from samvad.settings import load
 from samvad.stores.base import Capabilities
 from samvad.stores.journal_seal import keys_path
 from samvad.stores.memory import MemoryStore
@@ -84,6 +89,96 @@ async def test_the_key_is_replaced_though_the_process_ends_first(tmp_path: Path,
         if killed:
             await samvad._guard.keep_up(samvad.store)
         assert before not in seal_of(samvad)._keys
+
+
+async def waiting_under_two_keys(folder: Path, key: str, store: Any) -> Path:
+    """Each of two runs acknowledges a message while the store is down; a copy of the keys as they were in between."""
+    keys, older = keys_path(folder / "journal"), folder / "older.keys"
+    store.down = True
+    for said in ("first", "second"):
+        async with service(folder, key, store) as samvad:
+            await samvad.append_to_user_history("asha", "user", said)
+            await samvad.aclose(drain_s=0)
+        if said == "first":
+            shutil.copy(keys, older)
+    store.down = False
+    await store.store.open()
+    return older
+
+
+async def said_by_asha(folder: Path, key: str, store: Any) -> list[str]:
+    """What the store has once all that waits is there."""
+    async with service(folder, key, store) as samvad:
+        assert await samvad.store.drain(5) == 0
+        return [each.content for each in (await samvad.get_user_profile("asha")).conversation_history]
+
+
+async def test_an_older_copy_of_the_keys_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    """What was sealed with keys made since is not taken for erased: with the newest copy brought back, it arrives."""
+    store, key = FaultyStore(MemoryStore()), new_key()
+    older = await waiting_under_two_keys(tmp_path, key, store)
+    keys = keys_path(tmp_path / "journal")
+    newest, restored = keys.read_bytes(), older.read_bytes()
+    keys.write_bytes(restored)
+    for _ in range(2):
+        with pytest.raises(SetupError, match=r"newest copy of it back.*accept-loss"):
+            await service(tmp_path, key, store).open()
+        assert keys.read_bytes() == restored
+    keys.write_bytes(newest)
+    assert await said_by_asha(tmp_path, key, store) == ["first", "second"]
+
+
+async def test_loss_of_keys_is_accepted_by_setting_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the lost key sealed is set aside as it stood, and told; the rest arrives, and the server starts."""
+    store, key = FaultyStore(MemoryStore()), new_key()
+    older = await waiting_under_two_keys(tmp_path, key, store)
+    keys_path(tmp_path / "journal").write_bytes(older.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAMVAD_MASTER_KEY", key)
+
+    def told() -> list[tuple[str, str]]:
+        open_journal(load({"data_dir": str(tmp_path)}))
+        return [(each.level, each.found) for each in checks.journal(tmp_path / "journal")]
+
+    [(level, found)] = await asyncio.to_thread(told)
+    assert level == "fail" and "accept-loss" in found
+    command = ["encryption", "accept-loss", "--data-dir", str(tmp_path)]
+    done = await asyncio.to_thread(CliRunner().invoke, app, command)
+    assert done.exit_code == 0 and "1 operations set aside" in done.output, done.output
+    [aside] = (tmp_path / "journal" / "damaged").glob("*.bytes")
+    assert b"\xc1SJ2" in aside.read_bytes()
+    assert [level for level, _ in await asyncio.to_thread(told)] == ["ok", "warn"]
+    assert await said_by_asha(tmp_path, key, store) == ["first"]
+    again = await asyncio.to_thread(CliRunner().invoke, app, command)
+    assert "nothing was set aside" in again.output
+
+
+async def test_what_was_written_with_an_older_copy_is_not_silent_under_the_newer(tmp_path: Path) -> None:
+    """Nothing waits when the older copy comes, so that it is taken: what is written then is missed by the newer one."""
+    store, key = FaultyStore(MemoryStore()), new_key()
+    await store.store.open()
+    keys, older = keys_path(tmp_path / "journal"), tmp_path / "older.keys"
+    async with service(tmp_path, key, store):
+        shutil.copy(keys, older)
+    for _ in range(3):  # each start destroys the key of the one before
+        async with service(tmp_path, key, store) as samvad:
+            await samvad._guard.keep_up(samvad.store)
+    newer = keys.read_bytes()
+    keys.write_bytes(older.read_bytes())
+    store.down = True
+    async with service(tmp_path, key, store) as samvad:
+        await samvad.append_to_user_history("asha", "user", "said with the older copy")
+        await samvad.aclose(drain_s=0)
+    store.down = False
+    await store.store.open()
+    between = keys.read_bytes()
+    keys.write_bytes(newer)
+    with pytest.raises(SetupError, match="newest copy"):
+        await service(tmp_path, key, store).open()
+    keys.write_bytes(between)
+    assert await said_by_asha(tmp_path, key, store) == ["said with the older copy"]
 
 
 async def test_an_erasing_elsewhere_replaces_the_key_here(tmp_path: Path) -> None:

@@ -210,3 +210,16 @@ async def test_a_key_is_put_back_though_another_writes_beside_it() -> None:
     await here.restore(ASHA, 0, before)
     assert await shared.lives_with_a_key() == [0, 1]
     assert await here.erasing() == []
+
+
+async def test_of_many_erasings_that_were_cut_off_none_is_passed_over() -> None:
+    """More than one look at the keys brings: all are found, and upkeep finishes them."""
+    shared = Shared()
+    here = await shared.replica()
+    users = [UserKey("default", f"user {number}") for number in range(501)]
+    for user in users:
+        await here.commit(Commit(user, Version(0, 0), (state(1),)))
+        await here.data_keys.destroy(user, 0)
+    assert {user for user, _ in await here.data_keys.erasing()} == set(users)
+    await here.expire(receipts_before_ms=0)
+    assert await here.data_keys.erasing() == []

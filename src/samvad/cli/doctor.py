@@ -16,7 +16,7 @@ import typer
 from samvad.cli import checks, flags
 from samvad.cli.checks import Finding
 from samvad.cli.command import PlainCommand, verbs
-from samvad.cli.opening import database_path
+from samvad.cli.opening import database_path, open_journal
 from samvad.cli.output import printable
 from samvad.env_file import read_env_file
 from samvad.errors import SetupError
@@ -145,6 +145,7 @@ def _firestore(url: str, settings: Settings) -> Iterator[Finding]:
         )
         yield from firestore_checks.findings(place)
         if settings.durability == "auto":
+            open_journal(settings)
             yield from checks.journal(settings.data_path() / "journal")
     except SetupError as error:
         yield Finding("fail", "store", error.message, _FIRST)

@@ -1,4 +1,4 @@
-"""`samvad encryption status|rotate|seal-knowledge`: the keys of a store that is encrypted, and what they seal."""
+"""`samvad encryption`: the keys of a store that is encrypted, and what they seal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samvad.cli.opening import database_path, settings_of, writing
 from samvad.cli.output import progress
 from samvad.clock import SystemClock
 from samvad.errors import SetupError
-from samvad.settings import Settings
+from samvad.settings import Settings, load
 
 app = verbs("Look at the keys of an encrypted store, or wrap them with another master key.")
 
@@ -133,3 +133,40 @@ def rotate(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
 
     asyncio.run(run())
     noted_by_command(settings.data_path(), SystemClock(), "encryption rotate")
+
+
+@app.command("accept-loss", cls=PlainCommand)
+def accept_loss(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+    """Go on though the keys of what waits in the journal are lost: it is set aside. Where they may be found, wait.
+
+    What else waits there is kept, and goes to the store with the next start. No server may be running.
+    """
+    from samvad.sessions.journal import Journal
+    from samvad.stores.journal_seal import JournalSeal, keys_path
+    from samvad.stores.master_keys import master_keys
+
+    settings = load({"store": store, "data_dir": data_dir})
+    if settings.master_key is None:
+        raise SetupError("Encryption is off: give the master key in SAMVAD_MASTER_KEY.")
+    directory = settings.data_path() / "journal"
+    if not directory.is_dir():
+        raise SetupError(f"There is no journal at {directory}: nothing waits there.")
+    masters = master_keys(settings.master_key)
+
+    async def run() -> int:
+        seal = JournalSeal(directory, masters, gives_up=True)
+        await seal.open()
+        journal = Journal(directory, decode=seal.decode)
+        try:
+            replay = await journal.open()
+            await journal.close()
+        finally:
+            await seal.close()
+        return sum(not damage.torn for damage in replay.damages)
+
+    done = asyncio.run(run())
+    if not done:
+        typer.echo(f"journal: {keys_path(directory)} holds the keys of all that waits; nothing was set aside")
+        return
+    typer.echo(f"journal: {done:,} operations set aside in {directory / 'damaged'}")
+    noted_by_command(settings.data_path(), SystemClock(), "encryption accept-loss")

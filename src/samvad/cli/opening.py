@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -17,8 +18,7 @@ T = TypeVar("T")
 def settings_of(store: str | None, data_dir: str | None) -> Settings:
     """The settings with these two flags; an encrypted journal in the data directory can be read from now on."""
     settings = load({"store": store, "data_dir": data_dir})
-    if settings.master_key is not None:
-        _open_journal(settings, settings.master_key)
+    open_journal(settings)
     return settings
 
 
@@ -74,23 +74,40 @@ def embedder_of(settings: Settings) -> Any:
     )
 
 
-def _open_journal(settings: Settings, master_key: str) -> None:
+def open_journal(settings: Settings) -> None:
+    """From now on an encrypted journal in the data directory can be read. SetupError where its keys cannot be."""
     from samvad.stores.journal_seal import JournalSeal, keys_path
 
     directory = settings.data_path() / "journal"
-    if not keys_path(directory).exists():
+    if settings.master_key is None or not keys_path(directory).exists():
         return
     from samvad.sessions.parked import opened_by
     from samvad.stores.master_keys import master_keys
 
-    seal = JournalSeal(directory, master_keys(master_key), readonly=True)
+    masters = master_keys(settings.master_key)
 
-    async def run() -> None:
-        await seal.open()
-        await seal.close()
+    def read_keys() -> JournalSeal:
+        seal = JournalSeal(directory, masters, readonly=True)
 
-    asyncio.run(run())
-    opened_by(directory, seal.decode)
+        async def run() -> None:
+            await seal.open()
+            await seal.close()
+
+        with ThreadPoolExecutor(1) as beside:  # an event loop may be running here
+            beside.submit(asyncio.run, run()).result()
+        return seal
+
+    seal = read_keys()
+
+    def decode(written: bytes) -> bytes:
+        nonlocal seal
+        try:
+            return seal.decode(written)
+        except SetupError:  # a running server may have made another key meanwhile
+            seal = read_keys()
+            return seal.decode(written)
+
+    opened_by(directory, decode)
 
 
 def reading(settings: Settings, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:

@@ -24,7 +24,7 @@ class JournalEntry(msgspec.Struct, array_like=True):
     origin: Origin | None = None
 
 
-SEALED: Final = b"\xc1SJ1"  # how a sealed entry begins; neither MessagePack nor JSON does
+SEALED: Final = b"\xc1SJ"  # how a sealed entry begins; neither MessagePack nor JSON does
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(JournalEntry).decode
 _decode_json = msgspec.json.Decoder(JournalEntry).decode

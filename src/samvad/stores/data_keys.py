@@ -14,12 +14,21 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from samvad.errors import SetupError, StoreUnavailable, Unreadable
 from samvad.records import UserKey, user_hash
 from samvad.stores.data_key_store import RINGS, DataKeyEntry, DataKeyStore
 from samvad.stores.master_keys import KEY_BYTES, MasterKey, aead_of, opened_with, sealed_with
+from samvad.stores.wrapped_keys import (
+    Ring,
+    Rings,
+    UserKeys,
+    Wrapped,
+    bound_to,
+    encoded,
+    rings_of,
+    user_keys,
+    user_keys_or_none,
+)
 
 USERS_HELD_MAX: Final = 50_000
 KEY_ID_BYTES: Final = 8
@@ -34,62 +43,6 @@ class DataKey(NamedTuple):
     key_id: bytes
     epoch: int
     aead: Any
-
-
-class _Ring(msgspec.Struct, array_like=True):
-    ring_id: bytes
-    wraps: dict[str, bytes]  # by the id of the master key
-
-
-class _Rings(msgspec.Struct, array_like=True):
-    rings: list[_Ring] = []
-    strict: bool = False  # nothing that is not sealed is to be believed
-    documents_strict: bool | None = None  # the same of the knowledge base; None: nobody has looked yet
-
-
-class _Wrapped(msgspec.Struct, array_like=True):
-    epoch: int
-    key_id: bytes
-    ring_id: bytes
-    key: bytes
-
-
-class _UserKeys(msgspec.Struct, array_like=True):
-    keys: list[_Wrapped] = []
-    destroyed: int = -2  # lives up to this one have no key any more, and never will
-    user: tuple[str, str] | None = None  # while an erasing is under way
-
-
-_rings = msgspec.msgpack.Decoder(_Rings).decode
-_decode_keys = msgspec.msgpack.Decoder(_UserKeys).decode
-_encode = msgspec.msgpack.encode
-
-
-def _user_keys(value: bytes) -> _UserKeys:
-    try:
-        return _decode_keys(value)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise Unreadable(
-            "The keys of this user were changed: restore them, or erase the user, which always works."
-        ) from None
-
-
-def _user_keys_or_none(value: bytes) -> _UserKeys:
-    """As `_user_keys`; no keys where they were changed: what they sealed is not read, and can be erased."""
-    try:
-        return _user_keys(value)
-    except Unreadable:
-        return _UserKeys()
-
-
-def newest_life(value: bytes) -> int:
-    """The last life of which an entry holds a key, as it stands in a key store; -3 where it holds none."""
-    return max((each.epoch for each in _user_keys_or_none(value).keys), default=-3)
-
-
-def ring_ids(value: bytes) -> frozenset[bytes]:
-    """The names of the ring keys in the entry that holds them."""
-    return frozenset(ring.ring_id for ring in _rings(value).rings)
 
 
 class Rewrapped(NamedTuple):
@@ -140,9 +93,9 @@ class DataKeys:
         for _ in range(_TRIES_MAX):
             entry = await self.store.get(RINGS)
             if entry is None:
-                rings = _Rings(strict=new_is_strict is not None and await new_is_strict())
+                rings = Rings(strict=new_is_strict is not None and await new_is_strict())
             else:
-                rings = _rings(entry.value)
+                rings = rings_of(entry.value)
             await self._unwrap(rings)
             mine = [ring for ring in rings.rings if self._first.id in ring.wraps]
             if mine:
@@ -151,7 +104,7 @@ class DataKeys:
                 self._ring_id = b""
             else:
                 rings.rings.append(await self._new_ring())
-                if not await self.store.swap(RINGS, entry, _encode(rings)):
+                if not await self.store.swap(RINGS, entry, encoded(rings)):
                     continue  # another process was first
                 await self._unwrap(rings)
                 self._ring_id = rings.rings[-1].ring_id
@@ -165,19 +118,19 @@ class DataKeys:
         for _ in range(_TRIES_MAX):
             entry = await self.store.get(RINGS)
             assert entry is not None, "open makes it"
-            rings = _rings(entry.value)
+            rings = rings_of(entry.value)
             rings.documents_strict = not plain_documents
-            if await self.store.swap(RINGS, entry, _encode(rings)):
+            if await self.store.swap(RINGS, entry, encoded(rings)):
                 self.documents_strict = rings.documents_strict
                 return
         raise StoreUnavailable("Too many others write to the keys; try again.")
 
-    async def _new_ring(self) -> _Ring:
+    async def _new_ring(self) -> Ring:
         ring_id, key = os.urandom(KEY_ID_BYTES), os.urandom(KEY_BYTES)
         wrapped = await asyncio.to_thread(self._first.wrap, key, b"samvad ring\0" + ring_id)
-        return _Ring(ring_id, {self._first.id: wrapped})
+        return Ring(ring_id, {self._first.id: wrapped})
 
-    async def _unwrap(self, rings: _Rings, wanted: Container[bytes] | None = None) -> None:
+    async def _unwrap(self, rings: Rings, wanted: Container[bytes] | None = None) -> None:
         for ring in rings.rings:
             if ring.ring_id in self._ring_keys or (wanted is not None and ring.ring_id not in wanted):
                 continue
@@ -193,7 +146,7 @@ class DataKeys:
                     "add it behind the new one, after a comma."
                 )
 
-    async def _learned(self, kept: _UserKeys) -> _UserKeys:
+    async def _learned(self, kept: UserKeys) -> UserKeys:
         """The same, once the ring keys of which it speaks are known: a process with a new master key makes a ring.
 
         Unreadable where that master key was not given here, which is no reason to take anything for destroyed.
@@ -201,7 +154,7 @@ class DataKeys:
         unknown = {each.ring_id for each in kept.keys} - self._ring_keys.keys()
         if unknown and (entry := await self.store.get(RINGS)) is not None:
             try:
-                await self._unwrap(_rings(entry.value), unknown)
+                await self._unwrap(rings_of(entry.value), unknown)
             except SetupError as error:
                 raise Unreadable(error.message) from error
         return kept
@@ -227,17 +180,22 @@ class DataKeys:
             self._held.move_to_end(hashed)
             return held
         entry = await self.store.get(hashed)
-        kept = _user_keys_or_none(entry.value) if entry is not None else _UserKeys()
+        kept = user_keys_or_none(entry.value) if entry is not None else UserKeys()
         return self._hold(hashed, await self._learned(kept))
 
-    def _hold(self, hashed: bytes, kept: _UserKeys) -> dict[int, DataKey]:
+    async def destroyed_up_to(self, hashed: bytes) -> int:
+        """The last life whose key was destroyed, as far as its entry tells; -2 where it tells of none."""
+        entry = await self.store.get(hashed)
+        return UserKeys().destroyed if entry is None else user_keys(entry.value).destroyed
+
+    def _hold(self, hashed: bytes, kept: UserKeys) -> dict[int, DataKey]:
         keys: dict[int, DataKey] = {}
         for each in kept.keys:
             ring = self._ring_keys.get(each.ring_id)
             key = (
                 None
                 if ring is None
-                else opened_with(ring, each.key, _context(hashed, each.epoch, each.key_id))
+                else opened_with(ring, each.key, bound_to(hashed, each.epoch, each.key_id))
             )
             if key is not None:
                 keys[each.epoch] = DataKey(each.key_id, each.epoch, aead_of(key))
@@ -255,9 +213,9 @@ class DataKeys:
         KeyError where the key is gone already.
         """
         entry = await self.store.get(hashed)
-        for each in (await self._learned(_user_keys_or_none(entry.value))).keys if entry is not None else ():
+        for each in (await self._learned(user_keys_or_none(entry.value))).keys if entry is not None else ():
             if each.key_id == key.key_id and each.ring_id in self._ring_keys:
-                context = _context(hashed, each.epoch, each.key_id)
+                context = bound_to(hashed, each.epoch, each.key_id)
                 plain = opened_with(self._ring_keys[each.ring_id], each.key, context)
                 if plain is not None:
                     return [hmac.digest(plain, purpose, "sha256") for purpose in purposes]
@@ -274,7 +232,7 @@ class DataKeys:
         """The key of a life, made now if there is none; None where it was destroyed."""
         for _ in range(_TRIES_MAX):
             entry = await self.store.get(hashed)
-            kept = _user_keys(entry.value) if entry is not None else _UserKeys()
+            kept = user_keys(entry.value) if entry is not None else UserKeys()
             if epoch <= kept.destroyed:
                 return None
             if any(each.epoch == epoch for each in kept.keys):
@@ -285,17 +243,17 @@ class DataKeys:
                     )
                 return key_there
             key_id, key = os.urandom(KEY_ID_BYTES), os.urandom(KEY_BYTES)
-            wrapped = sealed_with(self._ring_keys[self._ring_id], key, _context(hashed, epoch, key_id))
-            kept.keys.append(_Wrapped(epoch, key_id, self._ring_id, wrapped))
+            wrapped = sealed_with(self._ring_keys[self._ring_id], key, bound_to(hashed, epoch, key_id))
+            kept.keys.append(Wrapped(epoch, key_id, self._ring_id, wrapped))
             if await self._swap(hashed, entry, kept):
                 self.made += 1
                 return self._hold(hashed, kept)[epoch]
         raise StoreUnavailable("Too many others write to the keys of this user; try again.")
 
-    async def _swap(self, hashed: bytes, entry: DataKeyEntry | None, kept: _UserKeys | None) -> bool:
+    async def _swap(self, hashed: bytes, entry: DataKeyEntry | None, kept: UserKeys | None) -> bool:
         if kept is None:
             return await self.store.swap(hashed, entry, None)
-        return await self.store.swap(hashed, entry, _encode(kept), kept.user is not None)
+        return await self.store.swap(hashed, entry, encoded(kept), kept.user is not None)
 
     # --- erasing ---------------------------------------------------------------------------------------
 
@@ -309,7 +267,7 @@ class DataKeys:
             entry = await self.store.get(hashed)
             if entry is None:
                 return None
-            kept = _user_keys_or_none(entry.value)
+            kept = user_keys_or_none(entry.value)
             if kept.destroyed >= epoch and kept.user is not None:
                 return None
             kept.keys = [each for each in kept.keys if each.epoch > epoch]
@@ -321,10 +279,10 @@ class DataKeys:
 
     async def restore(self, user: UserKey, epoch: int, before: DataKeyEntry) -> None:
         """The store has refused to erase, and has everything as it was: so have the keys."""
-        hashed, old = user_hash(user), _user_keys_or_none(before.value)
+        hashed, old = user_hash(user), user_keys_or_none(before.value)
         for _ in range(_TRIES_MAX):
             entry = await self.store.get(hashed)
-            kept = _UserKeys() if entry is None else _user_keys_or_none(entry.value)
+            kept = UserKeys() if entry is None else user_keys_or_none(entry.value)
             if kept.destroyed != epoch or kept.user is None:
                 return
             old.keys += [each for each in kept.keys if each.epoch > epoch and each not in old.keys]
@@ -351,7 +309,7 @@ class DataKeys:
             entry = await self.store.get(hashed)
             if entry is None:
                 return
-            kept = _user_keys_or_none(entry.value)
+            kept = user_keys_or_none(entry.value)
             is_back = not numbers_return and any(NO_LIFE < each.epoch <= epoch for each in kept.keys)
             if is_back:
                 kept.keys = [each for each in kept.keys if each.epoch > epoch]
@@ -366,10 +324,13 @@ class DataKeys:
     async def erasing(self) -> list[tuple[UserKey, int]]:
         """Whose keys were destroyed without the rest being erased yet, and up to which life."""
         found: list[tuple[UserKey, int]] = []
-        for _, entry in await self.store.scan(limit=_SCAN, erasing=True):
-            kept = _user_keys_or_none(entry.value)
-            if kept.user is not None:
-                found.append((UserKey(*kept.user), kept.destroyed))
+        after = b""
+        while page := await self.store.scan(after=after, limit=_SCAN, erasing=True):
+            after = page[-1][0]
+            for _, entry in page:
+                kept = user_keys_or_none(entry.value)
+                if kept.user is not None:
+                    found.append((UserKey(*kept.user), kept.destroyed))
         return found
 
     # --- rotation --------------------------------------------------------------------------------------
@@ -390,40 +351,40 @@ class DataKeys:
         while True:
             entry_or_none = await self.store.get(RINGS)
             assert entry_or_none is not None
-            rings = _rings(entry_or_none.value)
+            rings = rings_of(entry_or_none.value)
             await self._unwrap(rings)
             # An older ring stays readable, in case a server that did not know of the new one still used it.
             rings.rings = [await self._rewrapped_ring(ring) for ring in rings.rings]
             rings.rings.sort(key=lambda ring: ring.ring_id == self._ring_id)
-            if await self.store.swap(RINGS, entry_or_none, _encode(rings)):
+            if await self.store.swap(RINGS, entry_or_none, encoded(rings)):
                 return Rewrapped(moved, there)
 
-    async def _rewrapped_ring(self, ring: _Ring) -> _Ring:
+    async def _rewrapped_ring(self, ring: Ring) -> Ring:
         if set(ring.wraps) == {self._first.id}:
             return ring
         context = b"samvad ring\0" + ring.ring_id
         if self._first.id in ring.wraps:
-            return _Ring(ring.ring_id, {self._first.id: ring.wraps[self._first.id]})
+            return Ring(ring.ring_id, {self._first.id: ring.wraps[self._first.id]})
         for master_id, wrapped in ring.wraps.items():
             if master_id in self._masters:
                 key = await asyncio.to_thread(self._masters[master_id].unwrap, wrapped, context)
                 again = await asyncio.to_thread(self._first.wrap, key, context)
-                return _Ring(ring.ring_id, {self._first.id: again})
+                return Ring(ring.ring_id, {self._first.id: again})
         raise SetupError("One of the master keys is missing; add it behind the new one, after a comma.")
 
     async def _rewrap(self, name: bytes, found: DataKeyEntry) -> bool:
         entry: DataKeyEntry | None = found
         while entry is not None:
-            kept = await self._learned(_user_keys(entry.value))
+            kept = await self._learned(user_keys(entry.value))
             if all(each.ring_id == self._ring_id for each in kept.keys):
                 return False
             for number, each in enumerate(kept.keys):
-                context = _context(name, each.epoch, each.key_id)
+                context = bound_to(name, each.epoch, each.key_id)
                 key = opened_with(self._ring_keys[each.ring_id], each.key, context)
                 if key is None:
                     raise SetupError("A key of the store does not fit its ring; was its file changed?")
                 wrapped = sealed_with(self._ring_keys[self._ring_id], key, context)
-                kept.keys[number] = _Wrapped(each.epoch, each.key_id, self._ring_id, wrapped)
+                kept.keys[number] = Wrapped(each.epoch, each.key_id, self._ring_id, wrapped)
             if await self._swap(name, entry, kept):
                 return True
             entry = await self.store.get(name)
@@ -437,13 +398,8 @@ class DataKeys:
             after = found[-1][0]
             for name, entry in found:
                 if name != RINGS:
-                    kept = _user_keys_or_none(entry.value)
+                    kept = user_keys_or_none(entry.value)
                     entries += bool(kept.keys)
                     erasing += entry.erasing
                     others += any(each.ring_id != self._ring_id for each in kept.keys)
         return Counted(entries, erasing, not others)
-
-
-def _context(hashed: bytes, epoch: int, key_id: bytes) -> bytes:
-    """What a wrapped data key is bound to: whose it is, and of which life."""
-    return b"samvad data key\0" + hashed + epoch.to_bytes(8, "big", signed=True) + key_id

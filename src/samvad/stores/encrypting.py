@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from samvad.clock import Clock
-from samvad.errors import SetupError, StoreUnavailable, Unavailable
+from samvad.errors import SamvadError, SetupError, StoreUnavailable, Unavailable
 from samvad.stores.data_key_store import RINGS, DataKeyStore, MemoryDataKeys
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Guard:
         if journal_dir is not None:
             from samvad.stores.journal_seal import JournalSeal
 
-            self._journal = JournalSeal(Path(journal_dir), masters)
+            self._journal = JournalSeal(Path(journal_dir), masters, clock=clock)
             self.journal_codec = {"encode": self._journal.encode, "decode": self._journal.decode}
 
     async def before_open(self) -> None:
@@ -86,12 +86,17 @@ class Guard:
             await self._journal.open()
 
     async def after_open(self, store: Any) -> None:
-        """SetupError where a store that was opened without a master key holds what is sealed."""
-        if self._is_on:
-            return
+        """SetupError where a store that was opened without a master key holds what is sealed.
+
+        The journal has a key of this start before anything is written: should `journal.keys` be an older copy, what is
+        written now is not taken for what was sealed with a key that the newer one knows as destroyed.
+        """
         try:
-            await _refuse_encrypted(self.store)
-        except SetupError:
+            if self._is_on:
+                await self.keep_up(store)
+            else:
+                await _refuse_encrypted(self.store)
+        except SamvadError:
             await store.close()
             raise
 
@@ -106,7 +111,7 @@ class Guard:
 
     async def keep_up(self, store: Any) -> None:
         """Give the journal a new key after an erasing, and destroy the old one once nothing waits that it sealed."""
-        if self._journal is None:
+        if self._journal is None or getattr(store, "journal", None) is None:
             return
         async with self._keeping:
             try:

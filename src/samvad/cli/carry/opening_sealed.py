@@ -16,12 +16,13 @@ from samvad.errors import SetupError, Unreadable
 from samvad.records import StoredMessage, UserKey
 from samvad.stores.carrying import OwnedReceipt
 from samvad.stores.data_key_store import RINGS
-from samvad.stores.data_keys import DataKeys, ring_ids
+from samvad.stores.data_keys import DataKeys
 from samvad.stores.encrypting import data_keys_of, has_keys
 from samvad.stores.master_keys import master_keys
 from samvad.stores.sealed import SealedStore
 from samvad.stores.sealed_opening import Opened
 from samvad.stores.sealing import Keys
+from samvad.stores.wrapped_keys import ring_ids
 
 
 class _AllOfIt(Opened):

@@ -33,7 +33,7 @@ async def carry_keys(source: Any, target: Any, erased: Mapping[bytes, int]) -> i
     `erased` are the epochs before which the target's lives were ended, by the hash of the user. SetupError where the
     target has other keys already.
     """
-    from samvad.stores.data_keys import newest_life, ring_ids
+    from samvad.stores.wrapped_keys import newest_life, ring_ids
 
     if not await has_keys(source):
         return 0
@@ -66,7 +66,7 @@ async def carry_keys(source: Any, target: Any, erased: Mapping[bytes, int]) -> i
 
 async def drop_key(store: Any, hashed: bytes, epoch: int) -> None:
     """Destroy what a store has of the keys of a user whose lives before `epoch` are to be ended, before they are."""
-    from samvad.stores.data_keys import newest_life
+    from samvad.stores.wrapped_keys import newest_life
 
     if data_keys_around(store) is not None or not await has_keys(store):
         return  # a sealed store destroys them itself
