@@ -237,7 +237,7 @@ class Samvad(SessionPersistenceService):
                 embedder=self._embedder,
                 networks=self.options.networks(),
                 keeps=self.options.keep_questions,
-            )
+            ).acting_as(self.principal)
             self._knowledge.core.statistics.may_keep = lambda scope: may_keep(
                 self.core, scope.tenant or "", scope.user
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from samvad.cli import app, checks, disk
 from samvad.runtime import open_samvad
+from samvad.types import trusted
 from tests.cli.processes import SAMVAD, environment
 
 URL = "sqlite:///data/samvad.db"
@@ -144,6 +146,48 @@ def test_what_was_done_is_noted_also_where_it_cannot_be_said(command: list[str],
     assert done.returncode == 1
     assert f"user {command[0]}" in call("audit", "show", "--user", "asha")
     assert b"home loans" not in (talked / "data" / "samvad.db").read_bytes()
+
+
+def test_each_tenant_is_a_world_of_its_own(talked: Path) -> None:
+    """What is said of one is not the other's: to look, to move, to decide, to erase, with its receipt and its entry."""
+
+    async def fill() -> None:
+        async with open_samvad(URL) as samvad:
+            acme = samvad.acting_as(trusted("acme"))
+            await acme.append_to_user_history("asha", "user", "acme speaks")
+            await acme.append_to_user_history("zoya", "user", "of acme alone")
+
+    asyncio.run(fill())
+    (talked / "data" / "audit").mkdir()
+    of = ("--tenant", "acme")
+    assert json.loads(call("stats", "--json", *of))["users"] == 2
+    assert json.loads(call("stats", "--json"))["users"] == 1
+    shown = call("user", "show", "asha", *of)
+    assert "acme speaks" in shown and "line 24" not in shown
+    call("user", "show", "zoya", code=1)
+    call("export", "--output", "acme.jsonl", *of)
+    assert (talked / "acme.jsonl").read_text().count('"type":"end"') == 2
+    (talked / "part.jsonl.part").write_text((talked / "acme.jsonl").read_text())
+    call("export", "--output", "part.jsonl", "--resume", code=1)
+    call("export", "--output", "part.jsonl", "--resume", *of)
+    call("import", "acme.jsonl", "--tenant", "beta")
+    assert "of acme alone" in call("user", "show", "zoya", "--tenant", "beta")
+    (talked / "home.md").write_text("# Home\n\nAcme sells houses by the sea.\n")
+    call("kb", "add", "home.md", *of)
+    assert "houses" in call("kb", "search", "houses", *of)
+    assert "nothing was found" in call("kb", "search", "houses")
+    assert "zoya: content is kept" in call("user", "privacy", "zoya", *of)
+    call("user", "privacy", "--everyone", "--content", "none", "--yes", *of)
+    assert "by this user's own wish" in call("user", "privacy", "asha", *of)
+    assert "as for everybody" in call("user", "privacy", "asha")
+    call("user", "erase", "asha", "--yes", "--receipt", "receipt.json", *of)
+    assert "25 messages" in call("user", "show", "asha")
+    call("user", "show", "asha", *of, code=1)
+    call("user", "verify-erasure", "receipt.json", "--user", "asha", *of)
+    call("user", "verify-erasure", "receipt.json", "--user", "asha", code=1)
+    assert "user erase" in call("audit", "show", "--user", "asha", *of)
+    assert "user erase" not in call("audit", "show", "--user", "asha")
+    call("user", "show", "asha", "--tenant", "a/b", code=1)
 
 
 @pytest.mark.parametrize("verb", [["show"], ["export"], ["erase", "--yes"]])

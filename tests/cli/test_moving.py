@@ -263,7 +263,7 @@ def test_an_export_that_was_cut_off_goes_on(here: Path) -> None:
         assert not (here / "cut.jsonl.part").exists()
     (here / "cut.jsonl.part").write_bytes(whole[:60])
     assert "add --resume" in run(["export", "--store", "sqlite:///one.db", "-o", "cut.jsonl"], here).stderr
-    assert _complete_part(here / "one.jsonl")[1].users == 4
+    assert _complete_part(here / "one.jsonl", "default")[1].users == 4
 
 
 def test_an_export_without_its_end_is_told(here: Path) -> None:

@@ -115,6 +115,7 @@ def test_a_parked_operation_is_tried_again(place: Place) -> None:
 def test_a_parked_operation_is_dropped(place: Place) -> None:
     """Not without --yes; kept in a private file where asked; what waits behind it goes on."""
     place.call("drop", ASHA, code=1)  # nobody is there to be asked
+    place.call("drop", ASHA, "--yes", "--tenant", "other", code=1)  # somebody else of that name
     assert len(place.listed()["parked"]) == 1
     place.call("drop", ASHA, "--yes", "--keep", "dropped.json")
     kept = Path("dropped.json")

@@ -19,6 +19,7 @@ from samvad.cli.portable import VERSION, lines_of
 from samvad.clock import SystemClock, rfc3339
 from samvad.errors import SetupError
 from samvad.records import UserKey
+from samvad.types import DEFAULT_TENANT
 
 USERS_PER_PAGE: Final = 1_000
 _BEGIN: Final = b'{"type":"samvad",'
@@ -42,10 +43,11 @@ def export(
         typer.Option("--output", "-o", metavar="FILE.jsonl", help="Write there, not to standard output."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an export that was cut off.")] = False,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
-    """Write the whole store as lines of JSON, user by user. A server may be running.
+    """Write all of a tenant as lines of JSON, user by user. A server may be running.
 
     A user is written as of the moment their turn comes. FILE.jsonl is there once it is complete; until
     then the lines are in FILE.jsonl.part, with which --resume goes on. `samvad import` takes it all in.
@@ -55,27 +57,27 @@ def export(
         if resume:
             raise SetupError("--resume needs the file to go on with: name it with --output.")
         with private_output(output) as out:
-            totals = reading(settings, lambda samvad: _export(samvad, out, "", Totals()))
+            totals = reading(settings, lambda samvad: _export(samvad, out, "", Totals()), tenant=tenant)
     else:
-        totals = _to_file(Path(output), resume, settings)
+        totals = _to_file(Path(output), resume, settings, tenant)
     counts = f"{totals.users:,} users, {totals.sessions:,} sessions, {totals.messages:,} messages"
     typer.echo(f"exported {counts}", err=True)
 
 
-def _to_file(target: Path, resume: bool, settings: Any) -> Totals:
+def _to_file(target: Path, resume: bool, settings: Any, tenant: str) -> Totals:
     part = target.with_name(target.name + ".part")
     if part.exists() and not resume:
         raise SetupError(f"{part} is there from an export that was cut off; add --resume, or delete it.")
     after, totals, end = ("", Totals(), 0)
     if resume and part.exists():
-        after, totals, end = _complete_part(part)
+        after, totals, end = _complete_part(part, tenant)
         if totals.users:
             typer.echo(f"going on after {totals.users:,} users", err=True)
     with open_private(part, keep=True) as out:
         out.truncate(end)
         out.seek(end)
         try:
-            totals = reading(settings, lambda samvad: _export(samvad, out, after, totals))
+            totals = reading(settings, lambda samvad: _export(samvad, out, after, totals), tenant=tenant)
             out.flush()
             os.fsync(out.fileno())
         except SetupError:
@@ -91,7 +93,8 @@ async def _export(samvad: Any, out: IO[bytes], after: str, totals: Totals) -> To
     store, tenant = samvad.store, samvad.principal.tenant
     if not after:
         now = rfc3339(SystemClock().now_ms())
-        _write(out, {"type": "samvad", "version": VERSION, "exportedAt": now, "by": __version__})
+        begin = {"type": "samvad", "version": VERSION, "exportedAt": now, "by": __version__}
+        _write(out, begin if tenant == DEFAULT_TENANT else begin | {"tenant": tenant})
     total_users = (await samvad.count()).total_users
     with progress("exporting", total_users) as tell:
         while users := await samvad.list_users(after=after, limit=USERS_PER_PAGE):
@@ -126,7 +129,7 @@ def _write(out: IO[bytes], fields: dict[str, Any]) -> None:
     out.write(msgspec.json.encode(fields) + b"\n")
 
 
-def _complete_part(part: Path) -> tuple[str, Totals, int]:
+def _complete_part(part: Path, tenant: str) -> tuple[str, Totals, int]:
     """What an export that was cut off holds: its last complete user, the totals, and the offset behind them."""
     after, totals, end = "", Totals(), 0
     offset = 0
@@ -135,6 +138,8 @@ def _complete_part(part: Path) -> tuple[str, Totals, int]:
             offset += len(line)
             if offset == len(line) and not line.startswith(_BEGIN) and not _BEGIN.startswith(line):
                 raise SetupError(f"{part} is not an export of Samvad; delete it, or choose another --output.")
+            if offset == len(line) and line.endswith(b"\n") and _tenant_of(line) != tenant:
+                raise SetupError(f"{part} is of the tenant {_tenant_of(line)!r}: name it with --tenant.")
             if not line.endswith(b"\n") or not line.startswith(b'{"type":"end",'):
                 continue
             try:
@@ -147,3 +152,11 @@ def _complete_part(part: Path) -> tuple[str, Totals, int]:
             totals.messages += fields["messages"]
             end = offset
     return after, totals, end
+
+
+def _tenant_of(begin: bytes) -> str:
+    """Whose users follow on an export's first line."""
+    try:
+        return str(msgspec.json.decode(begin).get("tenant", DEFAULT_TENANT))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return DEFAULT_TENANT

@@ -10,7 +10,28 @@ from typing import Annotated, Any
 
 import typer
 
+from samvad.errors import InvalidId, SetupError
 from samvad.settings import describe
+
+
+def _tenant(value: str) -> str:
+    from samvad.sessions.validation import check_id
+
+    try:
+        return check_id(value, "--tenant")
+    except InvalidId as error:
+        raise SetupError(error.message) from None
+
+
+Tenant = Annotated[
+    str,
+    typer.Option(
+        "--tenant",
+        metavar="TENANT",
+        help="Whose that is, where there are several. [default: default]",
+        callback=_tenant,
+    ),
+]
 
 _TEXTS = {each.name: each for each in describe()}
 

@@ -24,6 +24,7 @@ from samvad.cli.output import printable, progress
 from samvad.cli.portable import KINDS
 from samvad.cli.taking import BadLine, Taker
 from samvad.errors import SetupError
+from samvad.types import DEFAULT_TENANT
 
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 BATCH_LINES: Final = 256
@@ -53,6 +54,7 @@ def take_in(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first line that cannot be taken.")
     ] = False,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -71,7 +73,10 @@ def take_in(
     with opened:
         run = _Import(opened, path, user_prefix, strict, database_path(settings.store_url()))
         writing(
-            settings, run.run, instead="stop that server first, as an import needs the database to itself"
+            settings,
+            run.run,
+            tenant=tenant,
+            instead="stop that server first, as an import needs the database to itself",
         )
     raise typer.Exit(run.tell())
 

@@ -17,6 +17,7 @@ from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import reading, settings_of, writing
 from samvad.cli.output import printable, progress, table
 from samvad.errors import InvalidRequest, SamvadError, SetupError
+from samvad.types import DEFAULT_TENANT
 
 app = verbs("Look after the knowledge base.")
 
@@ -58,6 +59,7 @@ def add(
     tags: Tags = None,
     language: Language = None,
     user: User = None,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -84,7 +86,7 @@ def add(
         await _embed(samvad.knowledge, user, refused)
         return counts, refused
 
-    counts, refused = writing(settings_of(store, data_dir), work, instead=_INSTEAD)
+    counts, refused = writing(settings_of(store, data_dir), work, tenant=tenant, instead=_INSTEAD)
     for line in refused:
         typer.echo(f"not added: {line}", err=True)
     parts = [f"{counts[state]:,} {state}" for state in ("added", "changed", "as they were") if counts[state]]
@@ -152,6 +154,7 @@ def search(
     tags: Tags = None,
     language: Language = None,
     user: User = None,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     json: AsJson = False,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
@@ -162,7 +165,7 @@ def search(
     async def work(samvad: Any) -> Any:
         return await samvad.knowledge.search(" ".join(query), max_results=10, **condition)
 
-    hits = reading(settings_of(store, data_dir), work)
+    hits = reading(settings_of(store, data_dir), work, tenant=tenant)
     if json:
         typer.echo(msgspec.json.encode(hits))
         return
@@ -176,14 +179,18 @@ def search(
 
 @app.command(cls=PlainCommand)
 def answer(
-    query: Query, user: User = None, store: flags.Store = None, data_dir: flags.DataDir = None
+    query: Query,
+    user: User = None,
+    tenant: flags.Tenant = DEFAULT_TENANT,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
 ) -> None:
     """Answer a question in the words of a document. A server may be running."""
 
     async def work(samvad: Any) -> Any:
         return await samvad.knowledge.answer(" ".join(query), user_id=user)
 
-    found = reading(settings_of(store, data_dir), work)
+    found = reading(settings_of(store, data_dir), work, tenant=tenant)
     if not found.answered:
         typer.echo(f"no document answers this (confidence {found.confidence:.2f})")
         return
@@ -199,6 +206,7 @@ def list_documents(
     tags: Tags = None,
     language: Language = None,
     user: User = None,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -226,13 +234,14 @@ def list_documents(
                 break
         typer.echo(f"documents: {page.count:,}")
 
-    reading(settings_of(store, data_dir), work)
+    reading(settings_of(store, data_dir), work, tenant=tenant)
 
 
 @app.command(cls=PlainCommand)
 def delete(
     document_id: Annotated[str, typer.Argument(metavar="ID", help="The document's id.", show_default=False)],
     user: User = None,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -240,17 +249,24 @@ def delete(
     writing(
         settings_of(store, data_dir),
         lambda samvad: samvad.knowledge.delete(document_id, user_id=user),
+        tenant=tenant,
         instead=_INSTEAD,
     )
     typer.echo(f"removed {printable(document_id)}")
 
 
 @app.command(cls=PlainCommand)
-def reindex(user: User = None, store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+def reindex(
+    user: User = None,
+    tenant: flags.Tenant = DEFAULT_TENANT,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
     """Make the index anew from the documents, and the vectors that are missing. No server may be running."""
     count = writing(
         settings_of(store, data_dir),
         lambda samvad: samvad.knowledge.reindex(user_id=user),
+        tenant=tenant,
         instead="stop it first",
     )
     typer.echo(f"indexed {count:,} documents")
@@ -270,6 +286,7 @@ def evaluate(
         typer.Option("--min-confidence", metavar="SHARE", min=0, max=1, help="How sure an answer must be."),
     ] = limits.ANSWER_CONFIDENCE_MIN,
     json: AsJson = False,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -289,6 +306,7 @@ def evaluate(
     found = reading(
         settings_of(store, data_dir),
         lambda samvad: evaluate(samvad.knowledge, questions, min_confidence=min_confidence),
+        tenant=tenant,
     )
     if json:
         typer.echo(msgspec.json.encode(found._asdict()))
@@ -308,7 +326,11 @@ def evaluate(
 
 @app.command(cls=PlainCommand)
 def stats(
-    user: User = None, json: AsJson = False, store: flags.Store = None, data_dir: flags.DataDir = None
+    user: User = None,
+    json: AsJson = False,
+    tenant: flags.Tenant = DEFAULT_TENANT,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
 ) -> None:
     """Count documents, and tell which are cited most and which questions found nothing. A server may be running."""
 
@@ -336,7 +358,7 @@ def stats(
         }
         return {**asked, "documents": sum(types.values()), **counted}
 
-    found = reading(settings_of(store, data_dir), work)
+    found = reading(settings_of(store, data_dir), work, tenant=tenant)
     if json:
         typer.echo(msgspec.json.encode(found))
         return

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from samvad.errors import SetupError, StoreLocked
 from samvad.settings import Settings, load
+from samvad.types import DEFAULT_TENANT, trusted
 
 T = TypeVar("T")
 
@@ -110,15 +111,26 @@ def open_journal(settings: Settings) -> None:
     opened_by(directory, decode)
 
 
-def reading(settings: Settings, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    """Run `work(samvad)` on the store, opened for looking only: a server may be running on it."""
-    return asyncio.run(_with_samvad(settings, work, readonly=True))
+def reading(
+    settings: Settings, work: Callable[[Any], Coroutine[Any, Any, T]], *, tenant: str = DEFAULT_TENANT
+) -> T:
+    """Run `work(samvad)` on the store, opened for looking only: a server may be running on it.
+
+    Its verbs and its knowledge base are those of the tenant.
+    """
+    return asyncio.run(_with_samvad(settings, work, tenant, readonly=True))
 
 
-def writing(settings: Settings, work: Callable[[Any], Coroutine[Any, Any, T]], *, instead: str = "") -> T:
+def writing(
+    settings: Settings,
+    work: Callable[[Any], Coroutine[Any, Any, T]],
+    *,
+    tenant: str = DEFAULT_TENANT,
+    instead: str = "",
+) -> T:
     """Run `work(samvad)` on the store, opened for writing; `instead` says what to do where a server holds it."""
     try:
-        return asyncio.run(_with_samvad(settings, work, readonly=False))
+        return asyncio.run(_with_samvad(settings, work, tenant, readonly=False))
     except StoreLocked as error:
         raise StoreLocked(
             f"{error.message.split(';')[0]}; {instead}" if instead else None or error.message
@@ -126,7 +138,7 @@ def writing(settings: Settings, work: Callable[[Any], Coroutine[Any, Any, T]], *
 
 
 async def _with_samvad(
-    settings: Settings, work: Callable[[Any], Coroutine[Any, Any, T]], *, readonly: bool
+    settings: Settings, work: Callable[[Any], Coroutine[Any, Any, T]], tenant: str, *, readonly: bool
 ) -> T:
     from samvad.runtime import open_samvad
 
@@ -141,4 +153,5 @@ async def _with_samvad(
         options["readonly"] = readonly
     options["embedder"] = embedder_of(settings)
     async with open_samvad(url, master_key=settings.master_key, **options) as samvad:
+        samvad.principal = trusted(tenant)
         return await work(samvad)

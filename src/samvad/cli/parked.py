@@ -17,7 +17,9 @@ from samvad.cli.opening import settings_of
 from samvad.cli.output import printable, private_output, table
 from samvad.clock import SystemClock, rfc3339
 from samvad.errors import NotFound, SetupError, StoreLocked
+from samvad.records import UserKey
 from samvad.settings import Settings
+from samvad.types import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from samvad.sessions.parked import Parked, Waiting
@@ -65,7 +67,7 @@ def list_parked(
                 [("user", "number", "operation", "since", "behind", "why")]
                 + [
                     (
-                        printable(each.user_id),
+                        _named(each),
                         str(each.number),
                         each.kind,
                         rfc3339(each.since_ms),
@@ -79,18 +81,25 @@ def list_parked(
     typer.echo(f"{len(parked):,} parked, {entries:,} operations in the journal")
 
 
+def _named(parked: Parked) -> str:
+    """Whose it is, with the tenant where that is not the usual one."""
+    tenant = "" if parked.tenant == DEFAULT_TENANT else f"{printable(parked.tenant)}/"
+    return tenant + printable(parked.user_id)
+
+
 @app.command(cls=PlainCommand)
 def show(
     user: User,
     content: Annotated[
         bool, typer.Option("--content", help="Print what was said as well, not only how long it is.")
     ] = False,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
     """Show what waits of one user, the parked operation first. A server may be running."""
     directory = journal_of(settings_of(store, data_dir))
-    mine = _entries_of(directory, user)
+    mine = _entries_of(directory, UserKey(tenant, user))
     parked = {(each.replica, each.number): each for each in _found(directory)}
     for each in mine:
         found = parked.get((each.replica, each.number))
@@ -101,12 +110,12 @@ def show(
             typer.echo("  " + printable(line))
 
 
-def _entries_of(directory: Path, user_id: str) -> list[Waiting]:
+def _entries_of(directory: Path, user: UserKey) -> list[Waiting]:
     from samvad.sessions.parked import waiting
 
-    mine = [each for each in waiting(directory) if each.user.user_id == user_id]
+    mine = [each for each in waiting(directory) if each.user == user]
     if not mine:
-        raise NotFound(f"Nothing of the user {user_id!r} waits in {directory}.")
+        raise NotFound(f"Nothing of the user {user.user_id!r} waits in {directory}.")
     return mine
 
 
@@ -164,7 +173,7 @@ def retry(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
             _by_server(directory, parked_requests.Request(), refusal)
         left, parked = len(waiting(directory)), _found(directory)
     for each in parked:
-        typer.echo(f"still refused: {printable(each.user_id)}, {each.kind}: {printable(each.reason, 300)}")
+        typer.echo(f"still refused: {_named(each)}, {each.kind}: {printable(each.reason, 300)}")
     typer.echo(f"{left:,} operations are left, {len(parked):,} parked")
     raise typer.Exit(1 if parked or (left and not running) else 0)
 
@@ -197,6 +206,7 @@ def drop(
         typer.Option("--keep", metavar="FILE", help="Write it there as JSON before, content included."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -207,7 +217,7 @@ def drop(
     from samvad.sessions import parked_requests
 
     directory = journal_of(settings_of(store, data_dir))
-    wanted = _wanted(directory, user, number)
+    wanted = _wanted(directory, UserKey(tenant, user), number)
     if not yes:
         if not sys.stdin.isatty():
             raise SetupError("Dropping cannot be undone; say --yes to do it without being asked.")
@@ -225,18 +235,18 @@ def drop(
     typer.echo(f"dropped operation {wanted.number} of {printable(user)}")
 
 
-def _wanted(directory: Path, user: str, number: str | None) -> Waiting:
+def _wanted(directory: Path, user: UserKey, number: str | None) -> Waiting:
     mine = _entries_of(directory, user)
     if number is not None:
         chosen = [each for each in mine if str(each.number) == number]
         if not chosen:
-            raise NotFound(f"There is no operation {number} of the user {user!r} in the journal.")
+            raise NotFound(f"There is no operation {number} of the user {user.user_id!r} in the journal.")
         return chosen[0]
     parked = {(each.replica, each.number) for each in _found(directory)}
     chosen = [each for each in mine if (each.replica, each.number) in parked]
     if not chosen:
         raise NotFound(
-            f"No operation of the user {user!r} is parked; name one of those that wait with --number."
+            f"No operation of the user {user.user_id!r} is parked; name one of those that wait with --number."
         )
     return chosen[0]
 

@@ -10,12 +10,14 @@ from samvad.cli import flags
 from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import database_path, reading, settings_of
 from samvad.cli.output import table
+from samvad.types import DEFAULT_TENANT
 
 app = verbs()
 
 
 @app.command(cls=PlainCommand)
 def stats(
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -26,7 +28,7 @@ def stats(
     async def count(samvad: Any) -> Any:
         return await samvad.count()
 
-    counts = reading(settings, count)
+    counts = reading(settings, count, tenant=tenant)
     path = database_path(settings.store_url())
     size = 0
     if path is not None:

@@ -26,7 +26,6 @@ from samvad.tracing import conversation_hash
 from samvad.types import DEFAULT_TENANT
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)]
-Tenant = Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Whose user that is.")]
 RequireSignature = Annotated[
     bool,
     typer.Option(
@@ -47,7 +46,7 @@ app = verbs("Show, export, import or erase one user.")
 def name_in_logs(
     user: User,
     session: Annotated[bool, typer.Option("--session", help="It is the id of a session.")] = False,
-    tenant: Tenant = DEFAULT_TENANT,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     data_dir: flags.DataDir = None,
 ) -> None:
     """Print what a user is called in the server's logs and traces, to look for it there. A server may be running."""
@@ -61,9 +60,14 @@ def _missing(user_id: str) -> NotFound:
 
 
 @app.command(cls=PlainCommand)
-def show(user: User, store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
+def show(
+    user: User,
+    tenant: flags.Tenant = DEFAULT_TENANT,
+    store: flags.Store = None,
+    data_dir: flags.DataDir = None,
+) -> None:
     """Show a user's state, preferences, sessions and last messages. A server may be running."""
-    reading(settings_of(store, data_dir), lambda samvad: _show(samvad, user))
+    reading(settings_of(store, data_dir), lambda samvad: _show(samvad, user), tenant=tenant)
 
 
 async def _show(samvad: Any, user_id: str) -> None:
@@ -134,7 +138,7 @@ def export(
             "--archive", metavar="FILE.zip", help="Write everything known of the user there, for the person."
         ),
     ] = None,
-    tenant: Tenant = DEFAULT_TENANT,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -204,7 +208,7 @@ def take_in(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     require_signature: RequireSignature = False,
     public_key: PublicKey = None,
-    tenant: Tenant = DEFAULT_TENANT,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -256,6 +260,7 @@ def erase(
         str | None,
         typer.Option("--receipt", metavar="FILE", help="Write a signed receipt there, for `verify-erasure`."),
     ] = None,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -265,7 +270,8 @@ def erase(
     """
     settings = settings_of(store, data_dir)
     body = msgspec.json.encode({"userId": user}).decode()
-    instead = f"let that server do it: POST /api/session/refresh {body}"
+    of = "" if tenant == DEFAULT_TENANT else f" with a key of the tenant {tenant!r}"
+    instead = f"let that server do it: POST /api/session/refresh {body}{of}"
     if not yes:
         if not sys.stdin.isatty():
             raise SetupError("Erasing cannot be undone; say --yes to do it without being asked.")
@@ -275,7 +281,12 @@ def erase(
     try:
         # What cannot be proven is not begun: the receipt has its place and its key before.
         with nullcontext() if receipt is None else private_output(receipt) as out:
-            writing(settings, lambda samvad: _erase(samvad, user, directory, erased, out), instead=instead)
+            writing(
+                settings,
+                lambda samvad: _erase(samvad, user, directory, erased, out),
+                tenant=tenant,
+                instead=instead,
+            )
     finally:
         if erased:
             noted_by_command(directory, SystemClock(), "user erase", erased)
@@ -294,7 +305,7 @@ async def _erase(
     if receipt is not None:
         _ = signer.public_key  # it can be signed
     removed = await samvad.clear_user_data(user_id)
-    erased.append(("user", "default", user_id))
+    erased.append(("user", samvad.principal.tenant, user_id))
     if receipt is not None:
         places = places_of(samvad.store, has_documents=has_documents(samvad.store))
         key = UserKey(samvad.principal.tenant, user_id)
@@ -321,7 +332,7 @@ def verify_erasure(
         ),
     ] = None,
     user: Annotated[str | None, typer.Option("--user", metavar="USER", help="Whom it must be about.")] = None,
-    tenant: Tenant = DEFAULT_TENANT,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     data_dir: flags.DataDir = None,
 ) -> None:
     """Check a receipt of an erasing: that it is as it was signed, by whom, and about whom. If not, exits with 1."""

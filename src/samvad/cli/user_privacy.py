@@ -14,6 +14,7 @@ from samvad.cli.opening import reading, settings_of, writing
 from samvad.cli.output import printable
 from samvad.clock import SystemClock
 from samvad.errors import SetupError
+from samvad.types import DEFAULT_TENANT
 
 _DECIDED = {"user": "by this user's own wish", "tenant": "as is set for all", "default": "as for everybody"}
 _USERS_AT_ONCE = 1_000
@@ -32,8 +33,9 @@ def privacy(
             help="none: keep lengths and times only, and erase what is there. Left out: look.",
         ),
     ] = None,
-    everyone: Annotated[bool, typer.Option("--everyone", help="All users of the store.")] = False,
+    everyone: Annotated[bool, typer.Option("--everyone", help="All users of the tenant.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    tenant: flags.Tenant = DEFAULT_TENANT,
     store: flags.Store = None,
     data_dir: flags.DataDir = None,
 ) -> None:
@@ -47,7 +49,7 @@ def privacy(
         raise SetupError("--content must be none or keep.")
     settings = settings_of(store, data_dir)
     if content is None:
-        reading(settings, lambda samvad: _show(samvad, user))
+        reading(settings, lambda samvad: _show(samvad, user), tenant=tenant)
         return
     whom = "all users" if user is None else printable(user)
     if content == "none" and not yes:
@@ -55,10 +57,16 @@ def privacy(
             raise SetupError("What is there is erased for good; say --yes to do it without being asked.")
         typer.confirm(f"Erase what is kept of {whom} for good, and keep no content from now on?", abort=True)
     body = msgspec.json.encode({"content": content}).decode()
-    instead = f"let that server do it: PUT /api/session/{user or 'USER'}/privacy {body}"
+    of = "" if tenant == DEFAULT_TENANT else f" with a key of the tenant {tenant!r}"
+    instead = f"let that server do it: PUT /api/session/{user or 'USER'}/privacy {body}{of}"
     changed: list[tuple[str, str, str]] = []
     try:
-        writing(settings, lambda samvad: _save(samvad, user, content, changed), instead=instead)
+        writing(
+            settings,
+            lambda samvad: _save(samvad, user, content, changed),
+            tenant=tenant,
+            instead=instead,
+        )
     finally:  # also what was done before it broke off
         for start in range(0, len(changed), _NOTED_AT_ONCE):
             some = changed[start : start + _NOTED_AT_ONCE]
@@ -87,7 +95,7 @@ async def _save(samvad: Any, user: str | None, content: str, changed: list[tuple
     """Decide so for one or all; those for whom it was done are put into `changed`, as the audit log names them."""
     async for each in _all(samvad, user):
         saved = await samvad.save_privacy(each, content=content)
-        changed.append(("user", "default", each))
+        changed.append(("user", samvad.principal.tenant, each))
         kept = "content is kept" if saved.privacy.content == "keep" else "no content is kept"
         removed = f"{saved.cleared.messages:,} messages and {saved.cleared.sessions:,} sessions"
         typer.echo(f"{printable(each)}: {kept} from now on; erased {removed}")
