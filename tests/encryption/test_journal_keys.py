@@ -144,7 +144,7 @@ async def test_loss_of_keys_is_accepted_by_setting_aside(
 
     [(level, found)] = await asyncio.to_thread(told)
     assert level == "fail" and "accept-loss" in found
-    command = ["encryption", "accept-loss", "--data-dir", str(tmp_path)]
+    command = ["encryption", "accept-loss", "--store", "firestore://project", "--data-dir", str(tmp_path)]
     done = await asyncio.to_thread(CliRunner().invoke, app, command)
     assert done.exit_code == 0 and "1 operations set aside" in done.output, done.output
     [aside] = (tmp_path / "journal" / "damaged").glob("*.bytes")

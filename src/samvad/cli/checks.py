@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import platform
@@ -12,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 from samvad import __version__
 from samvad.cli import disk
-from samvad.errors import SetupError
+from samvad.errors import SamvadError, SetupError
 from samvad.settings import Given, Settings
 
 GIB: Final = 1024**3
@@ -179,6 +180,39 @@ def journal(directory: Path) -> Iterator[Finding]:
     if damaged.is_dir() and any(damaged.iterdir()):
         todo = "Acknowledged writes may be among them: read the notes there, and move the directory away."
         yield Finding("warn", "journal", f"damaged bytes were set aside in {damaged}", todo, True)
+
+
+def keys(database: Path) -> Iterator[Finding]:
+    """Whether the keys beside an encrypted database are those of today, and not a copy from before some users began."""
+    from samvad.stores.encrypting import keys_file
+
+    path = keys_file(database)
+    if not path.exists():
+        return
+    from samvad.stores import older_keys
+    from samvad.stores.data_key_file import DataKeyFile
+    from samvad.stores.sqlite import SQLiteStore
+
+    async def run() -> tuple[int, int]:
+        store, found = SQLiteStore(database, readonly=True), DataKeyFile(path, readonly=True)
+        try:
+            await store.open()
+            await found.open()
+            return await older_keys.count_missing(store, found)
+        finally:
+            await found.close()
+            await store.close()
+
+    try:
+        missing, changed_ms = asyncio.run(run())
+    except SamvadError as error:
+        yield Finding("fail", "keys", error.message, "Look at them with the rights of the server's user.")
+        return
+    if missing:
+        todo = "Nothing of it is lost while the newest copy of the keys is to be found: look for it first."
+        yield Finding("fail", "keys", older_keys.told(path, database, missing, changed_ms), todo)
+    else:
+        yield Finding("ok", "keys", str(path))
 
 
 def exposure(settings: Settings) -> Iterator[Finding]:

@@ -127,6 +127,7 @@ def _store(url: str, settings: Settings) -> Iterator[Finding]:
     elif path.exists():
         yield checks.holder(path)
         yield from _database(path)
+        yield from checks.keys(path)
     elif path.parent.exists():
         yield Finding("ok", "database", f"{path}, not there yet: the first start makes it")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -17,6 +18,7 @@ from samvad.cli.output import progress
 from samvad.clock import SystemClock
 from samvad.errors import SetupError
 from samvad.settings import Settings, load
+from samvad.stores.data_key_file import DataKeyFile
 
 app = verbs("Look at the keys of an encrypted store, or wrap them with another master key.")
 
@@ -24,7 +26,6 @@ app = verbs("Look at the keys of an encrypted store, or wrap them with another m
 @contextlib.asynccontextmanager
 async def _rings(settings: Settings, *, readonly: bool) -> AsyncIterator[list[tuple[str, Any]]]:
     """The keys of the store and of the journal in front of it, open, each with what it is of."""
-    from samvad.stores.data_key_file import DataKeyFile
     from samvad.stores.data_keys import DataKeys
     from samvad.stores.encrypting import data_keys_of, keys_file
     from samvad.stores.journal_seal import keys_path
@@ -137,36 +138,59 @@ def rotate(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
 
 @app.command("accept-loss", cls=PlainCommand)
 def accept_loss(store: flags.Store = None, data_dir: flags.DataDir = None) -> None:
-    """Go on though the keys of what waits in the journal are lost: it is set aside. Where they may be found, wait.
+    """Go on though keys are lost, where the newest copy of the key file cannot be found. No server may be running.
 
-    What else waits there is kept, and goes to the store with the next start. No server may be running.
+    What they sealed in the database stays as it is, unreadable; what waits in the journal is set aside.
     """
-    from samvad.sessions.journal import Journal
-    from samvad.stores.journal_seal import JournalSeal, keys_path
-    from samvad.stores.master_keys import master_keys
+    from samvad.stores.encrypting import keys_file
 
     settings = load({"store": store, "data_dir": data_dir})
     if settings.master_key is None:
         raise SetupError("Encryption is off: give the master key in SAMVAD_MASTER_KEY.")
-    directory = settings.data_path() / "journal"
-    if not directory.is_dir():
-        raise SetupError(f"There is no journal at {directory}: nothing waits there.")
-    masters = master_keys(settings.master_key)
-
-    async def run() -> int:
-        seal = JournalSeal(directory, masters, gives_up=True)
-        await seal.open()
-        journal = Journal(directory, decode=seal.decode)
-        try:
-            replay = await journal.open()
-            await journal.close()
-        finally:
-            await seal.close()
-        return sum(not damage.torn for damage in replay.damages)
-
-    done = asyncio.run(run())
-    if not done:
-        typer.echo(f"journal: {keys_path(directory)} holds the keys of all that waits; nothing was set aside")
-        return
-    typer.echo(f"journal: {done:,} operations set aside in {directory / 'damaged'}")
+    database = database_path(settings.store_url())
+    journal = settings.data_path() / "journal"
+    if database is not None:
+        if not keys_file(database).exists() or not database.exists():
+            raise SetupError(f"There are no keys at {keys_file(database)}: bring a copy of them back first.")
+        told = asyncio.run(_accept_in(database))
+    elif journal.is_dir():
+        told = asyncio.run(_set_aside(journal, settings.master_key))
+    else:
+        raise SetupError(f"There is no journal at {journal}: nothing waits there.")
+    typer.echo(told)
     noted_by_command(settings.data_path(), SystemClock(), "encryption accept-loss")
+
+
+async def _accept_in(database: Path) -> str:
+    from samvad.stores.encrypting import keys_file
+    from samvad.stores.older_keys import count_missing
+    from samvad.stores.sqlite import SQLiteStore
+
+    keys, inner = DataKeyFile(keys_file(database)), SQLiteStore(database, clock=SystemClock())
+    await inner.open()  # no server has it open
+    try:
+        await keys.open()
+        missing, _ = await count_missing(inner, keys)
+        await keys.accept()
+    finally:
+        await keys.close()
+        await inner.close()
+    return f"store: the keys of {missing:,} users are taken for lost; what they sealed stays, unreadable"
+
+
+async def _set_aside(directory: Path, master_key: str) -> str:
+    from samvad.sessions.journal import Journal
+    from samvad.stores.journal_seal import JournalSeal, keys_path
+    from samvad.stores.master_keys import master_keys
+
+    seal = JournalSeal(directory, master_keys(master_key), gives_up=True)
+    await seal.open()
+    journal = Journal(directory, decode=seal.decode)
+    try:
+        replay = await journal.open()
+        await journal.close()
+    finally:
+        await seal.close()
+    if done := sum(not damage.torn for damage in replay.damages):
+        return f"journal: {done:,} operations set aside in {directory / 'damaged'}"
+    return f"journal: {keys_path(directory)} holds the keys of all that waits; nothing was set aside"

@@ -21,6 +21,14 @@ class StoredErasure(NamedTuple):
     erased_ms: int
 
 
+class Life(NamedTuple):
+    """A user, which life of theirs this is, and a number in the order in which users began."""
+
+    number: int
+    user: UserKey
+    epoch: int
+
+
 class OwnedReceipt(NamedTuple):
     """A kept answer, the hash of the user whose data it concerns, and the life in which it was given."""
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import apsw
 
+from samvad.clock import SystemClock
 from samvad.errors import SetupError, StoreUnavailable
 from samvad.private_files import make_private
 from samvad.stores.base import not_open
@@ -22,6 +23,9 @@ from samvad.stores.data_key_store import DataKeyEntry
 
 _BUSY_MS = 10_000
 _T = TypeVar("_T")
+_CHANGED = """
+    INSERT INTO changed VALUES (1, ?) ON CONFLICT DO UPDATE SET at_ms = max(at_ms, excluded.at_ms)
+"""
 _Swap = tuple[bytes, DataKeyEntry | None, bytes | None, bool]
 
 _SCHEMA = """
@@ -29,6 +33,7 @@ _SCHEMA = """
         name BLOB PRIMARY KEY, value BLOB NOT NULL, erasing INTEGER NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS keys_erasing ON keys (name) WHERE erasing;
+    CREATE TABLE IF NOT EXISTS changed (id INTEGER PRIMARY KEY CHECK (id = 1), at_ms INTEGER NOT NULL);
 """
 
 
@@ -37,6 +42,7 @@ class DataKeyFile:
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         self.path = path
+        self._clock = SystemClock()
         self._readonly = readonly
         self._thread: ThreadPoolExecutor | None = None
         self._connection: apsw.Connection | None = None
@@ -105,6 +111,21 @@ class DataKeyFile:
         )
         return DataKeyEntry(rows[0][0], bool(rows[0][1])) if rows else None
 
+    async def changed_ms(self) -> int | None:
+        """When a key was made or destroyed last (ms since 1970); None where that is not known."""
+
+        def work() -> int | None:
+            if not self._execute("SELECT 1 FROM sqlite_schema WHERE name = 'changed'"):
+                return None
+            rows = self._execute("SELECT at_ms FROM changed")
+            return rows[0][0] if rows else None
+
+        return await self._run(work)
+
+    async def accept(self) -> None:
+        """Take it that whatever has no key here now was destroyed."""
+        await self._run(lambda: self._execute(_CHANGED, (self._clock.now_ms(),)))
+
     async def scan(
         self, *, after: bytes = b"", limit: int, erasing: bool = False
     ) -> list[tuple[bytes, DataKeyEntry]]:
@@ -163,6 +184,8 @@ class DataKeyFile:
                         (value, erasing, name, *old[:2]),
                     )
                 results.append(connection.changes() > 0)
+            if any(results):
+                connection.execute(_CHANGED, (self._clock.now_ms(),))
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:

@@ -51,6 +51,7 @@ from samvad.stores.base import Capabilities, HealthReport, Store, awaited, not_o
 from samvad.stores.data_key_store import DataKeyEntry
 from samvad.stores.data_keys import NO_LIFE, DataKey, DataKeys
 from samvad.stores.encrypting import has_keys, keys_are_gone, looks_sealed
+from samvad.stores.older_keys import refuse_older
 from samvad.stores.sealed_opening import Opened
 from samvad.stores.sealing import KeyMissing, Keys
 from samvad.stores.sealing_line import SealingLine, sealed_commit, sealing_failed
@@ -105,6 +106,7 @@ class SealedStore:
             if not await has_keys(self.inner) and await looks_sealed(self.inner):
                 raise keys_are_gone(self.inner.path)  # type: ignore[attr-defined]
             await self.data_keys.open(new_is_strict=self._is_empty, readonly=readonly)
+            await refuse_older(self.inner, self.data_keys.store)
         except BaseException:
             await self.close()
             raise

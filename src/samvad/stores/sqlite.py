@@ -40,7 +40,7 @@ from samvad.records import (
 from samvad.stores import sqlite_carrying as carrying
 from samvad.stores import sqlite_reads as reads
 from samvad.stores.base import Capabilities, HealthReport, awaited, not_open
-from samvad.stores.carrying import KeysFound, OwnedReceipt, StoredErasure
+from samvad.stores.carrying import KeysFound, Life, OwnedReceipt, StoredErasure
 from samvad.stores.sqlite_thread import Done, WriterThread, reason
 from samvad.stores.sqlite_writes import BUSY_MS, fold
 
@@ -337,6 +337,14 @@ class SQLiteStore:
 
     async def keys(self, *, after: str = "", limit: int) -> KeysFound:
         return await self._read(lambda c: carrying.keys(c, after, limit))
+
+    async def lives(self, *, before: int | None, limit: int) -> list[Life]:
+        """Users, those who began last first; `before`: who began before the one of that number."""
+        return await self._read(lambda c: carrying.lives(c, before, limit))
+
+    async def newest_lives(self, *, limit: int) -> list[Life]:
+        """The `limit` users who began last, and as many of those who wrote last."""
+        return await self._read(lambda c: carrying.newest_lives(c, limit))
 
     async def erasures(self, *, after: bytes = b"", limit: int) -> list[StoredErasure]:
         return await self._read(lambda c: carrying.erasures(c, after, limit))

@@ -8,10 +8,17 @@ import apsw
 import msgspec
 
 from samvad.records import StoredReceipt, UserKey
-from samvad.stores.carrying import KeysFound, OwnedReceipt, StoredErasure
+from samvad.stores.carrying import KeysFound, Life, OwnedReceipt, StoredErasure
 
 _KEYS = """
     SELECT tenant, user_id FROM users WHERE (tenant, user_id) > (?, ?) ORDER BY tenant, user_id LIMIT ?
+"""
+_LIVES = """
+    SELECT user_no, tenant, user_id, epoch FROM users WHERE user_no < ? ORDER BY user_no DESC LIMIT ?
+"""
+_WROTE_LAST = """
+    SELECT user_no, tenant, user_id, epoch FROM users
+    WHERE user_no IN (SELECT user_no FROM recent ORDER BY place DESC LIMIT ?)
 """
 _ERASURES = """
     SELECT user_hash, epoch, erased_ms FROM erasures WHERE user_hash > ? ORDER BY user_hash LIMIT ?
@@ -38,6 +45,20 @@ def keys(connection: apsw.Connection, after: str, limit: int) -> KeysFound:
     tenant, user_id = msgspec.json.decode(after, type=tuple[str, str]) if after else ("", "")
     found = [UserKey(*row) for row in connection.execute(_KEYS, (tenant, user_id, limit))]
     return KeysFound(found, msgspec.json.encode(found[-1]).decode() if len(found) == limit else None)
+
+
+def lives(connection: apsw.Connection, before: int | None, limit: int) -> list[Life]:
+    """Users, those who began last first; `before`: who began before the one of that number."""
+    rows = connection.execute(_LIVES, (1 << 62 if before is None else before, limit))
+    return [Life(number, UserKey(tenant, user_id), epoch) for number, tenant, user_id, epoch in rows]
+
+
+def newest_lives(connection: apsw.Connection, limit: int) -> list[Life]:
+    """The users who began last, and those who wrote last."""
+    found = {life.number: life for life in lives(connection, None, limit)}
+    for number, tenant, user_id, epoch in connection.execute(_WROTE_LAST, (limit,)):
+        found[number] = Life(number, UserKey(tenant, user_id), epoch)
+    return list(found.values())
 
 
 def erasures(connection: apsw.Connection, after: bytes, limit: int) -> list[StoredErasure]:
