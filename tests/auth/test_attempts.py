@@ -164,6 +164,30 @@ def test_nothing_is_asked_of_what_was_answered(tmp_path: Path) -> None:
     assert all(auditing.is_noted("appendToUserHistory", status) for status in (400, 401, 403, 404, 429))
 
 
+def nobody() -> Caller:
+    return Caller("nobody", "-", False)
+
+
+async def test_who_it_is_is_asked_once_a_minute() -> None:
+    """Saying who hammers the server takes two hashes; it is not done for each refusal."""
+    asked: list[str] = []
+
+    def asha() -> Caller:
+        asked.append("asha")
+        return nobody()
+
+    found: list[Told] = []
+    clock = HandClock()
+    attempts = Attempts(clock, found.append)
+    for minute in range(1, 4):
+        for _ in range(500):
+            attempts.refused("asha", 429, asha)
+        assert len(asked) == minute
+        clock.advance(limits.AUDIT_BURST_S)
+    attempts.close()
+    assert sum(each.times for each in found) == 1_500
+
+
 async def test_callers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are too many to tell apart, the further ones are told together, and nothing is missed."""
     monkeypatch.setattr(limits, "AUDIT_CALLERS_MAX", 10)
@@ -172,7 +196,7 @@ async def test_callers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = Attempts(clock, found.append)
     for number in range(1_000):
         for _ in range(2):
-            attempts.refused(Caller("nobody", "-", f"address {number}", False), 429)
+            attempts.refused(f"address {number}", 429, nobody)
         assert len(attempts) <= 11
     assert len(found) == 11
     assert [each.caller.who for each in found[10:]] == [OTHERS]
@@ -193,7 +217,7 @@ async def test_it_is_told_though_nothing_more_comes(monkeypatch: pytest.MonkeyPa
 
     attempts = Attempts(SystemClock(), tell)
     for _ in range(3):
-        attempts.refused(Caller("nobody", "-", "a", False), 429)
+        attempts.refused("a", 429, nobody)
     async with asyncio.timeout(20):
         await done.wait()
     assert [each.times for each in found] == [1, 2]

@@ -21,11 +21,10 @@ OTHERS: Final = "others"  # who they are together, where there are more callers 
 
 
 class Caller(NamedTuple):
-    """Who was refused: as an entry names them, by what they are told apart, and whether it is a program."""
+    """Who was refused, as an entry names them, and whether it is a program."""
 
     who: str
     tenant: str
-    name: str
     program: bool
     address: str | None = None
 
@@ -64,18 +63,22 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._bursts)
 
-    def refused(self, caller: Caller, status: int) -> None:
-        """A request of this caller was refused so; only what `EVENTS` has counts."""
+    def refused(self, name: str, status: int, caller: Callable[[], Caller]) -> None:
+        """A request was refused so; only what `EVENTS` has counts.
+
+        By `name` callers are told apart. Who it is costs more to say, and is asked once a minute.
+        """
         event = EVENTS.get(status)
         if event is None:
             return
         now_s = self._clock.monotonic_s()
         self.sweep(now_s)
-        burst = self._bursts.get((event, caller.name))
+        burst = self._bursts.get((event, name))
+        if burst is None and len(self._bursts) >= limits.AUDIT_CALLERS_MAX:
+            name, caller = OTHERS, _others
+            burst = self._bursts.get((event, name))
         if burst is None:
-            if len(self._bursts) >= limits.AUDIT_CALLERS_MAX:
-                caller = Caller(OTHERS, "-", OTHERS, True)
-            burst = self._bursts.setdefault((event, caller.name), _Burst(caller, event, now_s))
+            burst = self._bursts[event, name] = _Burst(caller(), event, now_s)
         burst.count += 1
         burst.status = status
         if not burst.told and burst.count >= burst.least:
@@ -114,3 +117,7 @@ class Attempts:
             self._timer.cancel()
             self._timer = None
         self.sweep()
+
+
+def _others() -> Caller:
+    return Caller(OTHERS, "-", True)

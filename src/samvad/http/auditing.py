@@ -73,9 +73,9 @@ class Auditing:
             self.log.check()
         except Unavailable:  # it was said in the server's log; what must be noted was not carried out
             return
-        identity, address = record.identity, _is_address(record.address)
+        identity = record.identity
         if not one_by_one:
-            self.attempts.refused(self._caller(record, address), status)
+            self.attempts.refused(_name(record), status, lambda: self._caller(record))
             return
         tenant = identity.principal.tenant if identity is not None else "-"
         kind = self._kinds.get(route)
@@ -88,7 +88,7 @@ class Auditing:
             route,
             status,
             sorted(set(concerned)),
-            address=address,
+            address=_is_address(record.address),
             request=record.request_id,
         )
 
@@ -103,14 +103,11 @@ class Auditing:
             else f"{identity.credential} {self.log.hashed('user', tenant, user)}"
         )
 
-    def _caller(self, record: AccessRecord, address: str | None) -> Caller:
-        """Who is told apart: a person whatever their tokens, a program by its credential, nobody by the network."""
-        identity, who = record.identity, self._who(record)
+    def _caller(self, record: AccessRecord) -> Caller:
+        identity, who, address = record.identity, self._who(record), _is_address(record.address)
         if identity is None:
-            return Caller(who, "-", f"address {network_of(record.address or '')}", False, address)
-        tenant, user, _, _ = identity.principal
-        name = identity.credential if user is None else f"user {tenant}/{user}"
-        return Caller(who, tenant, name, user is None, address)
+            return Caller(who, "-", False, address)
+        return Caller(who, identity.principal.tenant, identity.principal.user is None, address)
 
     def _note_attempts(self, told: Told) -> None:
         caller = told.caller
@@ -137,6 +134,15 @@ class Auditing:
 
         samvad.after_open.append(start)
         samvad.before_close.append(stop)
+
+
+def _name(record: AccessRecord) -> str:
+    """Who is told apart: a person whatever their tokens, a program by its credential, nobody by the network."""
+    identity = record.identity
+    if identity is None:
+        return f"address {network_of(record.address or '')}"
+    tenant, user, _, _ = identity.principal
+    return identity.credential if user is None else f"user {tenant}/{user}"
 
 
 def _is_address(text: str | None) -> str | None:
