@@ -176,6 +176,10 @@ CASES = {
     ),
     "parked": fires({f"samvad_lanes_parked{UP}": "1x10"}, "6m", "SamvadLanesParked", A),
     "audit": fires({f"samvad_audit_up{UP}": "0x10"}, "3m", "SamvadAuditBroken", A),
+    "keys unread": fires({f"samvad_auth_keys_failures_total{UP}": "0+60x20"}, "12m", "SamvadKeysUnread", A),
+    "keys unread once": fires(
+        {f"samvad_auth_keys_failures_total{UP}": "0 0 1 1 1 1 1 1 1 1 1 1 1"}, "12m", "SamvadKeysUnread", None
+    ),
     "gone": fires({'up{instance="a",job="samvad"}': "0x10"}, "3m", "SamvadDown", JOB),
 }
 

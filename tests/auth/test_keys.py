@@ -113,6 +113,7 @@ async def test_keys_go_on_while_their_place_is_down_and_not_for_ever(tmp_path: P
     clock.ms = round(copy.stat().st_mtime * 1000)
     again = Authenticator(clock, keyring=Keyring(Down(), clock, copy=copy))
     await again.ready()
+    assert again.readings_failed == 1
     assert again.required and (await again.identify(text)).credential == f"key:{key.id}"
     clock.advance(limits.KEYS_STALE_S_MAX)
     with pytest.raises(Unavailable):
@@ -144,6 +145,7 @@ async def test_a_fault_in_the_reading_does_not_end_it() -> None:
             return auth.required
 
         await wait_until_async(asks, "the keys are read")
+        assert auth.readings_failed == 3
     finally:
         await auth.stop()
 
@@ -179,6 +181,15 @@ async def test_a_file_that_holds_no_keys_is_found_out(tmp_path: Path) -> None:
             decoded(source.read(), source.place)
         await auth.refresh()
         assert (await auth.identify(text)).key_id == key.id
+    assert auth.readings_failed == 5
+    clock.advance(limits.KEYS_STALE_S_MAX)  # it is as good as none: a key that was revoked ends as well
+    await auth.refresh()
+    with pytest.raises(Unavailable):
+        await auth.identify(text)
+    (tmp_path / "keys.json").unlink()
+    await source.change(lambda raw: encoded([key]))
+    await auth.refresh()
+    assert (await auth.identify(text)).key_id == key.id and auth.readings_failed == 6
 
 
 # --- minted tokens -------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ class Authenticator:
         self._required = required or bool(issuers)
         self._seen: OrderedDict[bytes, _Seen] = OrderedDict()  # by a hash of the credential
         self.refusals: Counter[str] = Counter()  # by the reason, which nobody else is told
+        self.readings_failed = 0  # times that the keys could not be read
         self._first: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
         # Called whenever keys were read anew: who let somebody in for longer looks whether that still holds.
@@ -112,9 +113,11 @@ class Authenticator:
             async with asyncio.timeout(_FIRST_READ_S):
                 await self.keyring.refresh()
         except (SamvadError, TimeoutError) as error:
+            self.readings_failed += 1
             self.keyring.use_copy()
             _log.warning("the keys cannot be read: %s", getattr(error, "message", "no answer in time"))
         except Exception:  # the top of a task, for which every request waits
+            self.readings_failed += 1
             self.keyring.use_copy()
             _log.exception("reading the keys failed; they are read again soon")
 
@@ -138,6 +141,7 @@ class Authenticator:
             try:
                 await self.refresh()
             except Exception:  # the top of a task: keys that are never read again are never revoked
+                self.readings_failed += 1
                 _log.exception("reading the keys failed; they are read again soon")
 
     async def refresh(self) -> None:
@@ -146,6 +150,7 @@ class Authenticator:
             await self.keyring.refresh()
             await self.keyring.save_used()
         except SamvadError as error:  # those known go on, for as long as `fresh` says
+            self.readings_failed += 1
             _log.warning("the keys cannot be read: %s", error.message)
         for listener in list(self.on_change):
             listener()

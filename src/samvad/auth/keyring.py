@@ -143,10 +143,14 @@ class Keyring:
     async def refresh(self) -> bool:
         """Read the keys anew; whether they have changed. StoreUnavailable or SetupError where that cannot be."""
         raw = await self._source.load()
-        self.read_s = self._clock.monotonic_s()
-        if raw == self._raw:
+        changed = raw != self._raw
+        if changed:
+            self._take(raw)
+        self.read_s = (
+            self._clock.monotonic_s()
+        )  # not where it holds no keys: those known end as if it were away
+        if not changed:
             return False
-        self._take(raw)
         if self._copy is not None and raw is not None:
             try:
                 self._copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -169,6 +169,7 @@ def auth_families(auth: Authenticator) -> Iterator[Metric]:
     """Refused credentials, and whether the keys are known."""
     yield counters("samvad_auth_refusals", "Credentials refused, by reason.", "reason", auth.refusals)
     yield gauge("samvad_auth_credentials_held", "Credentials remembered as good.", auth.credentials_held)
+    yield counter("samvad_auth_keys_failures", "Times that the keys could not be read.", auth.readings_failed)
     fresh = auth.keyring.fresh or not auth.required
     yield gauge("samvad_auth_keys_fresh", "1 where the keys were read lately enough to be trusted.", fresh)
 
