@@ -17,6 +17,7 @@ from samvad.clock import SystemClock
 from samvad.errors import SamvadError, Unreadable
 from samvad.records import (
     Commit,
+    Erased,
     MessagesAdded,
     StoredMessage,
     StoredSession,
@@ -41,9 +42,19 @@ KEYS = {0: KEY}
 _replace = msgspec.structs.replace
 
 
+def data_keys() -> DataKeys:
+    """Keys, none made yet."""
+    return DataKeys(MemoryDataKeys(), [LocalMasterKey(os.urandom(32))])
+
+
 def sealed(seq: int) -> StoredMessage:
     """A message of Asha's, sealed."""
-    return sealing.seal_message(KEY, ASHA, raw_message(seq, f"m{seq}", seq, f"secret {seq}"))
+    return sealed_message(raw_message(seq, f"m{seq}", seq, f"secret {seq}"))
+
+
+def sealed_message(message: StoredMessage) -> StoredMessage:
+    """A message, sealed for Asha."""
+    return sealing.seal_messages(KEY, ASHA, [message], [])[0]
 
 
 def tokens(message: StoredMessage) -> bytes:
@@ -101,14 +112,14 @@ def test_nothing_that_was_changed_or_moved_is_believed(count: int) -> None:
         with pytest.raises((Unreadable, sealing.KeyMissing)):
             sealing.open_message(keys, hashed, message, strict=True)
     whole = raw_message(5, "m5", 5, "secret 5")
-    assert sealing.open_message(KEYS, ASHA, sealing.seal_message(KEY, ASHA, whole), strict=True) == whole
+    assert sealing.open_message(KEYS, ASHA, sealed_message(whole), strict=True) == whole
 
 
 @pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
 def test_no_nonce_comes_twice(count: int) -> None:
     """96 random bits each, under one key."""
     message = raw_message(1, "m1", 1, "x")
-    nonces = {tokens(sealing.seal_message(KEY, ASHA, message))[9:21] for _ in range(count)}
+    nonces = {tokens(sealed_message(message))[9:21] for _ in range(count)}
     assert len(nonces) == count
 
 
@@ -132,7 +143,7 @@ def test_what_stands_in_clear_is_what_engines_must_find() -> None:
         }
     )
     message = StoredMessage(1, "m1", "assistant", 1, body, ("c1",))
-    clear = msgspec.json.decode(sealing.seal_message(KEY, ASHA, message).body)
+    clear = msgspec.json.decode(sealed_message(message).body)
     del clear["samvad.sealed"]
     assert clear == {
         "seq": 1,
@@ -163,9 +174,7 @@ async def test_a_large_window_is_opened_beside_the_loop(
     size: int, beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred messages of 64 KiB take longer than others are to be held up: they are opened in another thread."""
-    store = SealedStore(
-        MemoryStore(), DataKeys(MemoryDataKeys(), [LocalMasterKey(os.urandom(32))]), clock=SystemClock()
-    )
+    store = SealedStore(MemoryStore(), data_keys(), clock=SystemClock())
     await store.open()
     user = UserKey("default", "asha")
     said = tuple(raw_message(seq, f"m{seq}", seq, "x" * size) for seq in range(1, 101))
@@ -195,7 +204,7 @@ async def test_commits_are_sealed_in_turn_and_a_failure_holds_nobody_up(
     monkeypatch.setattr(sealing_line, "_TURN_S", 0.0)  # the least there is: one in a turn
     handed: list[Commit] = []
     told: list[object] = []
-    line = SealingLine(lambda commit, done: handed.append(commit))
+    line = SealingLine(data_keys(), lambda commit, done: handed.append(commit))
     commits = [
         Commit(
             UserKey("default", "asha"),
@@ -218,3 +227,41 @@ async def test_commits_are_sealed_in_turn_and_a_failure_holds_nobody_up(
     line.add(KEY, ASHA, commits[0], told.append)
     line.finish()
     assert len(handed) == len(commits)
+
+
+@pytest.mark.anyio
+async def test_what_is_sealed_together_has_a_nonce_each() -> None:
+    """Drawn at once for many commits, or missing there: none is used twice, and all is opened again."""
+    handed: list[Commit] = []
+    line = SealingLine(data_keys(), lambda commit, done: handed.append(commit))
+    said = [
+        [raw_message(seq, f"m{seq}", seq, "x") for seq in range(1, 1 + count)] for count in (100, 1) * 200
+    ]
+    for messages in said:
+        change = MessagesAdded(tuple(messages))
+        line.add(KEY, ASHA, Commit(UserKey("default", "asha"), Version(0, 0), (change,)), lambda _: None)
+    line.finish()
+    kept: list[Any] = [change for commit in handed for change in commit.changes]
+    nonces = [tokens(message)[9:21] for change in kept for message in change.messages]
+    assert len(set(nonces)) == len(nonces) == sum(map(len, said))
+    opened = [
+        [sealing.open_message(KEYS, ASHA, message, strict=True) for message in change.messages]
+        for change in kept
+    ]
+    assert opened == said
+
+
+@pytest.mark.anyio
+async def test_the_line_forgets_who_is_erased() -> None:
+    """Of who writes, name and hash are at hand there; not longer than they are."""
+    store = SealedStore(MemoryStore(), data_keys(), clock=SystemClock())
+    await store.open()
+    user = UserKey("default", "asha")
+    for seq in (1, 2):
+        said = MessagesAdded((raw_message(seq, f"m{seq}", seq, "x"),))
+        written = await store.commit(Commit(user, Version(0, seq - 1), (said,)))
+    line: Any = store._sealing
+    assert user in line._hashes
+    await store.commit(Commit(user, written.version, (Erased(1),)))
+    assert user not in line._hashes
+    await store.close()

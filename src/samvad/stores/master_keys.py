@@ -144,9 +144,12 @@ def aead_of(key: bytes) -> Any:
     return AESGCM(key)
 
 
-def sealed_with(aead: Any, plain: bytes | memoryview, context: bytes) -> bytes:
-    """A random nonce of 12 bytes, the ciphertext, and the tag of 16 bytes, which covers the context as well."""
-    nonce = os.urandom(NONCE_BYTES)
+def sealed_with(aead: Any, plain: bytes | memoryview, context: bytes, nonce: bytes = b"") -> bytes:
+    """A random nonce of 12 bytes, the ciphertext, and the tag of 16 bytes, which covers the context as well.
+
+    A `nonce` is one that was drawn already, for this and nothing else.
+    """
+    nonce = nonce or os.urandom(NONCE_BYTES)
     sealed: bytes = nonce + aead.encrypt(nonce, plain, context)
     return sealed
 

@@ -54,7 +54,7 @@ from samvad.stores.encrypting import has_keys, keys_are_gone, looks_sealed
 from samvad.stores.older_keys import refuse_older
 from samvad.stores.sealed_opening import Opened
 from samvad.stores.sealing import KeyMissing, Keys
-from samvad.stores.sealing_line import SealingLine, sealed_commit, sealing_failed
+from samvad.stores.sealing_line import SealingLine, erases, sealed_commit, sealing_failed
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -82,7 +82,7 @@ class SealedStore:
         self.capabilities = inner.capabilities
         self._clock = clock
         self._submit_to_inner = getattr(inner, "submit", None)
-        self._sealing = SealingLine(self._hand)
+        self._sealing = SealingLine(data_keys, self._hand)
         self._lines: dict[UserKey, deque[tuple[Commit, Done]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
         self._waiting = 0
@@ -143,12 +143,9 @@ class SealedStore:
             refusal = ShuttingDown() if self._open is False else not_open()
             asyncio.get_running_loop().call_soon(done, refusal)
             return
-        line = self._lines.get(commit.user)
+        line = self._lines.get(commit.user) if self._lines else None
         if line is None:
-            hashed = user_hash(commit.user)
-            key = None if _erases(commit) else self.data_keys.cached(hashed, commit.expected.epoch)
-            if key is not None:
-                self._sealing.add(key, hashed, commit, done)
+            if self._sealing.take(commit, done):
                 return
             self._sealing.finish()
             line = self._lines[commit.user] = deque()
@@ -177,7 +174,7 @@ class SealedStore:
             commit, done = line[0]
             try:
                 before = None
-                if _erases(commit):
+                if erases(commit):
                     before = await self.data_keys.destroy(commit.user, commit.expected.epoch)
                 ready = await self._ready(commit)
             except SamvadError as error:
@@ -188,7 +185,7 @@ class SealedStore:
                 continue
             self._waiting -= 1
             line.popleft()
-            if _erases(commit):  # what follows waits until it is known which keys there are
+            if erases(commit):  # what follows waits until it is known which keys there are
                 settled = asyncio.Event()
                 self._hand(ready, self._then_forget(commit, before, done, settled))
                 await settled.wait()
@@ -236,7 +233,7 @@ class SealedStore:
     async def _ready(self, commit: Commit) -> Commit:
         """The commit as the engine is to have it."""
         hashed, epoch = user_hash(commit.user), commit.expected.epoch
-        if _erases(commit):
+        if erases(commit):
             return await self._sealed_in_parts(commit, hashed)
         if not any(sealing.holds_content(change) for change in commit.changes):
             return commit
@@ -418,10 +415,6 @@ class SealedStore:
 
     async def check(self) -> HealthReport:
         return await self.inner.check()
-
-
-def _erases(commit: Commit) -> bool:
-    return any(isinstance(change, Erased) for change in commit.changes)
 
 
 def _bodies(record: UserRecord) -> Iterator[bytes]:

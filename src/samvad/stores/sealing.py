@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -60,8 +60,21 @@ def throwaway() -> DataKey:
     return DataKey(bytes(KEY_ID_BYTES), -1, aead_of(os.urandom(32)))
 
 
+def nonces(count: int) -> list[bytes]:
+    """So many nonces, drawn at once: for what is sealed in one go.
+
+    None is kept for later: a fork or a copy of the process would use it again.
+    """
+    drawn = os.urandom(NONCE_BYTES * count)
+    return [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
+
+
+def _whose(hashed: bytes, epoch: int) -> bytes:
+    return b"samvad/1" + hashed + epoch.to_bytes(8, "big", signed=True)
+
+
 def _context(hashed: bytes, epoch: int, place: tuple[Any, ...]) -> bytes:
-    return b"samvad/1" + hashed + epoch.to_bytes(8, "big", signed=True) + _pack(place)
+    return _whose(hashed, epoch) + _pack(place)
 
 
 def sealed_bytes(key: DataKey, hashed: bytes, place: tuple[Any, ...], plain: bytes) -> bytes:
@@ -154,12 +167,19 @@ class _SealedMessage(msgspec.Struct, omit_defaults=True, gc=False):
     seal: bytes = msgspec.field(default=b"", name=MEMBER)
 
 
-def seal_message(key: DataKey, hashed: bytes, m: StoredMessage) -> StoredMessage:
-    """A message as it is kept."""
-    seal = sealed_bytes(key, hashed, _message_place(m), m.body)
-    calls = [{"id": call} for call in m.calls] if m.calls else None
-    body = _json(_SealedMessage(m.seq, m.id, m.role, rfc3339(m.at_ms), calls, m.answers, seal))
-    return StoredMessage(m.seq, m.id, m.role, m.at_ms, body, m.calls, m.answers, m.given)
+def seal_messages(
+    key: DataKey, hashed: bytes, messages: Iterable[StoredMessage], drawn: list[bytes]
+) -> tuple[StoredMessage, ...]:
+    """Messages as they are kept. They take the nonces they need from `drawn`, and draw what is missing there."""
+    whose, begins, aead = _whose(hashed, key.epoch), _VERSION + key.key_id, key.aead
+    sealed: list[StoredMessage] = []
+    for m in messages:
+        nonce = drawn.pop() if drawn else os.urandom(NONCE_BYTES)
+        seal = begins + sealed_with(aead, m.body, whose + _pack(_message_place(m)), nonce)
+        calls = [{"id": call} for call in m.calls] if m.calls else None
+        body = _json(_SealedMessage(m.seq, m.id, m.role, rfc3339(m.at_ms), calls, m.answers, seal))
+        sealed.append(StoredMessage(m.seq, m.id, m.role, m.at_ms, body, m.calls, m.answers, m.given))
+    return tuple(sealed)
 
 
 def open_message(keys: Keys, hashed: bytes, m: StoredMessage, strict: bool) -> StoredMessage:
@@ -251,17 +271,15 @@ def holds_content(change: Change) -> bool:
     """Whether a change brings something that is to be sealed."""
     if isinstance(change, ReceiptKept):
         return bool(change.receipt.answer)
-    return type(change) in _SEALS
+    return type(change) is MessagesAdded or type(change) in _SEALS
 
 
-def seal(key: DataKey, hashed: bytes, change: Change) -> Change:
-    """A change as the store is to have it."""
+def seal(key: DataKey, hashed: bytes, change: Change, drawn: list[bytes] | None = None) -> Change:
+    """A change as the store is to have it; messages take their nonces from `drawn`, each for once."""
+    if type(change) is MessagesAdded:
+        return MessagesAdded(seal_messages(key, hashed, change.messages, drawn or []), change.unproven)
     sealing = _SEALS.get(type(change))
     return change if sealing is None else sealing(key, hashed, change)
-
-
-def _seal_messages(key: DataKey, hashed: bytes, change: Any) -> Change:
-    return MessagesAdded(tuple([seal_message(key, hashed, m) for m in change.messages]), change.unproven)
 
 
 def _seal_state(key: DataKey, hashed: bytes, change: Any) -> Change:
@@ -296,7 +314,6 @@ def _seal_receipt(key: DataKey, hashed: bytes, change: Any) -> Change:
 
 
 _SEALS: Final[dict[type, Callable[[DataKey, bytes, Any], Change]]] = {
-    MessagesAdded: _seal_messages,
     StateSet: _seal_state,
     ProfileSet: _seal_profile,
     SessionSet: _seal_session,
