@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 
 from samvad import limits
+from samvad.auth.authenticator import Identity
 from samvad.errors import SetupError, TooManyRequests
 from samvad.http.app import create_app
 from samvad.http.rate_limits import Limiter, network_of, quotas
 from samvad.http.shared_limits import RedisWindows
-from samvad.http.windows import SLOTS, Quota, Windows
+from samvad.http.windows import SLOTS, Account, Left, Quota, Windows
 from samvad.settings import Settings
-from samvad.types import trusted
+from samvad.types import Principal, trusted
 from tests.auth.world import ALL, ASHA, BALA, Socket, World, bearing, world
 from tests.http.support import Answer, Api, HandClock
 from tests.support import loudly_skip, wait_until
@@ -111,12 +112,69 @@ def test_the_short_way_is_the_long_one(kinds: int) -> None:
     for _ in range(5_000):
         now_s += dice.choice([0.0, 0.01, 0.2, 0.7, 31.0 if dice.random() < 0.05 else 0.1])
         wanted = [(f"k{kind}", quota, dice.choice([0, 1, 1, 1, 9])) for kind, quota in enumerate(quotas)]
-        mine = short._once_more(wanted, now_s)
+        mine = short.again(wanted, now_s)
         ways[mine is None] += 1
         if mine is None:
             mine = short._spend_at_length(wanted, now_s, True)
         assert mine == long._spend_at_length(wanted, now_s, True)
     assert min(ways) > 500
+
+
+@pytest.mark.parametrize("keys_max", [3, 5, 9])
+def test_who_asks_again_is_counted_as_anybody(keys_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With windows at hand no more is let in and nothing else is told, whoever asks, and whichever is forgotten."""
+    dice, clock = random.Random(7), HandClock()
+    small = Settings(
+        limit_user_requests=9, limit_key_requests=40, limit_address_requests=25, limit_user_mib=1
+    )
+    limiter = Limiter(clock, quotas(small))
+    limiter.windows, long = Windows(keys_max), Windows(keys_max)
+    people = [Principal(tenant, user) for tenant, user in (("a", "asha"), ("a", "bala"), ("b", "asha"))]
+    asking = [Identity(who, f"token:{number}") for number, who in enumerate(people * 2)]
+    asking += [Identity(Principal("a", scopes=frozenset({"users"})), f"key:{number}") for number in range(3)]
+    short, spend = [0, 0], Account.spend
+
+    def noted(account: Account, size: int, now_s: float) -> list[Left] | None:
+        found = spend(account, size, now_s)
+        short[found is None] += 1
+        return found
+
+    monkeypatch.setattr(Account, "spend", noted)
+    refused = 0
+    for _ in range(20_000):
+        identity = dice.choice(asking)
+        scope = {"client": (dice.choice(["192.0.2.1", "192.0.2.2", "2001:db8::1"]), 1), "headers": []}
+        clock.advance(dice.choice([0.0, 0.0, 0.01, 0.2, 62.0 if dice.random() < 0.3 else 0.1]))
+        for size in dice.choice([[0], [0] * 5, [100_000] * 5, [100, 0, 100, 100]]):
+            wanted = limiter._wanted(scope, identity, 1, size)
+            expected = long._spend_at_length(wanted, clock.monotonic_s(), True)
+            try:
+                told = limiter.admit(scope, identity, "getUserProfile", size)
+            except TooManyRequests as error:
+                told = error.details["left"]
+                refused += 1
+            assert told == expected
+    assert min(*short, refused) > 500
+
+
+async def test_a_window_that_went_for_another_is_not_spent_from() -> None:
+    """The address's window goes for Asha's in a request that it is of; Bala, who had it at hand, finds the new one."""
+    clock = HandClock()
+    limiter = Limiter(clock, quotas(Settings(limit_user_mib=0, limit_address_mib=0)))
+    limiter.windows = Windows(3)
+    asha, bala = (Identity(Principal("a", user), f"token:{user}") for user in (ASHA, BALA))
+
+    def ask(identity: Identity, address: str) -> list[int]:
+        told: Any = limiter.admit({"client": (address, 1), "headers": []}, identity, "getUserProfile", 0)
+        return [left.quota.amount - left.amount for left in told]
+
+    assert [ask(bala, "192.0.2.1") for _ in range(3)] == [[1, 1], [2, 2], [3, 3]]
+    clock.advance(2)
+    assert ask(bala, "192.0.2.2") == [4, 1]
+    clock.advance(100)
+    assert ask(asha, "192.0.2.1") == [1, 1]
+    await limiter.frame({"client": ("192.0.2.1", 1), "headers": []}, bala, 5, 0)
+    assert ask(bala, "192.0.2.1") == [6, 6]
 
 
 def test_memory_is_bounded() -> None:

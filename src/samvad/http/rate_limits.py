@@ -18,7 +18,7 @@ from samvad.auth.authenticator import Identity
 from samvad.clock import Clock
 from samvad.errors import TooManyRequests
 from samvad.http.holding import Holding
-from samvad.http.windows import Left, Quota, Wanted, Windows
+from samvad.http.windows import Account, Left, Quota, Wanted, Windows
 
 if TYPE_CHECKING:
     from samvad.settings import Settings
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MIB: Final = 1024 * 1024
 _FACTOR: Final = limits.NETWORK_QUOTA_FACTOR
+_ACCOUNTS_MAX: Final = 10_000
 _AGAIN_S: Final = 5.0  # after which a shared store of windows that failed is tried again
 
 
@@ -90,6 +91,8 @@ class Limiter:
         self._down_s = float("-inf")
         self._proxies = proxies
         self.windows = Windows(limits.LIMITED_KEYS_MAX)
+        # Who has asked twice lately, by user or credential: as whom, from where, and their windows.
+        self._accounts: dict[str, tuple[Identity, str, Account]] = {}
         self.holding = Holding()
         self.refusals: Counter[str] = Counter()  # by the quota that was used up
 
@@ -120,6 +123,8 @@ class Limiter:
         """
         if identity.credential == "local":
             return []
+        if self._shared is None and route not in _COSTLY:
+            return self._admit_usual(scope, identity, size)
         wanted = self._wanted(scope, identity, 1, size)
         if route in _COSTLY:
             chosen = self._quotas
@@ -130,6 +135,25 @@ class Limiter:
         if self._shared is None:
             return self._let_in(wanted, self.windows.spend(wanted, self._clock.monotonic_s()))
         return self._spend(wanted)
+
+    def _admit_usual(self, scope: dict[str, Any], identity: Identity, size: int) -> list[Left]:
+        """As `admit`, of a request that costs what most do, by windows in memory."""
+        now_s = self._clock.monotonic_s()
+        user = identity.principal.user
+        name, whence = (identity.credential, "") if user is None else (user, self.whence(scope))
+        account = self._accounts.get(name)
+        if account is not None and account[0] is identity and account[1] == whence:
+            found = account[2].spend(size, now_s)
+            if found is not None:
+                return found
+        wanted = self._wanted(scope, identity, 1, size)
+        found = self.windows.again(wanted, now_s)
+        if found is None:
+            return self._let_in(wanted, self.windows.spend(wanted, now_s))
+        if len(self._accounts) >= _ACCOUNTS_MAX:
+            self._accounts.clear()
+        self._accounts[name] = identity, whence, self.windows.account(wanted, size > 0)
+        return found
 
     async def operations(
         self, scope: dict[str, Any], identity: Identity, left: list[Left], number: int
@@ -263,23 +287,20 @@ def rate_headers(found: Sequence[Left]) -> tuple[tuple[bytes, bytes], ...]:
     """The fields that tell what is left."""
     if not found:
         return ()
-    if len(found) == 1:
-        left = found[0]
-        return (
-            (b"ratelimit-policy", _policies((left.quota,))),
-            (b"ratelimit", f'"{left.quota.name}";r={left.amount};t={left.reset_s}'.encode()),
-        )
-    told = ", ".join([f'"{left.quota.name}";r={left.amount};t={left.reset_s}' for left in found])
-    return (
-        (b"ratelimit-policy", _policies(tuple([left.quota for left in found]))),
-        (b"ratelimit", told.encode()),
-    )
+    policies, form = _policies(tuple([left.quota for left in found]))
+    told: list[int] = []
+    for left in found:
+        told += (left.amount, left.reset_s)
+    return policies, (b"ratelimit", form % tuple(told))
 
 
 @lru_cache(maxsize=100)
-def _policies(quotas: tuple[Quota, ...]) -> bytes:
+def _policies(quotas: tuple[Quota, ...]) -> tuple[tuple[bytes, bytes], bytes]:
+    """The field that tells these quotas, and the form of the one that tells what is left of them."""
     units = {quota: "" if quota.unit == "request" else f';qu="{quota.unit}"' for quota in quotas}
-    return ", ".join(f'"{q.name}";q={q.amount};w={q.window_s}{units[q]}' for q in quotas).encode()
+    told = ", ".join(f'"{q.name}";q={q.amount};w={q.window_s}{units[q]}' for q in quotas)
+    form = ", ".join(f'"{quota.name}";r=%d;t=%d' for quota in quotas)
+    return (b"ratelimit-policy", told.encode()), form.encode()
 
 
 def told_size(fields: Mapping[bytes, bytes]) -> int | None:

@@ -7,9 +7,9 @@ at most.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from math import ceil
 from typing import Final
 
 import msgspec
@@ -50,14 +50,52 @@ Wanted = tuple[str, Quota, int]  # whose, of what, how much
 
 
 class _Window:
-    __slots__ = ("amount", "back_s", "ends_s", "slots", "total")
+    __slots__ = ("amount", "back_s", "ends_s", "quota", "slots", "total")
 
-    def __init__(self, amount: int) -> None:
-        self.amount = amount  # of the quota
+    def __init__(self, quota: Quota) -> None:
+        self.quota = quota
+        self.amount = quota.amount  # -1: the window was forgotten, whoever has it at hand still
         self.slots: deque[list[int]] = deque()  # [slot, amount], oldest first
         self.total = 0
         self.ends_s = 0.0  # when the newest slot is over; until then no older one falls out of the window
         self.back_s = 0.0  # when all of it is back
+
+
+class Account:
+    """The windows of one who asks, at hand: those of `requests`, and of `size` (None: not looked up yet).
+
+    Most requests come from who has just asked, in the same slots of the same windows.
+    """
+
+    __slots__ = ("requests", "size")
+
+    def __init__(self, requests: Sequence[_Window], size: Sequence[_Window] | None) -> None:
+        self.requests = requests
+        self.size = size
+
+    def spend(self, size: int, now_s: float) -> list[Left] | None:
+        """As `Windows.spend`, of one request with `size` bytes; None, with nothing taken, where that has to look."""
+        windows, sizes = self.requests, self.size
+        if size:
+            if sizes is None:
+                return None
+            for window in sizes:
+                if now_s >= window.ends_s or window.total + size > window.amount:
+                    return None
+        for window in windows:
+            if now_s >= window.ends_s or window.total >= window.amount:
+                return None
+        found: list[Left] = []
+        for window in windows:
+            window.slots[-1][1] += 1
+            window.total = total = window.total + 1
+            found.append(Left(window.quota, window.amount - total, ceil(window.back_s - now_s)))
+        if size and sizes:
+            for window in sizes:
+                window.slots[-1][1] += size
+                window.total = total = window.total + size
+                found.append(Left(window.quota, window.amount - total, ceil(window.back_s - now_s)))
+        return found
 
 
 class Windows:
@@ -85,7 +123,7 @@ class Windows:
 
         With `take` false nothing is taken in any case: `amount` is then what would be left.
         """
-        usual = self._once_more(wanted, now_s) if take else None
+        usual = self.again(wanted, now_s) if take else None
         return self._spend_at_length(wanted, now_s, take) if usual is None else usual
 
     def _spend_at_length(self, wanted: Sequence[Wanted], now_s: float, take: bool) -> list[Left]:
@@ -104,7 +142,7 @@ class Windows:
                     window.total -= slots.popleft()[1]
                 left -= window.total
                 if slots:
-                    reset_s = math.ceil((slots[-1][0] + SLOTS + 1) * slot_s - now_s)
+                    reset_s = ceil((slots[-1][0] + SLOTS + 1) * slot_s - now_s)
             places.append((window, slot))
             if cost <= left:
                 found.append(Left(quota, left - cost, reset_s))
@@ -116,7 +154,7 @@ class Windows:
                 place = (quota.name, key)
                 if window is None:
                     self._make_room(now_s)
-                    window = self._windows[place] = _Window(quota.amount)
+                    window = self._windows[place] = _Window(quota)
                 slots = window.slots
                 if slots and slots[-1][0] == slot:
                     slots[-1][1] += cost
@@ -131,7 +169,7 @@ class Windows:
                 window.total += cost
         return found
 
-    def _once_more(self, wanted: Sequence[Wanted], now_s: float) -> list[Left] | None:
+    def again(self, wanted: Sequence[Wanted], now_s: float) -> list[Left] | None:
         """As `spend`, where of each something was taken in this very slot, and there is room: as most often.
 
         None for all else, with nothing taken.
@@ -148,11 +186,17 @@ class Windows:
             if left < 0:
                 return None
             taking.append((window, cost))
-            found.append(Left(quota, left, math.ceil(window.back_s - now_s)))
+            found.append(Left(quota, left, ceil(window.back_s - now_s)))
         for window, cost in taking:
             window.slots[-1][1] += cost
             window.total += cost
         return found
+
+    def account(self, wanted: Sequence[Wanted], sized: bool) -> Account:
+        """The windows from which `again` has just spent; `sized`: of bytes as well, which stand behind the requests."""
+        windows = [window for key, quota, _ in wanted if (window := self._window((quota.name, key)))]
+        requests = [window for window in windows if window.quota.unit == "request"]
+        return Account(requests, windows[len(requests) :] if sized else None)
 
     def _make_room(self, now_s: float) -> None:
         """Forget a window where there are as many as there may be; which is much used is found out here alone."""
@@ -162,6 +206,7 @@ class Windows:
         for of in (windows, used):
             for place, window in of.items():
                 if window.back_s <= now_s:
+                    window.amount = -1
                     del of[place]
                     return
                 break
@@ -170,9 +215,10 @@ class Windows:
                 break
             place, window = windows.popitem(last=False)
             if window.total * _USED_PART < window.amount:
+                window.amount = -1
                 return
             used[place] = window
-        used.popitem(last=False)
+        used.popitem(last=False)[1].amount = -1
 
 
 def _wait_s(window: _Window | None, quota: Quota, missing: int, now_s: float) -> int:
@@ -181,5 +227,5 @@ def _wait_s(window: _Window | None, quota: Quota, missing: int, now_s: float) ->
     for slot, amount in window.slots if window is not None else ():
         missing -= amount
         if missing <= 0:
-            return max(math.ceil((slot + SLOTS + 1) * slot_s - now_s), 1)
+            return max(ceil((slot + SLOTS + 1) * slot_s - now_s), 1)
     return quota.window_s
