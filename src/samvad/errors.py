@@ -195,6 +195,12 @@ class StoreUnavailable(Unavailable):
     code = "store_unavailable"
 
 
+class DatabaseReplaced(StoreUnavailable):
+    """The database's files were changed beneath the server; nothing was acknowledged until it is restarted."""
+
+    code = "database_replaced"
+
+
 class Overloaded(Unavailable):
     """More is waiting to be written than is allowed; nothing was acknowledged, try again soon."""
 

@@ -130,6 +130,10 @@ def store_families(samvad: Samvad) -> Iterator[Metric]:
     engine = getattr(store, "inner", store)
     queued = {of: getattr(engine, f"{of}_queued", 0) for of in ("commits", "reads")}
     yield gauges("samvad_store_queue", "What waits for the store's own threads.", "of", queued)
+    if (replaced := getattr(engine, "replaced", None)) is not None:
+        yield gauge(
+            "samvad_database_replaced", "1 where its files were changed beneath the server.", replaced
+        )
     place = journal.directory if journal is not None else getattr(store, "path", None)
     if isinstance(place, Path) and (free := _free(place.parent)) is not None:
         yield gauge("samvad_disk_free_bytes", "What is free on the disk of the data directory.", free)

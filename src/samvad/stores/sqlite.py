@@ -23,7 +23,7 @@ from typing import IO, Final, TypeVar
 import apsw
 
 from samvad.clock import Clock, SystemClock
-from samvad.errors import SetupError, ShuttingDown, StoreLocked, StoreUnavailable
+from samvad.errors import DatabaseReplaced, SetupError, ShuttingDown, StoreLocked, StoreUnavailable
 from samvad.meters import SyncMeter
 from samvad.private_files import make_private
 from samvad.records import (
@@ -41,6 +41,8 @@ from samvad.stores import sqlite_carrying as carrying
 from samvad.stores import sqlite_reads as reads
 from samvad.stores.base import Capabilities, HealthReport, awaited, not_open
 from samvad.stores.carrying import KeysFound, Life, OwnedReceipt, StoredErasure
+from samvad.stores.sqlite_guard import SET_PROBE, FileGuard
+from samvad.stores.sqlite_rescue import rescued_path
 from samvad.stores.sqlite_thread import Done, WriterThread, reason
 from samvad.stores.sqlite_writes import BUSY_MS, fold
 
@@ -91,6 +93,7 @@ class SQLiteStore:
         self._synchronous = synchronous
         self.readonly = readonly
         self._writer: WriterThread | None = None
+        self._guard: FileGuard | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._local = threading.local()
         self._reader_connections: list[apsw.Connection] = []
@@ -111,11 +114,14 @@ class SQLiteStore:
                     raise SetupError(f"There is no database at {self.path}.")
                 await self._read(self._check_current)
                 return
-            connection = await self._loop.run_in_executor(self._readers, self._open_writer)
+            connection, guard = await self._loop.run_in_executor(self._readers, self._open_writer)
         except BaseException:
             await self.close()
             raise
-        self._writer = WriterThread(connection, self._clock, self._wal_pages_max, self._recent_bytes_max)
+        self._guard = guard
+        self._writer = WriterThread(
+            connection, guard, self._clock, self._wal_pages_max, self._recent_bytes_max
+        )
 
     async def close(self) -> None:
         self._closing = True
@@ -130,8 +136,13 @@ class SQLiteStore:
             with contextlib.suppress(
                 apsw.Error
             ):  # the last one to close checkpoints, which a bad disk refuses
+                if self._guard is not None and self._guard.lost is not None:
+                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
                 connection.close()
         self._reader_connections.clear()
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
@@ -156,11 +167,17 @@ class SQLiteStore:
         lock_file.flush()
         self._lock_file = lock_file
 
-    def _open_writer(self) -> apsw.Connection:
+    def _open_writer(self) -> tuple[apsw.Connection, FileGuard]:
         try:
             # Conversations are for this user of the machine alone; SQLite gives its log the same rights.
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock()
+            if (rescued := rescued_path(self.path)).exists():
+                raise SetupError(
+                    f"{rescued} holds all that was acknowledged when {self.path.name} was changed beneath a running "
+                    f"server: see that there is no {self.path.name}, {self.path.name}-wal and {self.path.name}-shm, "
+                    f"rename it to {self.path.name}, and start again; or move it away to go on without it."
+                )
             make_private(self.path)
         except OSError as error:
             raise SetupError(f"Cannot open the database {self.path}: {error.strerror or error}.") from error
@@ -174,6 +191,7 @@ class SQLiteStore:
             connection.pragma("foreign_keys", False)
             connection.pragma("journal_size_limit", 16 * 1024 * 1024)
             self._migrate(connection)
+            return connection, FileGuard(connection, self.path)
         except BaseException as error:
             if connection is not None:
                 with contextlib.suppress(apsw.Error):
@@ -182,10 +200,9 @@ class SQLiteStore:
                 raise StoreLocked(
                     f"The database {self.path} is locked by another program; close it and start again."
                 ) from error
-            if isinstance(error, apsw.Error):
+            if isinstance(error, apsw.Error | OSError):
                 raise SetupError(f"Cannot open the database {self.path}: {error}.") from error
             raise
-        return connection
 
     def _connect(self, cache_kib: int) -> apsw.Connection:
         connection = apsw.Connection(str(self.path), vfs=self._vfs)
@@ -267,6 +284,11 @@ class SQLiteStore:
         return self._writer.groups if self._writer is not None else None
 
     @property
+    def replaced(self) -> bool:
+        """Whether the files were changed beneath the store, so that it acknowledges nothing until it is opened anew."""
+        return self._writer is not None and self._writer.replaced is not None
+
+    @property
     def reads_queued(self) -> int:
         """How many reads wait for a reader."""
         return max(0, self._reading - _READERS)
@@ -280,10 +302,16 @@ class SQLiteStore:
 
     async def _read(self, work: Callable[[apsw.Connection], _T]) -> _T:
         assert self._loop is not None and self._readers is not None, "open the store first"
+        if self._writer is not None and self._writer.replaced is not None:
+            raise self._writer.replaced
         self._reading += 1
         try:
             return await self._loop.run_in_executor(self._readers, self._with_reader, work)
-        except apsw.Error as error:
+        except (apsw.Error, OSError, DatabaseReplaced) as error:
+            if self._writer is not None:
+                await self._writer.run(lambda connection: None)  # looks at the files, and says what it saw
+            if isinstance(error, DatabaseReplaced):
+                raise
             raise StoreUnavailable(f"The database cannot be read ({reason(error)}).") from error
         except RuntimeError as error:
             if self._closing:
@@ -299,7 +327,10 @@ class SQLiteStore:
             connection.pragma("query_only", True)
             self._local.connection = connection
             self._reader_connections.append(connection)
-        return work(connection)
+        result = work(connection)
+        if self._guard is not None and self._guard.moved() is not None:  # what was read may be another's
+            raise DatabaseReplaced
+        return result
 
     async def load(self, user: UserKey, *, window: int, open_after_ms: int, sessions_max: int) -> UserRecord:
         return await self._read(lambda c: reads.load(c, user, window, open_after_ms, sessions_max))
@@ -369,23 +400,26 @@ class SQLiteStore:
 
     async def fold(self) -> None:
         """Fold the log into the database and empty it, so that what was erased is in neither."""
-        if not await self._on_writer(fold):
+        guard = self._guard
+        if guard is None:
+            raise ShuttingDown
+        if not await self._on_writer(lambda connection: fold(connection, guard)):
             raise StoreUnavailable(
                 "A reader keeps the log from being emptied; try again when it has finished."
             )
 
     async def check(self) -> HealthReport:
-        writer = self._writer
-        if writer is None:
+        writer, guard = self._writer, self._guard
+        if writer is None or guard is None:
             return HealthReport(False, "closed")
+        if writer.replaced is not None:
+            assert writer.fault is not None
+            return HealthReport(False, *writer.fault)
         if writer.fault is not None or self._clock.monotonic_s() - writer.written_s > _PROBE_AFTER_S:
-            now_ms = self._clock.now_ms()
             try:
-                await writer.run(
-                    lambda c: c.execute("INSERT OR REPLACE INTO probe (id, at_ms) VALUES (1, ?)", (now_ms,))
-                )
+                await writer.run(lambda c: c.execute(SET_PROBE, (guard.mark,)))
             except StoreUnavailable as error:
-                writer.fault = writer.fault or (error.message, now_ms)
+                writer.fault = writer.fault or (error.message, self._clock.now_ms())
             except ShuttingDown:
                 return HealthReport(False, "closed")
             else:

@@ -19,7 +19,7 @@ import apsw
 
 from samvad import limits
 from samvad.clock import Clock
-from samvad.errors import Overloaded, SamvadError, ShuttingDown, StoreUnavailable
+from samvad.errors import DatabaseReplaced, Overloaded, SamvadError, ShuttingDown, StoreUnavailable
 from samvad.meters import SyncMeter
 from samvad.records import (
     Commit,
@@ -30,6 +30,8 @@ from samvad.records import (
     SessionSet,
     StateSet,
 )
+from samvad.stores.sqlite_guard import FileGuard
+from samvad.stores.sqlite_rescue import rescue
 from samvad.stores.sqlite_writes import GroupWriter, fold
 
 _log = logging.getLogger(__name__)
@@ -44,11 +46,19 @@ class WriterThread:
     """Takes commits on the event loop, writes them in groups in its thread, and answers on the event loop.
 
     `fault` is why the last group could not be written, and since when (ms since 1970); None if it could.
+    `replaced` says that the files no longer are those that are open (see `sqlite_guard`): it stays, and from then on
+    nothing is written, and nothing answered but that.
     """
 
     def __init__(
-        self, connection: apsw.Connection, clock: Clock, wal_pages_max: int, recent_bytes_max: int
+        self,
+        connection: apsw.Connection,
+        guard: FileGuard,
+        clock: Clock,
+        wal_pages_max: int,
+        recent_bytes_max: int,
     ) -> None:
+        self._guard = guard
         self._clock = clock
         self._wal_pages_max = wal_pages_max
         self._recent_bytes_max = recent_bytes_max
@@ -60,6 +70,8 @@ class WriterThread:
         self._stopping = False
         self.queued = 0
         self.fault: tuple[str, int] | None = None
+        self.replaced: DatabaseReplaced | None = None
+        self._saved = False
         self.written_s = float("-inf")
         self.groups = SyncMeter()
         self.commits_written = 0
@@ -71,7 +83,9 @@ class WriterThread:
     def submit(self, commit: Commit, done: Done) -> None:
         """Write a commit with the next group; `done` is called on the event loop, in a later turn of it."""
         size = _size_bytes(commit)
-        if self._stopping:
+        if self.replaced is not None:
+            self._loop.call_soon(done, self.replaced)
+        elif self._stopping:
             self._loop.call_soon(done, ShuttingDown())
         elif self.queued >= limits.COMMITS_QUEUED_MAX or (
             self.queued and self._queued_bytes + size > limits.COMMIT_BYTES_QUEUED_MAX
@@ -84,20 +98,27 @@ class WriterThread:
 
     async def run(self, work: Callable[[apsw.Connection], _T]) -> _T:
         """Run a piece of work on the writer's connection, between two groups; StoreUnavailable if it fails."""
+        if self.replaced is not None:
+            raise self.replaced
         if self._stopping:
             raise ShuttingDown
         future: asyncio.Future[_T] = self._loop.create_future()
 
         def job(connection: apsw.Connection) -> None:
+            refusal: SamvadError | None = self.replaced
             try:
-                result = work(connection)
+                if refusal is None:
+                    result = work(connection)
+                    refusal = self._unwanted()
             except (apsw.Error, OSError) as error:
-                unavailable = StoreUnavailable(f"The database cannot be written ({reason(error)}).")
-                self._to_loop(lambda: None if future.done() else future.set_exception(unavailable))
+                refusal = self._unwanted(error) or StoreUnavailable(
+                    f"The database cannot be written ({reason(error)})."
+                )
             except Exception as error:  # the top of the thread, which everybody waits for
                 _log.exception("the writer failed")
-                fault = SamvadError(f"The writer failed ({type(error).__name__}); please report this.")
-                self._to_loop(lambda: None if future.done() else future.set_exception(fault))
+                refusal = SamvadError(f"The writer failed ({type(error).__name__}); please report this.")
+            if (told := refusal) is not None:
+                self._to_loop(lambda: None if future.done() else future.set_exception(told))
             else:
                 self._to_loop(lambda: None if future.done() else future.set_result(result))
 
@@ -128,7 +149,7 @@ class WriterThread:
         # Not SQLite's automatic checkpoint: it runs inside COMMIT, where its failure would make a commit that
         # is on the disk look refused, and where the callers would wait for it.
         connection.set_wal_hook(self._note_wal_pages)
-        writer = GroupWriter(connection)
+        writer = GroupWriter(connection, self._guard)
         waiting: deque[_Job] = deque()
         stopping = False
         while waiting or not stopping:
@@ -148,17 +169,24 @@ class WriterThread:
             for job in jobs:
                 if callable(job):
                     job(connection)
-            if writer.fold_owed:
-                writer.fold_owed = not fold(connection, busy_ms=0)
+            if self.replaced is not None:
+                self._save(connection)
+                writer.fold_owed = False
+            elif writer.fold_owed:
+                writer.fold_owed = not fold(connection, self._guard, busy_ms=0)
             elif writer.recent_bytes > self._recent_bytes_max:
                 self._gather_recent(writer)
             elif self._wal_pages > self._wal_pages_max:
                 self._checkpoint(connection)
+        if self._unwanted() is None:
+            with contextlib.suppress(apsw.Error):
+                self._guard.renew()  # what closing folds in can be told from older copies after the next start
+        self._save(connection)
         with contextlib.suppress(apsw.Error):
             connection.close()
 
     def _note_wal_pages(self, connection: apsw.Connection, database: str, pages: int) -> int:
-        self._wal_pages = pages
+        self._wal_pages = self._guard.pages = pages
         return apsw.SQLITE_OK
 
     def _gather_recent(self, writer: GroupWriter) -> None:
@@ -174,30 +202,37 @@ class WriterThread:
     def _checkpoint(self, connection: apsw.Connection) -> None:
         self._wal_pages = 0
         try:
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except apsw.Error as error:  # nothing is lost: the log has it all, and the next one tries again
+            self._guard.renew()
+            self._guard.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except (apsw.Error, StoreUnavailable) as error:  # nothing is lost: the log has it; tried again
             _log.warning("the log could not be folded into the database: %s", reason(error))
 
     def _write(self, writer: GroupWriter, group: list[tuple[Commit, Done, int]]) -> None:
         results: list[Committed | SamvadError]
+        refusal: SamvadError | None = self.replaced
         try:
-            results = self.groups.timed(writer.write, [commit for commit, _, _ in group])
+            if refusal is None:
+                results = self.groups.timed(writer.write, [commit for commit, _, _ in group])
+                refusal = self._unwanted()
         except (apsw.Error, MemoryError) as error:
-            if isinstance(error, apsw.CorruptError) and len(group) > 1:
+            refusal = self._unwanted(error)
+            if refusal is None and isinstance(error, apsw.CorruptError) and len(group) > 1:
                 self._write_each(writer, group)
                 return
             why = reason(error)
-            results = [StoreUnavailable(f"The database cannot be written ({why}); nothing was acknowledged.")]
-            results *= len(group)
-            if self.fault is None:
-                self.fault = (why, self._clock.now_ms())
+            if refusal is None:
+                refusal = StoreUnavailable(
+                    f"The database cannot be written ({why}); nothing was acknowledged."
+                )
+                self._note(why)
         except Exception as error:  # the top of the thread: a fault of ours must not leave callers waiting
             if len(group) > 1:
                 self._write_each(writer, group)
                 return
             _log.exception("the writer failed")
-            results = [SamvadError(f"The writer failed ({type(error).__name__}); please report this.")]
-            results *= len(group)
+            refusal = SamvadError(f"The writer failed ({type(error).__name__}); please report this.")
+        if refusal is not None:
+            results = [refusal] * len(group)
         else:
             self.fault = None
             self.written_s = self._clock.monotonic_s()
@@ -208,6 +243,39 @@ class WriterThread:
         """Write each by itself: where one meets what is damaged, the others are not to suffer for it."""
         for each in group:
             self._write(writer, [each])
+
+    def _unwanted(self, error: BaseException | None = None) -> StoreUnavailable | None:
+        """Why what was just written, or failed to be, must not be answered as if it were in the database's files."""
+        try:
+            lost = self._guard.look() if error is None else self._guard.look_closely()
+        except StoreUnavailable as unknown:
+            self._note(unknown.message)
+            return unknown
+        if lost is None:
+            return None
+        if self.replaced is None:
+            why = f"{lost.what} beneath the server; nothing is acknowledged until it is restarted"
+            self.fault = (f"{why}: its log says what was saved, and what to do first", self._clock.now_ms())
+            self.replaced = DatabaseReplaced(
+                f"The database's file {why}. Its operator finds in its log what was saved, and what to do first."
+            )
+        return self.replaced
+
+    def _save(self, connection: apsw.Connection) -> None:
+        """Once: save what can be saved, and tell the operator."""
+        lost = self._guard.lost
+        if lost is None or self._saved:
+            return
+        self._saved = True
+        with contextlib.suppress(apsw.Error):  # closing is to fold nothing in, and to delete no other's log
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
+        _log.error("%s beneath the server; nothing is acknowledged any more", lost.what)
+        saved, what_to_do = rescue(connection, self._guard, lost)
+        _log.log(logging.WARNING if saved else logging.ERROR, "%s", what_to_do)
+
+    def _note(self, why: str) -> None:
+        if self.fault is None:
+            self.fault = (why, self._clock.now_ms())
 
     def _to_loop(self, function: Callable[[], Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more

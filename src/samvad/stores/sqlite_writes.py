@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import apsw
 
-from samvad.errors import MessageExists, SamvadError, SessionTaken, StaleVersion
+from samvad.errors import MessageExists, SamvadError, SessionTaken, StaleVersion, StoreUnavailable
 from samvad.records import (
     NOTHING_REMOVED,
     Change,
@@ -39,6 +39,7 @@ from samvad.records import (
     user_hash,
 )
 from samvad.stores import sqlite_history as history
+from samvad.stores.sqlite_guard import SET_PROBE, FileGuard
 
 _HEADS_MAX: Final = 50_000
 _ROW_BYTES: Final = 40  # of a row of `recent`, beside its messages
@@ -71,7 +72,7 @@ _SET_ERASURE = (
 _SET_APPLIED = "INSERT OR REPLACE INTO applied (user_no, replica, number) VALUES (?, ?, ?)"
 
 
-def fold(connection: apsw.Connection, busy_ms: int = _FOLD_BUSY_MS) -> bool:
+def fold(connection: apsw.Connection, guard: FileGuard, busy_ms: int = _FOLD_BUSY_MS) -> bool:
     """Fold the log into the database and empty it, so that older copies of what was erased are in neither.
 
     SQLite does not sync the emptying: after a power failure the old log could be back. The small commit that
@@ -80,9 +81,10 @@ def fold(connection: apsw.Connection, busy_ms: int = _FOLD_BUSY_MS) -> bool:
     """
     connection.set_busy_timeout(busy_ms)
     try:
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        connection.execute("INSERT OR REPLACE INTO probe (id, at_ms) VALUES (1, 0)")
-    except apsw.Error:
+        if not guard.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE):
+            return False
+        connection.execute(SET_PROBE, (guard.mark,))
+    except (apsw.Error, StoreUnavailable):
         return False
     finally:
         connection.set_busy_timeout(BUSY_MS)
@@ -105,8 +107,9 @@ class _Head:
 class GroupWriter:
     """Writes groups of commits over the one connection that may write. Lives in the writer's thread."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, guard: FileGuard) -> None:
         self._connection = connection
+        self._guard = guard
         self._heads: dict[UserKey, _Head] = {}
         self._recent: list[history.RecentRow] = []
         self._given: dict[tuple[int, str], int] = {}
@@ -127,6 +130,8 @@ class GroupWriter:
                     except (StaleVersion, MessageExists, SessionTaken) as refusal:
                         results.append(refusal)
                 self._flush()
+                if self._erased:
+                    self._guard.renew()
         except BaseException:
             self._forget()
             raise
@@ -135,7 +140,7 @@ class GroupWriter:
         ):  # who came first goes first, and is read again with the next commit
             del self._heads[next(iter(self._heads))]
         if self._erased:
-            self.fold_owed = not fold(self._connection)
+            self.fold_owed = not fold(self._connection, self._guard)
         return results
 
     def gather(self) -> None:
