@@ -236,6 +236,36 @@ async def test_a_service_that_fails_is_no_error(fake: FakeEmbeddings) -> None:
         assert await found(kb, "salary day") == ["salary"]
 
 
+async def test_memory_of_owners_is_bounded(fake: FakeEmbeddings) -> None:
+    """However many have documents: who was let go is found by meaning again, also where the service was away."""
+    async with open_samvad("memory://", embedder=openai(fake, languages=["en"])) as samvad:
+        kb = samvad.knowledge
+        work = kb.core.shelf.embedding
+        assert work is not None
+        work._scopes_max = 4
+        owners = [f"user_{number}" for number in range(9)]
+
+        def held() -> int:
+            parts: list[Any] = [work._known, work._loaded, work._has_any, work._waiting, work._passed]
+            return max(map(len, parts))
+
+        fake.hold()
+        for owner in owners:
+            await kb.add_text("Income", TEXTS["income"], id="income", user_id=owner)
+            await kb.add_text("आय", "आय का प्रमाण माँगा जाता है।", id="other", language="hi", user_id=owner)
+            assert held() <= 4
+        fake.held.set()
+        for owner in owners + owners[::-1]:
+            await kb.search("wages", user_id=owner)
+            await settled(kb)
+            assert (await found(kb, "wages", user_id=owner))[0] == "income"
+            assert held() <= 4
+        await kb.delete("other", user_id=owners[0])
+        await kb.add_text("Fee", TEXTS["fee"], id="fee", user_id=owners[0])
+        await settled(kb)
+        assert all("other" not in passed for scope, passed in work._passed.items() if scope.user == owners[0])
+
+
 async def test_a_service_that_says_nothing_holds_up_nobody(
     fake: FakeEmbeddings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 _PAUSE_S: Final = 1.0
 _PAUSE_S_MAX: Final = 60.0
 _LOADED_AT_ONCE: Final = 32  # documents
+_SCOPES_MAX: Final = 10_000  # that account is kept of, as on the shelf
+_LOADING_MAX: Final = 1_000  # scopes at a time; others with their next question
 
 
 class EmbedderFailed(SamvadError):
@@ -50,6 +52,8 @@ class EmbeddingWork:
         self._lock = lock  # held while a scope's documents, words and vectors are made to agree
         self._asker = asker or Asker(embedder)
         self._readonly = readonly
+        self._scopes_max = _SCOPES_MAX
+        self._known: dict[Scope, None] = {}  # all that stand in one of those below, the last touched last
         self._loaded: dict[Scope, int] = {}  # scope: the start of the engine that has its vectors
         self._has_any: set[Scope] = set()
         self._loading: dict[Scope, asyncio.Task[None]] = {}
@@ -76,7 +80,9 @@ class EmbeddingWork:
 
     def follow(self, scope: Scope) -> None:
         """A scope is being asked: have its vectors in the engine soon, and made where there are none."""
-        if self._loaded.get(scope) != self._engine.starts and scope not in self._loading and not self._closed:
+        if self._loaded.get(scope) == self._engine.starts:
+            self._touch(scope)
+        elif scope not in self._loading and len(self._loading) < _LOADING_MAX and not self._closed:
             task = self._loading[scope] = asyncio.create_task(self._load(scope))
             task.add_done_callback(lambda done: self._loading.pop(scope, None))
 
@@ -99,12 +105,14 @@ class EmbeddingWork:
                     ]
                     await self._hand_over(scope, [each for each in found if each is not None])
             if self._engine.starts == start:
+                self._touch(scope)
                 self._loaded[scope] = start
             self.changed(scope)
 
     async def _hand_over(self, scope: Scope, batch: list[Vectors]) -> None:
         if batch:
             await self._engine.ask(PutVectors(scope, batch))
+            self._touch(scope)
             self._has_any.add(scope)
 
     async def loaded(self) -> None:
@@ -118,6 +126,7 @@ class EmbeddingWork:
         """Something in a scope may lack its vectors: have them made."""
         if self._readonly or self._closed:
             return
+        self._touch(scope)
         self._waiting[scope] = None
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
@@ -138,8 +147,19 @@ class EmbeddingWork:
         self._loaded.pop(scope, None)
         self.changed(scope)
 
+    def _touch(self, scope: Scope) -> None:
+        """Account is kept of a scope; of the one that was not touched for longest, no more.
+
+        That one is as after a start: its vectors are loaded, and made where they are missing, when it is asked.
+        """
+        self._known.pop(scope, None)
+        self._known[scope] = None
+        if len(self._known) > self._scopes_max:
+            self.forget(next(iter(self._known)))
+
     def forget(self, scope: Scope) -> None:
         """A scope was erased."""
+        self._known.pop(scope, None)
         self._loaded.pop(scope, None)
         self._waiting.pop(scope, None)
         self._has_any.discard(scope)
@@ -177,6 +197,7 @@ class EmbeddingWork:
                         made += await self._make_one(scope, name)
                 tell(len(lacking), len(lacking))
             except BaseException:
+                self._touch(scope)
                 self._waiting[scope] = None
                 raise
             return made
@@ -184,7 +205,9 @@ class EmbeddingWork:
     async def _lacking(self, scope: Scope) -> list[str]:
         wanted = await self._store.revisions(scope)
         there = await self._store.embedded(scope, self._embedder.space)
-        passed = self._passed.setdefault(scope, {})
+        passed = self._passed.get(scope, {})
+        for name in passed.keys() - wanted.keys():  # documents that are gone
+            del passed[name]
         return [
             name for name, revision in wanted.items() if name not in there and passed.get(name) != revision
         ]
@@ -196,6 +219,7 @@ class EmbeddingWork:
         document = stored.document
         pieces = await asyncio.to_thread(passages, stored.text, stored.headings)
         if not pieces or not knows(self._embedder, document.language):
+            self._touch(scope)
             self._passed.setdefault(scope, {})[name] = stored.revision
             return False
         data, dimensions = await self._embedded([_text(stored, piece) for piece in pieces])
@@ -213,6 +237,7 @@ class EmbeddingWork:
                 return False  # it was changed or removed meanwhile
             if self._loaded.get(scope) == self._engine.starts:
                 await self._hand_over(scope, [vectors])
+        self._touch(scope)
         self._has_any.add(scope)
         return True
 
