@@ -201,6 +201,12 @@ class DatabaseReplaced(StoreUnavailable):
     code = "database_replaced"
 
 
+class KeyUnavailable(StoreUnavailable):
+    """This process cannot open a key that others made; nothing was acknowledged, try again soon."""
+
+    code = "key_unavailable"
+
+
 class Overloaded(Unavailable):
     """More is waiting to be written than is allowed; nothing was acknowledged, try again soon."""
 

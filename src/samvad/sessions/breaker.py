@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
 from samvad.clock import Clock
-from samvad.errors import SamvadError, SetupError, StoreUnavailable, Unavailable
+from samvad.errors import KeyUnavailable, SamvadError, SetupError, StoreUnavailable, Unavailable
 from samvad.stores.base import HealthReport
 
 _log = logging.getLogger(__name__)
@@ -110,8 +110,12 @@ class Breaker:
         except TimeoutError:
             self.failed()
             raise StoreUnavailable("The store did not answer in time.") from None
-        except Unavailable:
+        except Unavailable as error:
             self.failed()
+            if isinstance(
+                error, KeyUnavailable
+            ):  # it fails for whoever is next as well: a probe tells when to go on
+                self.open()
             raise
         except SamvadError:
             self.succeeded()  # it refuses, so it is there

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Any, Final, NamedTuple
 
-from samvad.errors import SetupError, StoreUnavailable, Unreadable
+from samvad.errors import KeyUnavailable, SetupError, StoreUnavailable, Unreadable
 from samvad.records import UserKey, user_hash
 from samvad.stores.data_key_store import RINGS, DataKeyEntry, DataKeyStore
 from samvad.stores.master_keys import KEY_BYTES, MasterKey, aead_of, opened_with, sealed_with
@@ -29,6 +30,8 @@ from samvad.stores.wrapped_keys import (
     user_keys,
     user_keys_or_none,
 )
+
+_log = logging.getLogger(__name__)
 
 USERS_HELD_MAX: Final = 50_000
 KEY_ID_BYTES: Final = 8
@@ -61,11 +64,22 @@ class Counted(NamedTuple):
 
 
 class DataKeys:
-    """The keys of a store. `masters`: the first wraps, all of them unwrap."""
+    """The keys of a store. `masters`: the first wraps, all of them unwrap.
 
-    def __init__(self, keys: DataKeyStore, masters: Sequence[MasterKey]) -> None:
+    `again` reads them once more (SetupError where that fails), as their files may have changed. `fault`: which master
+    key of the others is missing here, as far as it was met.
+    """
+
+    def __init__(
+        self,
+        keys: DataKeyStore,
+        masters: Sequence[MasterKey],
+        *,
+        again: Callable[[], Sequence[MasterKey]] = lambda: (),
+    ) -> None:
         self.store = keys
         self._masters = {master.id: master for master in masters}
+        self._again = again
         self._first = masters[0]
         self._ring_keys: dict[bytes, Any] = {}
         self._ring_id = b""
@@ -73,6 +87,7 @@ class DataKeys:
         self._opened = False
         self.strict = False
         self.documents_strict: bool | None = None
+        self.fault: str | None = None
         self.made = self.destroyed = 0
 
     @property
@@ -149,15 +164,35 @@ class DataKeys:
     async def _learned(self, kept: UserKeys) -> UserKeys:
         """The same, once the ring keys of which it speaks are known: a process with a new master key makes a ring.
 
-        Unreadable where that master key was not given here, which is no reason to take anything for destroyed.
+        KeyUnavailable where that master key was not given here. That is no reason to take anything for destroyed, nor
+        for damaged: this process is to be mended, and what it was asked can wait.
         """
         unknown = {each.ring_id for each in kept.keys} - self._ring_keys.keys()
-        if unknown and (entry := await self.store.get(RINGS)) is not None:
-            try:
-                await self._unwrap(rings_of(entry.value), unknown)
-            except SetupError as error:
-                raise Unreadable(error.message) from error
+        if unknown:
+            await self._learn(unknown)
         return kept
+
+    async def look_again(self) -> None:
+        """Whether the `fault` is mended; KeyUnavailable where it is not."""
+        await self._learn(None)
+        self.fault = None
+        _log.warning("the master key that was missing is there")
+
+    async def _learn(self, wanted: Container[bytes] | None) -> None:
+        entry = await self.store.get(RINGS)
+        rings = Rings() if entry is None else rings_of(entry.value)
+        try:
+            try:
+                await self._unwrap(rings, wanted)
+            except SetupError:
+                for master in await asyncio.to_thread(self._again):
+                    self._masters.setdefault(master.id, master)
+                await self._unwrap(rings, wanted)
+        except SetupError as error:
+            if self.fault is None:
+                _log.error("a key that another process made cannot be opened: %s", error.message)
+            self.fault = error.message
+            raise KeyUnavailable from error
 
     async def close(self) -> None:
         """Forget all keys. Closing twice is fine."""

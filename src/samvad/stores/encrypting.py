@@ -73,7 +73,8 @@ class Guard:
         from samvad.stores.sealed import SealedStore
 
         masters = master_keys(master_key)
-        self.store = SealedStore(store, DataKeys(data_keys_of(store), masters), clock=clock)
+        keys = DataKeys(data_keys_of(store), masters, again=lambda: master_keys(master_key))
+        self.store = SealedStore(store, keys, clock=clock)
         if journal_dir is not None:
             from samvad.stores.journal_seal import JournalSeal
 

@@ -21,6 +21,7 @@ import msgspec
 from samvad import limits
 from samvad.clock import Clock
 from samvad.errors import (
+    KeyUnavailable,
     MessageExists,
     Overloaded,
     SamvadError,
@@ -414,6 +415,11 @@ class SealedStore:
         return await self.inner.expire(receipts_before_ms=receipts_before_ms)
 
     async def check(self) -> HealthReport:
+        try:
+            if self.data_keys.fault is not None:
+                await self.data_keys.look_again()
+        except KeyUnavailable:
+            return HealthReport(False, self.data_keys.fault, refused=True)
         return await self.inner.check()
 
 
