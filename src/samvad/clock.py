@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -29,27 +29,31 @@ class SystemClock:
     monotonic_s = staticmethod(time.monotonic)
 
 
-_last_ms: tuple[int, str] = (-1, "")
+_formatted: dict[int, str] = {}
+_FORMATTED_MAX: Final = 100
 _last_second: tuple[int, str] = (-1, "")
 
 
 def rfc3339(ms: int) -> str:
     """Milliseconds since 1970 as `2025-01-10T17:00:00.000Z` (RFC 3339, UTC).
 
-    Formatting costs several µs: the last answer is kept, and of the last second all but the milliseconds.
+    Formatting costs several µs: the last answers are kept, and of the last second all but the milliseconds.
     """
-    global _last_ms, _last_second
-    last, text = _last_ms
-    if last == ms:
-        return text
+    text = _formatted.get(ms)
+    return _format(ms) if text is None else text
+
+
+def _format(ms: int) -> str:
+    global _last_second
     second = ms // 1000
     last, text = _last_second
     if last != second:
         moment = datetime.fromtimestamp(second, UTC)
         text = f"{moment:%Y-%m-%dT%H:%M:%S}".zfill(19)
         _last_second = (second, text)
-    text = f"{text}.{ms - second * 1000:03d}Z"
-    _last_ms = (ms, text)
+    if len(_formatted) >= _FORMATTED_MAX:
+        _formatted.clear()
+    _formatted[ms] = text = f"{text}.{ms - second * 1000:03d}Z"
     return text
 
 

@@ -47,6 +47,14 @@ def data_keys() -> DataKeys:
     return DataKeys(MemoryDataKeys(), [LocalMasterKey(os.urandom(32))])
 
 
+async def keys_of_asha() -> DataKeys:
+    """Keys, of which Asha has one for the life with the number 0."""
+    keys = data_keys()
+    await keys.open()
+    await keys.make(ASHA, 0)
+    return keys
+
+
 def sealed(seq: int) -> StoredMessage:
     """A message of Asha's, sealed."""
     return sealed_message(raw_message(seq, f"m{seq}", seq, f"secret {seq}"))
@@ -204,7 +212,7 @@ async def test_commits_are_sealed_in_turn_and_a_failure_holds_nobody_up(
     monkeypatch.setattr(sealing_line, "_TURN_S", 0.0)  # the least there is: one in a turn
     handed: list[Commit] = []
     told: list[object] = []
-    line = SealingLine(data_keys(), lambda commit, done: handed.append(commit))
+    line = SealingLine(await keys_of_asha(), lambda commit, done: handed.append(commit))
     commits = [
         Commit(
             UserKey("default", "asha"),
@@ -215,7 +223,7 @@ async def test_commits_are_sealed_in_turn_and_a_failure_holds_nobody_up(
     ]
     broken = commits[7] = _replace(commits[7], changes=(MessagesAdded((object(),)),))  # type: ignore[arg-type]
     for commit in commits:
-        line.add(KEY, ASHA, commit, told.append)
+        assert line.take(commit, told.append)
     turns = 0
     while len(handed) + len(told) < len(commits):
         await asyncio.sleep(0)
@@ -224,7 +232,7 @@ async def test_commits_are_sealed_in_turn_and_a_failure_holds_nobody_up(
     assert [commit.expected for commit in handed] == [c.expected for c in commits if c is not broken]
     (fault,) = told
     assert isinstance(fault, SamvadError) and "Sealing failed" in fault.message
-    line.add(KEY, ASHA, commits[0], told.append)
+    assert line.take(commits[0], told.append)
     line.finish()
     assert len(handed) == len(commits)
 
@@ -233,19 +241,23 @@ async def test_commits_are_sealed_in_turn_and_a_failure_holds_nobody_up(
 async def test_what_is_sealed_together_has_a_nonce_each() -> None:
     """Drawn at once for many commits, or missing there: none is used twice, and all is opened again."""
     handed: list[Commit] = []
-    line = SealingLine(data_keys(), lambda commit, done: handed.append(commit))
+    keys = await keys_of_asha()
+    line = SealingLine(keys, lambda commit, done: handed.append(commit))
     said = [
         [raw_message(seq, f"m{seq}", seq, "x") for seq in range(1, 1 + count)] for count in (100, 1) * 200
     ]
     for messages in said:
         change = MessagesAdded(tuple(messages))
-        line.add(KEY, ASHA, Commit(UserKey("default", "asha"), Version(0, 0), (change,)), lambda _: None)
+        assert line.take(Commit(UserKey("default", "asha"), Version(0, 0), (change,)), lambda _: None)
     line.finish()
     kept: list[Any] = [change for commit in handed for change in commit.changes]
     nonces = [tokens(message)[9:21] for change in kept for message in change.messages]
     assert len(set(nonces)) == len(nonces) == sum(map(len, said))
     opened = [
-        [sealing.open_message(KEYS, ASHA, message, strict=True) for message in change.messages]
+        [
+            sealing.open_message(await keys.keys_of(ASHA), ASHA, message, strict=True)
+            for message in change.messages
+        ]
         for change in kept
     ]
     assert opened == said

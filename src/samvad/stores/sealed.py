@@ -82,7 +82,7 @@ class SealedStore:
         self.name = inner.name
         self.capabilities = inner.capabilities
         self._clock = clock
-        self._submit_to_inner = getattr(inner, "submit", None)
+        self._hand: Callable[[Commit, Done], None] = getattr(inner, "submit", self._commit)
         self._sealing = SealingLine(data_keys, self._hand)
         self._lines: dict[UserKey, deque[tuple[Commit, Done]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -162,12 +162,9 @@ class SealedStore:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _hand(self, commit: Commit, done: Done) -> None:
-        if self._submit_to_inner is not None:
-            self._submit_to_inner(commit, done)
-        else:
-            answer = asyncio.ensure_future(self.inner.commit(commit))
-            answer.add_done_callback(lambda answered: done(_result(answered)))
+    def _commit(self, commit: Commit, done: Done) -> None:
+        answer = asyncio.ensure_future(self.inner.commit(commit))
+        answer.add_done_callback(lambda answered: done(_result(answered)))
 
     async def _run(self, user: UserKey, line: deque[tuple[Commit, Done]]) -> None:
         """Hand on what waits for a user's key, in order."""

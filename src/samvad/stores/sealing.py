@@ -171,7 +171,8 @@ def seal_messages(
     key: DataKey, hashed: bytes, messages: Iterable[StoredMessage], drawn: list[bytes]
 ) -> tuple[StoredMessage, ...]:
     """Messages as they are kept. They take the nonces they need from `drawn`, and draw what is missing there."""
-    whose, begins, aead = _whose(hashed, key.epoch), _VERSION + key.key_id, key.aead
+    key_id, epoch, aead = key
+    whose, begins = _whose(hashed, epoch), _VERSION + key_id
     sealed: list[StoredMessage] = []
     for m in messages:
         nonce = drawn.pop() if drawn else os.urandom(NONCE_BYTES)

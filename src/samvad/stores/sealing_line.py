@@ -46,14 +46,10 @@ class SealingLine:
         if key is None:
             del self._hashes[user]  # whoever is erased leaves nothing here either
             return False
-        self.add(key, hashed, commit, done)
-        return True
-
-    def add(self, key: DataKey, hashed: bytes, commit: Commit, done: Done) -> None:
-        """Seal a commit of the user `hashed` soon, with their key."""
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._some)
         self._gathered.append((key, hashed, commit, done))
+        return True
 
     def _some(self) -> None:
         """Seal what was gathered; others have their turn before what takes longer."""
@@ -89,7 +85,11 @@ def erases(commit: Commit) -> bool:
 
 def sealed_commit(key: DataKey, hashed: bytes, commit: Commit, drawn: list[bytes] | None = None) -> Commit:
     """A commit of the user `hashed` as the engine is to have it; its messages take their nonces from `drawn`."""
-    changes = tuple([sealing.seal(key, hashed, change, drawn) for change in commit.changes])
+    changes = commit.changes
+    if len(changes) == 1:
+        changes = (sealing.seal(key, hashed, changes[0], drawn),)
+    else:
+        changes = tuple([sealing.seal(key, hashed, change, drawn) for change in changes])
     return Commit(commit.user, commit.expected, changes, commit.origin, None, None, commit.steps)
 
 
