@@ -171,6 +171,7 @@ class SamvadApp:
         identity: Identity | None = None
         params: list[str] = []
         left: list[Left] = []
+        rates: Headers = ()  # what is left, where it was told so
         call: Call | None = None
         whose: str | None = None
         try:
@@ -194,7 +195,10 @@ class SamvadApp:
                     if self._limiter is not None:
                         size = told_size(fields)
                         admitted = self._limiter.admit(scope, identity, name, size or 0)
-                        left = admitted if isinstance(admitted, list) else await admitted
+                        if isinstance(admitted, tuple):
+                            rates = admitted
+                        else:
+                            left = admitted if isinstance(admitted, list) else await admitted
                         if size is None:
                             receive = self._counted(scope, receive, identity, self._limiter)
                         if name == batch.BATCH:
@@ -212,7 +216,7 @@ class SamvadApp:
                     self._tell(
                         AccessRecord(request_id, name, 200, identity, self._address(scope), tuple(params))
                     )
-                    headers = self._headers(scope, request_id, DATA, left)
+                    headers = self._headers(scope, request_id, DATA, rates or rate_headers(left))
                     await self._run_stream(reply, receive, send, headers)
                     self._answered(asked, name, 200, started_s)
                     return
@@ -224,6 +228,7 @@ class SamvadApp:
                 reply = problem_reply(error, request_id)
                 if isinstance(error, TooManyRequests):
                     left, whose = error.details.get("left", left), error.details.get("whose")
+                    rates = ()
         except Disconnected:
             return
         except Exception:  # the top of the request: a fault of ours is logged, and told without its insides
@@ -242,7 +247,7 @@ class SamvadApp:
         body = reply.body
         headers = (
             *reply.described(),
-            *self._headers(scope, request_id, reply.security, left),
+            *self._headers(scope, request_id, reply.security, rates or rate_headers(left)),
             *reply.headers,
         )
         if WHOLE_ANSWER in scope.get("extensions", ()):
@@ -264,12 +269,12 @@ class SamvadApp:
             return _PREFLIGHT, []
         return self.router.find(scope["method"], path)
 
-    def _headers(self, scope: Scope, request_id: str, security: Headers, left: list[Left]) -> Headers:
+    def _headers(self, scope: Scope, request_id: str, security: Headers, rates: Headers) -> Headers:
         """The headers of every answer."""
         return (
             *security,
             (b"x-request-id", request_id.encode()),
-            *rate_headers(left),
+            *rates,
             *self._browsers.headers(scope),
         )
 
@@ -318,7 +323,7 @@ class SamvadApp:
             identity = await self._identify(scope)
             if self._limiter is not None:
                 admitted = self._limiter.admit(scope, identity, "live", 0)
-                if not isinstance(admitted, list):
+                if not isinstance(admitted, list | tuple):
                     await admitted
             check_access(LIVE, identity.principal)
             asked.identity = identity

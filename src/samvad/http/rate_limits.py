@@ -17,6 +17,7 @@ from samvad import limits
 from samvad.auth.authenticator import Identity
 from samvad.clock import Clock
 from samvad.errors import TooManyRequests
+from samvad.http.browsers import Headers
 from samvad.http.holding import Holding
 from samvad.http.windows import Account, Left, Quota, Wanted, Windows
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MIB: Final = 1024 * 1024
 _FACTOR: Final = limits.NETWORK_QUOTA_FACTOR
-_ACCOUNTS_MAX: Final = 10_000
+_KNOWN_MAX: Final = 10_000
 _AGAIN_S: Final = 5.0  # after which a shared store of windows that failed is tried again
 
 
@@ -79,6 +80,16 @@ def quotas(settings: Settings) -> Quotas:
     )
 
 
+class _Known(NamedTuple):
+    """Who has asked, as whom and from where, with their windows at hand, and how what is left in them is told."""
+
+    identity: Identity
+    whence: str
+    account: Account
+    policies: tuple[bytes, bytes]
+    form: bytes
+
+
 class Limiter:
     """Lets requests through, as far as the quotas allow. The trusted local principal is not limited."""
 
@@ -91,8 +102,8 @@ class Limiter:
         self._down_s = float("-inf")
         self._proxies = proxies
         self.windows = Windows(limits.LIMITED_KEYS_MAX)
-        # Who has asked twice lately, by user or credential: as whom, from where, and their windows.
-        self._accounts: dict[str, tuple[Identity, str, Account]] = {}
+        # Who has asked twice lately, without and with bytes, by user or credential.
+        self._known: tuple[dict[str, _Known], dict[str, _Known]] = {}, {}
         self.holding = Holding()
         self.refusals: Counter[str] = Counter()  # by the quota that was used up
 
@@ -116,14 +127,15 @@ class Limiter:
 
     def admit(
         self, scope: dict[str, Any], identity: Identity, route: str, size: int
-    ) -> list[Left] | Awaitable[list[Left]]:
+    ) -> list[Left] | Headers | Awaitable[list[Left]]:
         """Let a request in that brings `size` bytes; what is left then. TooManyRequests where it is not allowed.
 
+        Of who has asked before, as most often, it is told as `rate_headers` tells it (a tuple); never of a batch.
         It is known at once, but where several replicas share their windows: then it is to be waited for.
         """
         if identity.credential == "local":
             return []
-        if self._shared is None and route not in _COSTLY:
+        if self._shared is None and route not in _AT_LENGTH:
             return self._admit_usual(scope, identity, size)
         wanted = self._wanted(scope, identity, 1, size)
         if route in _COSTLY:
@@ -136,23 +148,25 @@ class Limiter:
             return self._let_in(wanted, self.windows.spend(wanted, self._clock.monotonic_s()))
         return self._spend(wanted)
 
-    def _admit_usual(self, scope: dict[str, Any], identity: Identity, size: int) -> list[Left]:
+    def _admit_usual(self, scope: dict[str, Any], identity: Identity, size: int) -> list[Left] | Headers:
         """As `admit`, of a request that costs what most do, by windows in memory."""
         now_s = self._clock.monotonic_s()
         user = identity.principal.user
         name, whence = (identity.credential, "") if user is None else (user, self.whence(scope))
-        account = self._accounts.get(name)
-        if account is not None and account[0] is identity and account[1] == whence:
-            found = account[2].spend(size, now_s)
-            if found is not None:
-                return found
+        known = self._known[size > 0]
+        if (caller := known.get(name)) is not None:
+            of, where, account, policies, form = caller
+            if of is identity and where == whence and (told := account.spend(size, now_s)) is not None:
+                return policies, (b"ratelimit", form % tuple(told))
         wanted = self._wanted(scope, identity, 1, size)
         found = self.windows.again(wanted, now_s)
         if found is None:
             return self._let_in(wanted, self.windows.spend(wanted, now_s))
-        if len(self._accounts) >= _ACCOUNTS_MAX:
-            self._accounts.clear()
-        self._accounts[name] = identity, whence, self.windows.account(wanted, size > 0)
+        if found:
+            if len(known) >= _KNOWN_MAX:
+                known.clear()
+            policies, form = _policies(tuple([left.quota for left in found]))
+            known[name] = _Known(identity, whence, self.windows.account(wanted), policies, form)
         return found
 
     async def operations(
@@ -281,9 +295,10 @@ def networks_of(text: str) -> tuple[str, str | None]:
 _ERASES: Final = frozenset({"clearUserData", "savePrivacy"})
 _STARTS: Final = frozenset({"live", "liveEvents"})
 _COSTLY: Final = _ERASES | _STARTS | {"exportUser"}
+_AT_LENGTH: Final = _COSTLY | {"batch"}  # what is left of its windows is told when its operations are counted
 
 
-def rate_headers(found: Sequence[Left]) -> tuple[tuple[bytes, bytes], ...]:
+def rate_headers(found: Sequence[Left]) -> Headers:
     """The fields that tell what is left."""
     if not found:
         return ()

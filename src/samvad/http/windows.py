@@ -62,40 +62,43 @@ class _Window:
 
 
 class Account:
-    """The windows of one who asks, at hand: those of `requests`, and of `size` (None: not looked up yet).
+    """The windows of one who asks, at hand in the slot in which they were just spent from: of requests, and of bytes.
 
     Most requests come from who has just asked, in the same slots of the same windows.
     """
 
-    __slots__ = ("requests", "size")
+    __slots__ = ("_back_s", "_bytes", "_ends_s", "_requests")
 
-    def __init__(self, requests: Sequence[_Window], size: Sequence[_Window] | None) -> None:
-        self.requests = requests
-        self.size = size
+    def __init__(self, requests: Sequence[_Window], size: Sequence[_Window]) -> None:
+        self._requests = requests
+        self._bytes = size
+        self._ends_s = min([window.ends_s for window in (*requests, *size)], default=0.0)
+        self._back_s = max([window.back_s for window in (*requests, *size)], default=0.0)
 
-    def spend(self, size: int, now_s: float) -> list[Left] | None:
-        """As `Windows.spend`, of one request with `size` bytes; None, with nothing taken, where that has to look."""
-        windows, sizes = self.requests, self.size
-        if size:
-            if sizes is None:
+    def spend(self, size: int, now_s: float) -> list[int] | None:
+        """As `Windows.spend`, of one request with `size` bytes; None, with nothing taken, where that has to look.
+
+        Tells of each window in turn what is left, and in how many seconds all of it is back.
+        """
+        if now_s >= self._ends_s:
+            return None
+        for window in self._bytes:
+            if window.total + size > window.amount:
                 return None
-            for window in sizes:
-                if now_s >= window.ends_s or window.total + size > window.amount:
-                    return None
-        for window in windows:
-            if now_s >= window.ends_s or window.total >= window.amount:
+        for window in self._requests:
+            if window.total >= window.amount:
                 return None
-        found: list[Left] = []
-        for window in windows:
+        reset_s = ceil(self._back_s - now_s)
+        told: list[int] = []
+        for window in self._requests:
             window.slots[-1][1] += 1
             window.total = total = window.total + 1
-            found.append(Left(window.quota, window.amount - total, ceil(window.back_s - now_s)))
-        if size and sizes:
-            for window in sizes:
-                window.slots[-1][1] += size
-                window.total = total = window.total + size
-                found.append(Left(window.quota, window.amount - total, ceil(window.back_s - now_s)))
-        return found
+            told += (window.amount - total, reset_s)
+        for window in self._bytes:
+            window.slots[-1][1] += size
+            window.total = total = window.total + size
+            told += (window.amount - total, reset_s)
+        return told
 
 
 class Windows:
@@ -192,11 +195,11 @@ class Windows:
             window.total += cost
         return found
 
-    def account(self, wanted: Sequence[Wanted], sized: bool) -> Account:
-        """The windows from which `again` has just spent; `sized`: of bytes as well, which stand behind the requests."""
+    def account(self, wanted: Sequence[Wanted]) -> Account:
+        """The windows from which `again` has just spent, all of them as long as each other; bytes behind requests."""
         windows = [window for key, quota, _ in wanted if (window := self._window((quota.name, key)))]
         requests = [window for window in windows if window.quota.unit == "request"]
-        return Account(requests, windows[len(requests) :] if sized else None)
+        return Account(requests, windows[len(requests) :])
 
     def _make_room(self, now_s: float) -> None:
         """Forget a window where there are as many as there may be; which is much used is found out here alone."""
@@ -206,7 +209,6 @@ class Windows:
         for of in (windows, used):
             for place, window in of.items():
                 if window.back_s <= now_s:
-                    window.amount = -1
                     del of[place]
                     return
                 break
