@@ -197,7 +197,7 @@ async def test_a_key_is_put_back_though_another_writes_beside_it() -> None:
     for each in (here, elsewhere):
         await each.open()
     await here.make(hash_of(ASHA), 0)
-    before = await here.destroy(ASHA, 0)
+    before = (await here.destroy(ASHA, 0)).before
     assert before is not None
     swap = shared.keys.swap
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from samvad import Samvad, limits, open_samvad
+from samvad.knowledge.records import Document, Scope, StoredDocument, Vectors
+from samvad.knowledge.store_firestore import FirestoreKnowledgeStore
 from samvad.testing.clock import VirtualClock
 from tests.firestore.raw import everything
-from tests.firestore.support import emulator
+from tests.firestore.support import emulator, open_store
 from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -70,6 +73,43 @@ async def test_notes_of_removals_go_away(url: str) -> None:
         assert [path for path in kept if "first" in path] == []
         assert sum("second" in path for path in kept) >= 1
         assert await found(sleeper, "quagga") == ["second", "third"]
+
+
+async def test_vectors_that_come_while_a_user_is_erased_go_too() -> None:
+    """Another replica keeps them as long as it sees the document: those that come behind the look for them as well."""
+    one = await open_store()
+    other = await open_store(one.project)
+    here, there = [FirestoreKnowledgeStore(each.client, each.names, VirtualClock()) for each in (one, other)]
+    scope = Scope("default", "asha")
+    document = Document(
+        id="note",
+        title="Note",
+        type="text",
+        content_length=5,
+        added_at="2025-01-10T10:00:00Z",
+        updated_at="2025-01-10T10:00:00Z",
+        checksum="c",
+        owner="user",
+        user_id="asha",
+    )
+    await here.put(StoredDocument(scope=scope, document=document, text="Text."))
+    query = one.client.query
+    kept: list[bool] = []
+
+    async def then_more(parent: str, wanted: Any, deadline: float) -> Any:
+        found = await query(parent, wanted, deadline)
+        if wanted.from_[0].collection_id == "knowledge_vectors":
+            vectors = Vectors("note", "space", "c", "Note", 1, ((0, 5),), b"\0\0\0\0")
+            kept.append(await there.put_vectors(scope, vectors))
+        return found
+
+    one.client.query = then_more
+    assert await here.erase(scope) == 1
+    assert kept == [True, False]
+    left = everything(one.project)
+    assert [path for path in left if not path.startswith("knowledge_base/%x")] == []
+    await one.close()
+    await other.close()
 
 
 def stands_in(folder: Path, word: bytes) -> bool:

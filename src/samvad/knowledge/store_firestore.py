@@ -115,28 +115,41 @@ class FirestoreKnowledgeStore:
         return True
 
     async def erase(self, scope: Scope) -> int:
-        count = 0
         low, high = _range(scope, 0)
-        deadline = self._client.deadline()
-        for found in await self._client.query(self._names.root, query(_COLLECTION, low, high), deadline):
-            head = _decode(found)
-            count += head.document is not None
-            await self._drop_chunks(found.name, head)
-            await self._commit([documents.delete_write(found.name)])
-        await self._beside.drop_all(_key(scope))
+        found, beside = await asyncio.gather(
+            self._client.query(self._names.root, query(_COLLECTION, low, high), self._client.deadline()),
+            self._beside.found_of(_key(scope)),
+        )
+        heads = [_decode(each) for each in found]
+        chunks = [
+            _chunk(each.name, head.revision, number)
+            for each, head in zip(found, heads, strict=True)
+            for number in range(head.chunks)
+        ]
+        # What names the chunks goes after them: cut off in between, they are found again.
+        gone = [*beside.chunks, *chunks, *beside.names, *[each.name for each in found]]
         # A note without a name: other replicas look again, and find nothing.
         _, ms = self._next(None)
         name = f"{self._names.root}/{_COLLECTION}/%x{_key(scope)}"
-        await self._commit([documents.set_write(name, _fields(scope, ms, _Head(ms)))])
+        note = documents.set_write(name, _fields(scope, ms, _Head(ms)))
+        await self._commit_all([*[documents.delete_write(each) for each in gone if each != name], note])
+        if heads:  # another replica may have put vectors of a document that was still there
+            late = await self._beside.found_of(_key(scope))
+            await self._commit_all([documents.delete_write(each) for each in (*late.chunks, *late.names)])
         self._known.pop(scope, None)
-        return count
+        return sum(head.document is not None for head in heads)
 
     async def _drop_chunks(self, name: str, head: _Head | None) -> None:
         if head is None:
             return
-        gone = [documents.delete_write(_chunk(name, head.revision, n)) for n in range(head.chunks)]
-        for at in range(0, len(gone), _WRITES_AT_ONCE):
-            await self._commit(gone[at : at + _WRITES_AT_ONCE])
+        await self._commit_all(
+            [documents.delete_write(_chunk(name, head.revision, n)) for n in range(head.chunks)]
+        )
+
+    async def _commit_all(self, writes: Sequence[Any]) -> None:
+        """In this order, a bounded number at a time."""
+        for at in range(0, len(writes), _WRITES_AT_ONCE):
+            await self._commit(writes[at : at + _WRITES_AT_ONCE])
 
     async def _commit(self, writes: Sequence[Any]) -> None:
         try:

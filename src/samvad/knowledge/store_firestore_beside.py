@@ -7,7 +7,7 @@ index per model. Names say nothing of whose they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -31,6 +31,13 @@ class _Head(msgspec.Struct, array_like=True):
     vectors: Vectors  # with no data
     written: int  # names the chunks
     chunks: int
+
+
+class FoundBeside(NamedTuple):
+    """Names of documents: the pieces of vectors, and what they are found by and statistics, which are to go last."""
+
+    chunks: list[str]
+    names: list[str]
 
 
 class FirestoreBeside:
@@ -85,12 +92,16 @@ class FirestoreBeside:
             await self._drop_chunks(path, head)
             await self._commit([documents.delete_write(path)])
 
-    async def drop_all(self, key: str) -> None:
-        """Remove everything that is kept of a scope here."""
-        for found in await self._of_scope(key):
-            await self._drop_chunks(found.name, _decode(found))
-            await self._commit([documents.delete_write(found.name)])
-        await self._commit([documents.delete_write(self._statistics_path(key))])
+    async def found_of(self, key: str) -> FoundBeside:
+        """What is kept of a scope here, for who removes all of it."""
+        found = await self._of_scope(key)
+        chunks = [
+            _chunk(each.name, head.written, number)
+            for each in found
+            for head in [_decode(each)]
+            for number in range(head.chunks)
+        ]
+        return FoundBeside(chunks, [*[each.name for each in found], self._statistics_path(key)])
 
     async def _of_scope(self, key: str) -> list[Any]:
         wanted = query(_VECTORS, ("scope", "EQUAL", key))
@@ -161,4 +172,4 @@ def _decode(document: Any) -> _Head:
     return msgspec.msgpack.decode(documents.fields_of(document)["body"], type=_Head)
 
 
-__all__ = ["FirestoreBeside"]
+__all__ = ["FirestoreBeside", "FoundBeside"]

@@ -18,6 +18,7 @@ from samvad.knowledge import sealing
 from samvad.knowledge.records import Document, DocumentPage, Filter, Scope, StoredDocument, Vectors
 from samvad.knowledge.sealing import ScopeKey
 from samvad.knowledge.store import KnowledgeStore, page_of
+from samvad.stores.data_key_store import DataKeyEntry
 from samvad.stores.data_keys import DataKey, DataKeys
 from samvad.stores.sealing import KeyMissing, Keys
 
@@ -154,12 +155,16 @@ class SealedKnowledgeStore:
         if scope.user is None:
             return await self.inner.erase(scope)
         owner = sealing.owner_of(scope)
-        await self._data_keys.destroy(owner, _GENERATION)
-        return await self._finish(scope)
+        there = (await self._data_keys.destroy(owner, _GENERATION)).there
+        if there is not None:
+            return await self._finish(scope, there)
+        count = await self.inner.erase(scope)  # there was no key, and so nothing says that an erasing goes on
+        self.forget(scope)
+        return count
 
-    async def _finish(self, scope: Scope) -> int:
+    async def _finish(self, scope: Scope, there: DataKeyEntry | None = None) -> int:
         count = await self.inner.erase(scope)
-        await self._data_keys.erased(sealing.owner_of(scope), _GENERATION, numbers_return=True)
+        await self._data_keys.erased(sealing.owner_of(scope), _GENERATION, numbers_return=True, there=there)
         self.forget(scope)
         return count
 

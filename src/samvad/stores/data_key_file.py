@@ -19,7 +19,7 @@ from samvad.clock import SystemClock
 from samvad.errors import SetupError, StoreUnavailable
 from samvad.private_files import make_private
 from samvad.stores.base import not_open
-from samvad.stores.data_key_store import DataKeyEntry
+from samvad.stores.data_key_store import NOTHING, DataKeyEntry
 
 _BUSY_MS = 10_000
 _T = TypeVar("_T")
@@ -137,7 +137,7 @@ class DataKeyFile:
 
     async def swap(
         self, name: bytes, old: DataKeyEntry | None, value: bytes | None, erasing: bool = False
-    ) -> bool:
+    ) -> DataKeyEntry | None:
         """See DataKeyStore. Those that wait at one time share one transaction."""
         if self._readonly:
             raise StoreUnavailable("The keys were opened for looking only.")
@@ -145,7 +145,9 @@ class DataKeyFile:
         self._waiting.append(((name, old, value, erasing), future))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
-        return await future
+        if not await future:
+            return None
+        return NOTHING if value is None else DataKeyEntry(value, erasing)
 
     async def _write(self) -> None:
         while self._waiting:

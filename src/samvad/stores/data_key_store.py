@@ -19,6 +19,16 @@ class DataKeyEntry(NamedTuple):
     token: Any = None
 
 
+class Destroyed(NamedTuple):
+    """What destroying a key found and left: the entry `before` (None: nothing was changed) and what is `there` now."""
+
+    before: DataKeyEntry | None = None
+    there: DataKeyEntry | None = None
+
+
+NOTHING: Final = DataKeyEntry(b"")
+
+
 class DataKeyStore(Protocol):
     """Values by name. StoreUnavailable where it cannot be asked; SetupError where it cannot be opened."""
 
@@ -36,10 +46,11 @@ class DataKeyStore(Protocol):
 
     async def swap(
         self, name: bytes, old: DataKeyEntry | None, value: bytes | None, erasing: bool = False
-    ) -> bool:
-        """Put this value (None: nothing) in place of `old` (None: nothing); durable once true.
+    ) -> DataKeyEntry | None:
+        """Put this value (None: nothing) in place of `old` (None: nothing); durable once answered.
 
-        False where it is not `old` any more. Nothing of the old value is left in the store's files.
+        The answer is what is there now (of nothing: an entry without a value), to be `old` in the next swap; None
+        where it was not `old` any more. Nothing of the old value is left in the store's files.
         """
         ...
 
@@ -68,15 +79,15 @@ class MemoryDataKeys:
 
     async def swap(
         self, name: bytes, old: DataKeyEntry | None, value: bytes | None, erasing: bool = False
-    ) -> bool:
+    ) -> DataKeyEntry | None:
         """See DataKeyStore."""
         if self._entries.get(name) != old:
-            return False
+            return None
         if value is None:
             self._entries.pop(name, None)
-        else:
-            self._entries[name] = DataKeyEntry(value, erasing)
-        return True
+            return NOTHING
+        entry = self._entries[name] = DataKeyEntry(value, erasing)
+        return entry
 
     async def scan(
         self, *, after: bytes = b"", limit: int, erasing: bool = False

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from samvad.errors import KeyUnavailable, SetupError, StoreUnavailable, Unreadable
 from samvad.records import UserKey, user_hash
-from samvad.stores.data_key_store import RINGS, DataKeyEntry, DataKeyStore
+from samvad.stores.data_key_store import RINGS, DataKeyEntry, DataKeyStore, Destroyed
 from samvad.stores.master_keys import KEY_BYTES, MasterKey, aead_of, opened_with, sealed_with
 from samvad.stores.wrapped_keys import (
     Ring,
@@ -285,31 +285,34 @@ class DataKeys:
                 return self._hold(hashed, kept)[epoch]
         raise StoreUnavailable("Too many others write to the keys of this user; try again.")
 
-    async def _swap(self, hashed: bytes, entry: DataKeyEntry | None, kept: UserKeys | None) -> bool:
+    async def _swap(
+        self, hashed: bytes, entry: DataKeyEntry | None, kept: UserKeys | None
+    ) -> DataKeyEntry | None:
         if kept is None:
             return await self.store.swap(hashed, entry, None)
         return await self.store.swap(hashed, entry, encoded(kept), kept.user is not None)
 
     # --- erasing ---------------------------------------------------------------------------------------
 
-    async def destroy(self, user: UserKey, epoch: int) -> DataKeyEntry | None:
+    async def destroy(self, user: UserKey, epoch: int) -> Destroyed:
         """The keys of this life and of those before it are gone when this returns, but from this process's memory.
 
-        What was there is for `restore`, should the store refuse to erase; else `erased` ends it.
+        What was there before is for `restore`, should the store refuse to erase; else `erased` ends it.
         """
         hashed = user_hash(user)
         for _ in range(_TRIES_MAX):
             entry = await self.store.get(hashed)
             if entry is None:
-                return None
+                return Destroyed()
             kept = user_keys_or_none(entry.value)
             if kept.destroyed >= epoch and kept.user is not None:
-                return None
+                return Destroyed(there=entry)
             kept.keys = [each for each in kept.keys if each.epoch > epoch]
             kept.destroyed, kept.user = max(kept.destroyed, epoch), (user.tenant, user.user_id)
-            if await self._swap(hashed, entry, kept):
+            there = await self._swap(hashed, entry, kept)
+            if there is not None:
                 self.destroyed += 1
-                return entry
+                return Destroyed(entry, there)
         raise StoreUnavailable("Too many others write to the keys of this user; try again.")
 
     async def restore(self, user: UserKey, epoch: int, before: DataKeyEntry) -> None:
@@ -332,16 +335,19 @@ class DataKeys:
             for old in [each for each in held if each <= epoch]:
                 del held[old]
 
-    async def erased(self, user: UserKey, epoch: int, *, numbers_return: bool = False) -> None:
+    async def erased(
+        self, user: UserKey, epoch: int, *, numbers_return: bool = False, there: DataKeyEntry | None = None
+    ) -> None:
         """The store has erased the lives up to this one: nothing of the user's name stays with the keys.
 
         Nor a key of those lives: another erasing, which was refused, may have put it back. (`numbers_return`: of those
-        whose keys all have one number, so that the key that is there may be a new one.)
+        whose keys all have one number, so that the key that is there may be a new one.) `there` is what `destroy` left:
+        if nobody has changed it since, it need not be read.
         """
         hashed = user_hash(user)
         self.forget(hashed, epoch)
         for _ in range(_TRIES_MAX):
-            entry = await self.store.get(hashed)
+            entry, there = there or await self.store.get(hashed), None
             if entry is None:
                 return
             kept = user_keys_or_none(entry.value)

@@ -184,7 +184,7 @@ class Committer:
         deadline = self._client.deadline()
         head = self._heads.get(user)
         cached = head is not None
-        tried: dict[str, tuple[Committed, int]] = {}
+        tried: dict[str, tuple[Committed, int, bool]] = {}
         lost = overtaken = 0
         while True:
             if head is None:
@@ -197,17 +197,18 @@ class Committer:
             origin = commit.origin
             if origin is not None and head.applied.get(origin.replica, (-1, 0))[0] >= origin.number:
                 again = Committed(Version(head.epoch, head.revision), head.seq)
-                return await self._purged(user, again, head.epoch - 1)  # the purge may have been cut short
+                # Its purge may have been cut short.
+                return await self._purged(user, again, head.epoch - 1, all_found=False)
             if commit.expected != Version(head.epoch, head.revision):
                 if not cached:
                     return StaleVersion()
                 head = None
                 continue
-            removed = await self._eraser.counts(user, head, deadline)
+            found = await self._eraser.find(user, head, deadline)
             token = secrets.token_hex(6)
-            committed = Committed(Version(head.epoch + 1, 0), 0, removed)
-            tried[token] = (committed, head.epoch)
-            writes = self._eraser.fence(commit, head, removed, token)
+            committed = Committed(Version(head.epoch + 1, 0), 0, found.removed)
+            tried[token] = (committed, head.epoch, found.all)
+            writes = self._eraser.fence(commit, head, found, token)
             self.forget(user)
             try:
                 await self._client.commit(writes, deadline)
@@ -221,10 +222,10 @@ class Committer:
                 await self._client.pause(lost, deadline)
                 lost += 1
             else:
-                return await self._purged(user, committed, head.epoch)
+                return await self._purged(user, *tried[token])
 
-    async def _purged(self, user: UserKey, committed: Committed, epoch: int) -> Committed:
-        done = await self._eraser.purge_or_leave(user, epoch)
+    async def _purged(self, user: UserKey, committed: Committed, epoch: int, all_found: bool) -> Committed:
+        done = await self._eraser.purge_or_leave(user, epoch, all_found=all_found)
         return committed if done else msgspec.structs.replace(committed, pending=True)
 
     # --- heads in memory -------------------------------------------------------------------------------

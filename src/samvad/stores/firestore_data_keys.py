@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from samvad.errors import StoreUnavailable
 from samvad.stores import firestore_documents as documents
-from samvad.stores.data_key_store import DataKeyEntry
+from samvad.stores.data_key_store import NOTHING, DataKeyEntry
 from samvad.stores.firestore_client import BoundedClient, CommitAmbiguous, CommitRefused
 from samvad.stores.firestore_names import Names
 from samvad.stores.firestore_queries import query
@@ -39,7 +39,7 @@ class FirestoreDataKeys:
 
     async def swap(
         self, name: bytes, old: DataKeyEntry | None, value: bytes | None, erasing: bool = False
-    ) -> bool:
+    ) -> DataKeyEntry | None:
         """See DataKeyStore: 1 write. After an answer that leaves open whether it was done, the document tells."""
         path = self._path(name)
         if value is None:
@@ -51,19 +51,19 @@ class FirestoreDataKeys:
         else:
             documents.only_if_unchanged(write, old.token)
         try:
-            await self._client.commit([write], self._client.deadline())
+            times = await self._client.commit([write], self._client.deadline())
         except CommitRefused:
-            return False
+            return None
         except CommitAmbiguous as error:
             there = await self.get(name)
             if (None if there is None else (there.value, there.erasing)) == (
                 None if value is None else (value, erasing)
             ):
-                return True
+                return there or NOTHING
             if (there is None) == (old is None) and (there is None or there.token == _token_of(old)):
                 raise StoreUnavailable from error
-            return False
-        return True
+            return None
+        return NOTHING if value is None else DataKeyEntry(value, erasing, times[0])
 
     async def scan(
         self, *, after: bytes = b"", limit: int, erasing: bool = False

@@ -1,19 +1,24 @@
 """Erasing on Firestore: first the fence, in one atomic batch, then the purge, in bounded ones.
 
-The fence counts the epoch up under a hash of the user's id, removes head and state, and leaves a note. From
-then on nothing of the old life can be read or written, though its segments, sessions, interruptions and
-receipts' answers are still to be purged. The note names the user until that is done, so that whoever finds it
+The fence counts the epoch up under a hash of the user's id, removes head and state, and leaves a note. With it go the
+sessions and interruptions that were found before it, a bounded number: as long as the head is the one that was read,
+which the fence rests on, they are this life's, and all there are. Where the head says what there is, nothing is asked.
+
+From then on nothing of the old life can be read or written, though its segments and receipts' answers are still to be
+purged, and whatever the fence had no room for. The note names the user until that is done, so that whoever finds it
 (this process, or the next after a crash) can finish.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from samvad.errors import StoreUnavailable
-from samvad.records import Commit, Erased, ReceiptKept, Removed, UserKey, removed_answer
+from samvad.records import NOTHING_REMOVED, Commit, Erased, ReceiptKept, Removed, UserKey, removed_answer
 from samvad.stores import firestore_documents as documents
 from samvad.stores import firestore_names as names_of
 from samvad.stores.firestore_client import BoundedClient, CommitRefused
@@ -21,8 +26,38 @@ from samvad.stores.firestore_head import Head
 from samvad.stores.firestore_names import Names
 from samvad.stores.firestore_queries import query
 
-_PURGED_AT_ONCE: Final = 200
+_FOUND_AT_ONCE: Final = 200  # of each kind
+_WRITES_AT_ONCE: Final = 400
 _PURGES_AT_ONCE: Final = 20
+
+
+class Found(NamedTuple):
+    """What there is of a life before its fence: exact if the head is still the same when the fence is written.
+
+    `removed` is what erasing removes, `names` the documents that go with the fence; `all` is whether no session and
+    no interruption is left for the purge.
+    """
+
+    removed: Removed = NOTHING_REMOVED
+    names: tuple[str, ...] = ()
+    all: bool = True
+
+
+class _Wanted(NamedTuple):
+    """Documents to be removed; `blank`: only the answer in them."""
+
+    parent: str
+    query: Any
+    blank: bool = False
+
+    def write(self, document: Any) -> Any:
+        """The write that does so, if the document is still the one that was found."""
+        if self.blank:
+            gone = {"answer": None, "answered": False}
+            write = documents.set_write(document.name, gone, list(gone))
+        else:
+            write = documents.delete_write(document.name)
+        return documents.only_if_unchanged(write, document.update_time)
 
 
 class Eraser:
@@ -33,22 +68,45 @@ class Eraser:
         self._names = names
         self.left_over = False  # whether a purge of this process was cut short
 
-    async def counts(self, user: UserKey, head: Head, deadline: float) -> Removed:
-        """What erasing removes. Exact if the head is still the same when the fence is written."""
+    async def find(self, user: UserKey, head: Head, deadline: float) -> Found:
+        """What erasing removes, and what of it is to go with the fence."""
         if not head.there:
-            return Removed()
-        life = ("life", "EQUAL", names_of.life(user, head.epoch))
-        sessions = await self._client.aggregate(query("sessions", life), deadline)
-        interruptions = await self._client.aggregate(query("interruptions", life), deadline)
-        return Removed(
+            return Found()
+        (sessions, session_names), (interruptions, interruption_names) = await asyncio.gather(
+            self._sessions(user, head, deadline), self._interruptions(user, head, deadline)
+        )
+        names = (*session_names, *interruption_names)
+        removed = Removed(
             state=head.state_ms is not None,
             profile=head.profile is not None,
-            sessions=sessions["count"],
+            sessions=sessions,
             messages=head.seq - head.trimmed,
-            interruptions=interruptions["count"],
+            interruptions=interruptions,
         )
+        return Found(removed, names, len(names) == sessions + interruptions)
 
-    def fence(self, commit: Commit, head: Head, removed: Removed, token: str) -> list[Any]:
+    async def _sessions(self, user: UserKey, head: Head, deadline: float) -> tuple[int, Sequence[str]]:
+        if head.lists_all_sessions:
+            return len(head.sessions), [self._names.session(user.tenant, each) for each in head.sessions]
+        return await self._in_life("sessions", user, head, deadline)
+
+    async def _interruptions(self, user: UserKey, head: Head, deadline: float) -> tuple[int, Sequence[str]]:
+        if not head.interrupted:
+            return 0, ()
+        return await self._in_life("interruptions", user, head, deadline)
+
+    async def _in_life(
+        self, collection: str, user: UserKey, head: Head, deadline: float
+    ) -> tuple[int, Sequence[str]]:
+        """How many documents of a collection are of a life, and the names of the first of them."""
+        found = await self._client.query(self._names.root, _of_life(collection, user, head.epoch), deadline)
+        names = [each.name for each in found]
+        if len(names) < _FOUND_AT_ONCE:
+            return len(names), names
+        life = ("life", "EQUAL", names_of.life(user, head.epoch))
+        return (await self._client.aggregate(query(collection, life), deadline))["count"], names
+
+    def fence(self, commit: Commit, head: Head, found: Found, token: str) -> list[Any]:
         """The writes that end a life, on condition that the head is the one that was read."""
         user = commit.user
         at_ms = next(change.at_ms for change in commit.changes if isinstance(change, Erased))
@@ -65,6 +123,7 @@ class Eraser:
         else:
             documents.only_if_absent(erasure)
         writes.append(documents.delete_write(self._names.state(user)))
+        writes += [documents.delete_write(name) for name in found.names]
         note = {"tenant": user.tenant, "userId": user.user_id, "epoch": head.epoch, "atMs": at_ms}
         writes.append(documents.set_write(self._names.purge(user, head.epoch), note))
         hashed_life = names_of.hashed_life(user, head.epoch + 1)
@@ -72,7 +131,8 @@ class Eraser:
             if isinstance(change, ReceiptKept):
                 receipt = change.receipt
                 if receipt.answer == b"":
-                    receipt = msgspec.structs.replace(receipt, answer=removed_answer(removed, receipt.at_ms))
+                    answer = removed_answer(found.removed, receipt.at_ms)
+                    receipt = msgspec.structs.replace(receipt, answer=answer)
                 fields = documents.receipt_fields(hashed_life, receipt)
                 writes.append(documents.set_write(self._names.receipt(receipt.key), fields))
             elif not isinstance(change, Erased):
@@ -85,48 +145,47 @@ class Eraser:
         document = (await self._client.get([name], deadline)).documents[name]
         return "" if document is None else str(document.fields["token"].string_value)
 
-    async def purge(self, user: UserKey, epoch: int) -> int:
-        """Remove what is left of a life that was fenced; how many documents. Doing it twice is harmless."""
-        life = ("life", "EQUAL", names_of.life(user, epoch))
-        answered = (
-            ("life", "EQUAL", names_of.hashed_life(user, epoch)),
-            ("answered", "EQUAL", True),
-        )
-        root = self._names.root
-        gone = await self._all(
-            self._names.head(user), query("history", ("epoch", "LESS_THAN_OR_EQUAL", epoch), **_SOME)
-        )
-        gone += await self._all(root, query("sessions", life, **_SOME))
-        gone += await self._all(root, query("interruptions", life, **_SOME))
-        await self._all(root, query("receipts", *answered, **_SOME), blank=True)
-        note = documents.delete_write(self._names.purge(user, epoch))
-        await self._client.commit_surely([note], self._client.deadline())
-        return gone
+    async def purge(self, user: UserKey, epoch: int, *, all_found: bool = False) -> None:
+        """Remove what is left of a life that was fenced, its note with the last of it. Doing it twice is harmless.
 
-    async def _all(self, parent: str, wanted: Any, blank: bool = False) -> int:
-        """Delete (or blank) everything that a query finds, a bounded number at a time."""
+        `all_found`: no session and no interruption can be left. Segments and receipts are always looked for: segments
+        of a batch that was never finished are in no head, and receipts are also brought from other stores.
+        """
+        root = self._names.root
+        answered = (("life", "EQUAL", names_of.hashed_life(user, epoch)), ("answered", "EQUAL", True))
+        of_epochs = query("history", ("epoch", "LESS_THAN_OR_EQUAL", epoch), **_SOME)
+        wanted = [
+            _Wanted(self._names.head(user), of_epochs),
+            _Wanted(root, query("receipts", *answered, **_SOME), blank=True),
+        ]
+        if not all_found:
+            wanted += [_Wanted(root, _of_life(kind, user, epoch)) for kind in ("sessions", "interruptions")]
+        await self._remove(wanted, documents.delete_write(self._names.purge(user, epoch)))
+
+    async def _remove(self, wanted: Sequence[_Wanted], last: Any = None) -> int:
+        """Remove all that is wanted, a bounded number at a time, and then the `last`; how many were found."""
         gone = 0
         while True:
             deadline = self._client.deadline()
-            found = await self._client.query(parent, wanted, deadline)
-            if not found:
-                return gone
+            pages = await asyncio.gather(
+                *[self._client.query(each.parent, each.query, deadline) for each in wanted]
+            )
             writes = [
-                self._blank(each.name) if blank else documents.delete_write(each.name) for each in found
+                each.write(document) for each, page in zip(wanted, pages, strict=True) for document in page
             ]
-            for write, document in zip(writes, found, strict=True):
-                documents.only_if_unchanged(write, document.update_time)
+            left = [each for each, page in zip(wanted, pages, strict=True) if len(page) >= _FOUND_AT_ONCE]
+            found = len(writes)
+            if not left and last is not None:
+                writes.append(last)
             try:
-                await self._client.commit_surely(writes, deadline)
+                for start in range(0, len(writes), _WRITES_AT_ONCE):
+                    await self._client.commit_surely(writes[start : start + _WRITES_AT_ONCE], deadline)
             except CommitRefused:
                 continue  # another is purging too, or has taken a session's id: look again
-            gone += len(found)
-            if len(found) < _PURGED_AT_ONCE:
+            gone += found
+            if not left:
                 return gone
-
-    @staticmethod
-    def _blank(name: str) -> Any:
-        return documents.set_write(name, {"answer": None, "answered": False}, ["answer", "answered"])
+            wanted = left
 
     async def sweep(self) -> int:
         """Finish what other processes began to purge; how many lives."""
@@ -142,10 +201,10 @@ class Eraser:
                 self.left_over = False
                 return done
 
-    async def purge_or_leave(self, user: UserKey, epoch: int) -> bool:
+    async def purge_or_leave(self, user: UserKey, epoch: int, *, all_found: bool) -> bool:
         """Purge, and whether that was done; where the store fails, the note remains for the next sweep."""
         try:
-            await self.purge(user, epoch)
+            await self.purge(user, epoch, all_found=all_found)
         except StoreUnavailable:
             self.left_over = True
             return False
@@ -154,7 +213,12 @@ class Eraser:
     async def expire_receipts(self, before_ms: int) -> int:
         """Forget receipts older than this; how many."""
         wanted = query("receipts", ("atMs", "LESS_THAN", before_ms), **_SOME)
-        return await self._all(self._names.root, wanted)
+        return await self._remove([_Wanted(self._names.root, wanted)])
 
 
-_SOME: Final[dict[str, Any]] = {"limit": _PURGED_AT_ONCE, "only_names": True}
+_SOME: Final[dict[str, Any]] = {"limit": _FOUND_AT_ONCE, "only_names": True}
+
+
+def _of_life(collection: str, user: UserKey, epoch: int) -> Any:
+    """The first documents of a collection that are of a life."""
+    return query(collection, ("life", "EQUAL", names_of.life(user, epoch)), **_SOME)

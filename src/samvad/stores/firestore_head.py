@@ -3,6 +3,10 @@
 It holds the version, the newest messages (the tail), where the sealed segments begin, the open sessions and
 when they were last used, and which commits were applied. A flush of messages alone is one write of it; so is
 the activity of a session, whose own document may lag behind by a bounded time.
+
+It also says what a life never had, so that an erasing need not look for it: sessions that have ended, interruptions.
+That stands with the token of the newest write, as whoever writes without knowing of it (an earlier version, beside
+this one while it is being replaced) puts a token of its own there: what is not said is not known.
 """
 
 from __future__ import annotations
@@ -45,7 +49,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
     A user that is not there has a head with `revision` 0. `update_time` is None where there is no document;
     `erasure_time` is then that of the erasures document, if there is one. `older` is true of a document (or a
-    state without one) of the older layout: the next write replaces it.
+    state without one) of the older layout: the next write replaces it. `ended` and `interrupted` are whether there
+    may be sessions that have ended, and interruptions: once true, or not known, they stay so for this life.
     """
 
     epoch: int
@@ -62,6 +67,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     segments_more: bool = False
     sessions: dict[str, ListedSession] = msgspec.field(default_factory=dict)
     sessions_more: bool = False
+    ended: bool = True
+    interrupted: bool = True
     applied: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)  # number, at which revision
     tokens: tuple[tuple[int, str], ...] = ()  # revision after the write, its token
     erased: Erasure = _NEVER  # the one that ended the life before
@@ -71,6 +78,11 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     def there(self) -> bool:
         """Whether the user has anything."""
         return self.revision > 0
+
+    @property
+    def lists_all_sessions(self) -> bool:
+        """Whether no session of this life has a document but those that are listed here."""
+        return not (self.sessions_more or self.ended)
 
     @property
     def tail_first(self) -> int:
@@ -109,7 +121,7 @@ def erasure_from(document: Any) -> Erasure:
 def absent(epoch: int, erasure_time: Any, older_state: StoredState | None, erased: Erasure = _NEVER) -> Head:
     """The head of a user without a document; a state of the older layout may be there all the same."""
     if older_state is None:
-        return Head(epoch=epoch, erasure_time=erasure_time, erased=erased)
+        return Head(epoch=epoch, erasure_time=erasure_time, erased=erased, ended=False, interrupted=False)
     return Head(
         epoch=epoch,
         revision=1,
@@ -148,6 +160,7 @@ def head_from(user: UserKey, document: Any) -> Head:
         documents.unpacked_message(int(name[1:]), packed.bytes_value) for name, packed in tail.items()
     ]
     messages.sort(key=lambda message: message.seq)
+    tokens = fields.get("tokens") or [{}]
     return Head(
         epoch=get["epoch"].integer_value,
         revision=get["revision"].integer_value,
@@ -161,6 +174,8 @@ def head_from(user: UserKey, document: Any) -> Head:
         trimmed=get["trimmed"].integer_value if "trimmed" in get else 0,
         sessions={name[1:]: ListedSession(*times) for name, times in (fields.get("sessions") or {}).items()},
         sessions_more=get["sessionsMore"].boolean_value,
+        ended=tokens[-1].get("ended", True),
+        interrupted=tokens[-1].get("interrupted", True),
         applied={each["replica"]: (each["number"], each["revision"]) for each in fields.get("applied") or ()},
         tokens=tuple((each["revision"], each["token"]) for each in fields.get("tokens") or ()),
         erased=Erasure(**fields["erased"]) if "erased" in fields else _NEVER,
@@ -213,6 +228,9 @@ def sealed_runs(tail: tuple[StoredMessage, ...]) -> tuple[list[tuple[StoredMessa
 def head_fields(user: UserKey, head: Head) -> Fields:
     """All fields of a head's document, but for the tail."""
     profile = head.profile
+    tokens: list[Fields] = [{"revision": revision, "token": token} for revision, token in head.tokens]
+    if tokens:
+        tokens[-1] |= {"ended": head.ended, "interrupted": head.interrupted}
     fields: Fields = {
         "layout": LAYOUT,
         "tenant": user.tenant,
@@ -230,7 +248,7 @@ def head_fields(user: UserKey, head: Head) -> Fields:
             {"replica": replica, "number": number, "revision": revision}
             for replica, (number, revision) in head.applied.items()
         ],
-        "tokens": [{"revision": revision, "token": token} for revision, token in head.tokens],
+        "tokens": tokens,
     }
     if profile is not None:
         fields["preferences"] = profile.preferences

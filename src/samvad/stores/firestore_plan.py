@@ -178,6 +178,7 @@ class Plan:
                 self._set(name, documents.interruption_fields(self._user, self._life, kept))
                 self._interruptions_of(kept.session_id).add(name)
                 self._recorded[name] = kept.at_ms
+                self._change(interrupted=True)
         elif isinstance(change, InterruptionsRemoved) and self._is_ours(change.session_id):
             removed = self._forget_interruptions(change.session_id, removed)
         elif isinstance(change, Trimmed):
@@ -265,6 +266,7 @@ class Plan:
             self._list(session.id, ListedSession(session.active_ms, session.active_ms))
         else:
             self._unlist(session.id)
+            self._change(ended=True)
 
     def _touch(self, session_id: str, active_ms: int) -> None:
         if not self._is_ours(session_id):

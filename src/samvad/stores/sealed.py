@@ -49,7 +49,7 @@ from samvad.records import (
 )
 from samvad.stores import sealing
 from samvad.stores.base import Capabilities, HealthReport, Store, awaited, not_open
-from samvad.stores.data_key_store import DataKeyEntry
+from samvad.stores.data_key_store import Destroyed
 from samvad.stores.data_keys import NO_LIFE, DataKey, DataKeys
 from samvad.stores.encrypting import has_keys, keys_are_gone, looks_sealed
 from samvad.stores.older_keys import refuse_older
@@ -171,9 +171,9 @@ class SealedStore:
         while line:
             commit, done = line[0]
             try:
-                before = None
+                destroyed = Destroyed()
                 if erases(commit):
-                    before = await self.data_keys.destroy(commit.user, commit.expected.epoch)
+                    destroyed = await self.data_keys.destroy(commit.user, commit.expected.epoch)
                 ready = await self._ready(commit)
             except SamvadError as error:
                 self._hand_back(line, done, error)
@@ -185,7 +185,7 @@ class SealedStore:
             line.popleft()
             if erases(commit):  # what follows waits until it is known which keys there are
                 settled = asyncio.Event()
-                self._hand(ready, self._then_forget(commit, before, done, settled))
+                self._hand(ready, self._then_forget(commit, destroyed, done, settled))
                 await settled.wait()
             else:
                 self._hand(ready, done)
@@ -196,18 +196,16 @@ class SealedStore:
         line.popleft()
         done(error)
 
-    def _then_forget(
-        self, commit: Commit, before: DataKeyEntry | None, done: Done, settled: asyncio.Event
-    ) -> Done:
-        """After an erasing that destroyed the keys `before`: forget them, or, where it was refused, restore them."""
+    def _then_forget(self, commit: Commit, destroyed: Destroyed, done: Done, settled: asyncio.Event) -> Done:
+        """After an erasing that destroyed the keys: forget them, or, where it was refused, restore them."""
         user, epoch = commit.user, commit.expected.epoch
 
         async def after(result: Committed | SamvadError) -> None:
             try:
                 if isinstance(result, Committed) and result.version.epoch > epoch:
-                    await self.data_keys.erased(user, epoch)
+                    await self.data_keys.erased(user, epoch, there=destroyed.there)
                 elif isinstance(result, Committed | StaleVersion | MessageExists | SessionTaken):
-                    await self._refused(user, epoch, before)
+                    await self._refused(user, epoch, destroyed)
                 else:  # it may be erased or not: it will be, by the next try or by upkeep
                     self.data_keys.forget(user_hash(user), epoch)
             except SamvadError as error:
@@ -221,12 +219,12 @@ class SealedStore:
 
         return lambda result: self._follow(after(result))
 
-    async def _refused(self, user: UserKey, epoch: int, before: DataKeyEntry | None) -> None:
+    async def _refused(self, user: UserKey, epoch: int, destroyed: Destroyed) -> None:
         record = await self.inner.load(user, window=1, open_after_ms=1 << 62, sessions_max=0)
         if record.version.epoch > epoch:  # another replica has erased them
             await self.data_keys.erased(user, epoch)
-        elif before is not None:
-            await self.data_keys.restore(user, epoch, before)
+        elif destroyed.before is not None:
+            await self.data_keys.restore(user, epoch, destroyed.before)
 
     async def _ready(self, commit: Commit) -> Commit:
         """The commit as the engine is to have it."""
