@@ -146,9 +146,8 @@ class Keyring:
         changed = raw != self._raw
         if changed:
             self._take(raw)
-        self.read_s = (
-            self._clock.monotonic_s()
-        )  # not where it holds no keys: those known end as if it were away
+        # Not where the place holds no keys: those known end then as if it were away.
+        self.read_s = self._clock.monotonic_s()
         if not changed:
             return False
         if self._copy is not None and raw is not None:
