@@ -194,6 +194,32 @@ async def test_a_body_that_is_none_is_told(first: bytes) -> None:
         writer.close()
 
 
+@pytest.mark.parametrize(
+    "upgrade", [b"", b"connection: upgrade\r\nupgrade: h2c\r\n"], ids=["plain", "upgrade"]
+)
+async def test_what_follows_a_body_is_no_header(upgrade: bytes) -> None:
+    """Fields behind a body (trailers) are neither taken for the request's own nor held: whoever may send a body could
+    add to what was judged before, and fill the memory with a few MiB.
+    """
+    seen: list[list[tuple[bytes, bytes]]] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await echo(scope, receive, send)
+        if scope["type"] == "http":
+            seen.append(list(scope["headers"]))
+
+    async with running(app) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n" + upgrade + b"\r\n"
+        writer.write(head + b"2\r\nhi\r\n0\r\n" + b"idempotency-key: x\r\n" + b"a:\r\n" * 20_000 + b"\r\n")
+        async with asyncio.timeout(20):
+            assert b"200 OK" in await reader.readuntil(b"ok")
+        writer.close()
+    assert [name for name, _ in seen[0]] == [
+        line.partition(b":")[0] for line in head.split(b"\r\n")[1:] if line
+    ]
+
+
 async def test_nothing_is_written_into_an_answer() -> None:
     """What is no request, behind one whose answer is under way, ends the connection without a word."""
     begun = asyncio.Event()

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from samvad import limits
 from tests.cli.processes import Server
+from tests.support import wait_until
 
 
 class Stream:
@@ -158,6 +160,27 @@ def test_streams_are_counted(server: Server) -> None:
     text = connection.getresponse().read().decode()
     connection.close()
     assert f'samvad_requests_total{{route="{operation["operationId"]}",status="400"}} 1.0' in text
+
+
+def test_nobody_has_all_the_streams(server: Server) -> None:
+    """So many of one user's, as of live connections; others have theirs, and one that is closed makes room."""
+    streams = [Stream(server) for _ in range(limits.LIVE_SOCKETS_PER_USER_MAX)]
+    assert {each.next()["event"] for each in streams} == {"ready"}
+    refused = Stream(server)
+    assert refused.answer.status == 503
+    assert json.loads(refused.answer.read())["code"] == "overloaded"
+    other = Stream(server, "user_789")
+    assert other.answer.status == 200
+    streams.pop().close()
+
+    def room() -> bool:
+        again = Stream(server)
+        again.close()
+        return again.answer.status == 200
+
+    wait_until(room, "there is room")
+    for each in (*streams, refused, other):
+        each.close()
 
 
 def test_the_server_stops_with_streams_open(server: Server) -> None:

@@ -187,6 +187,8 @@ class SamvadApp:
                     scope["samvad.metrics"] = self.metrics
                 elif name == archive.EXPORT:
                     scope["samvad.exports"] = self._exports
+                elif name == EVENTS:
+                    scope["samvad.streams"] = self._streams
                 if not route.access.open:
                     token = usual_bearer(scope, fields)
                     known = None if token is None else self.auth.known(token)

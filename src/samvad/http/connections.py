@@ -44,6 +44,19 @@ async def _busy(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
+class _Ended(list[tuple[bytes, bytes]]):
+    """The fields of a head that is complete: trailers are not added (RFC 9110, section 6.5.1).
+
+    uvicorn would add them to the fields that the application is looking at, and hold as many as a body has bytes for.
+    """
+
+    def append(self, field: tuple[bytes, bytes]) -> None:
+        """Leave it out."""
+
+
+_NO_FIELDS: Final = _Ended()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """uvicorn's HTTP connection, with a bound on the bytes and the time of a request."""
 
@@ -82,6 +95,10 @@ class BoundedHttp(HttpToolsProtocol):
         crowded = most is not None and max(len(self.connections), len(self.tasks)) >= most
         self.app = _busy if crowded else self.config.loaded_app
         super().on_headers_complete()
+        # The application has its list. uvicorn looks into it once more where another protocol is asked for: nothing
+        # that follows such a head is parsed.
+        if not self.parser.should_upgrade():
+            self.headers = _NO_FIELDS
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         cycle.__class__ = WholeAnswers  # uvicorn makes it, and has no word for another

@@ -15,7 +15,7 @@ import msgspec
 
 from samvad import limits
 from samvad.auth.lease import Lease
-from samvad.errors import InvalidRequest, MissingFields, SamvadError
+from samvad.errors import InvalidRequest, MissingFields, Overloaded, SamvadError
 from samvad.http import browsers
 from samvad.http.call import Call
 from samvad.records import UserKey
@@ -30,6 +30,7 @@ SEND_S_MAX: Final = (
     60.0  # a client that takes longer for an event is cut off; it may come back with its last id
 )
 
+_EACH_MAX: Final = limits.LIVE_SOCKETS_PER_USER_MAX
 _ID: Final = re.compile(r"([0-9]{1,18}):([0-9]{1,18})")
 _encode = msgspec.json.encode
 
@@ -55,6 +56,11 @@ class EventStream:
         self._service = service
         self._subscription = subscription
         self._ended = asyncio.Event()
+
+    @property
+    def key(self) -> UserKey:
+        """Whose timeline it is."""
+        return self._subscription.key
 
     def end(self) -> None:
         """The server stops: the client may come back to another one."""
@@ -164,6 +170,10 @@ async def open_events(call: Call) -> EventStream:
     except SamvadError:
         subscription.close()
         raise
+    streams: set[object] = call.scope["samvad.streams"]
+    if sum([isinstance(each, EventStream) and each.key == subscription.key for each in streams]) >= _EACH_MAX:
+        subscription.close()
+        raise Overloaded("This user has too many event streams; close one first.")
     same = False
     if match is None:
         subscription.start(record)
