@@ -7,6 +7,7 @@ from typing import Final
 # Names
 ID_BYTES_MAX: Final = 256
 RESERVED_IDS: Final = frozenset({"create", "refresh", "stats", "user", "batch", "cost"})
+RESERVED_MEMBER: Final = "samvad.sealed"  # of what is kept where encryption is on
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 
 # Messages and history

@@ -324,15 +324,16 @@ def _bytes_of(value: Any) -> list[bytes]:
 
 
 async def test_nobody_keeps_a_server_from_starting(tmp_path: Path) -> None:
-    """Whatever a user of a store in clear gives, it is not taken for a seal whose key is lost; a real one is."""
+    """Whatever a user of a store in clear has given, it is not taken for a seal whose key is lost; a real one is."""
     path, key = tmp_path / "samvad.db", new_key()
     seal = {"samvad.sealed": "A" * 80}
     async with service(path, None) as samvad:
-        await samvad.save_user_state("mallory", seal)
-        await samvad.save_user_profile("mallory", seal)
-        await samvad.append_to_user_history("mallory", "user", "hello", **seal)
-        await samvad.save_privacy("silent", content="none")
-        await samvad.append_to_user_history("silent", "user", "hello", **seal)
+        await samvad.save_user_state("mallory", {"note": "hello"})
+        await samvad.save_user_profile("mallory", {"note": "hello"})
+        await samvad.append_to_user_history("mallory", "user", "hello")
+    with apsw.Connection(str(path)) as connection:  # an earlier version took it
+        connection.execute("UPDATE states SET body = ?", (msgspec.json.encode(seal),))
+        connection.execute("UPDATE users SET preferences = ?", (msgspec.json.encode(seal),))
     async with service(path, None) as samvad:
         assert (await samvad.get_user_state("mallory")).state == seal
     sealed = tmp_path / "sealed.db"

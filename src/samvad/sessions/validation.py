@@ -50,11 +50,20 @@ def check_id(value: object, what: str) -> str:
 
 
 def check_object(value: object, what: str) -> dict[str, Any]:
-    """The JSON object itself, if it is one and not nested too deeply."""
+    """The JSON object itself, if it is one, not nested too deeply, and not to be taken for one that was sealed."""
     if not isinstance(value, Mapping):
         raise InvalidRequest(f"{what} must be a JSON object.")
+    _check_reserved(value, what)
     check_json(value, what, limits.JSON_DEPTH_MAX)
     return dict(value)
+
+
+def _check_reserved(value: Mapping[Any, Any], what: str) -> None:
+    """A member of that name is how what was sealed is known (null removes one: that is kept nowhere)."""
+    if value.get(limits.RESERVED_MEMBER) is not None:
+        raise InvalidRequest(
+            f"{what} may not have a member {limits.RESERVED_MEMBER!r}: the name is reserved."
+        )
 
 
 def check_json(value: object, what: str, depth: int) -> None:
@@ -138,6 +147,7 @@ _OPTIONAL = frozenset({"sessionId", "name", "metadata", "toolCalls", "toolCallId
 
 
 def _check_fields(fields: dict[str, Any], role: str) -> None:
+    _check_reserved(fields, "The message")
     check_json(fields, "The message", limits.JSON_DEPTH_MAX)
     if "sessionId" in fields:
         check_id(fields["sessionId"], "sessionId")

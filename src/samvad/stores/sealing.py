@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from samvad import limits
 from samvad.clock import rfc3339
 from samvad.errors import Unreadable
 from samvad.records import (
@@ -39,7 +40,7 @@ from samvad.records import (
 from samvad.stores.data_keys import KEY_ID_BYTES, DataKey
 from samvad.stores.master_keys import NONCE_BYTES, aead_of, opened_with, sealed_with
 
-MEMBER: Final = "samvad.sealed"
+MEMBER: Final = limits.RESERVED_MEMBER
 _OPENING: Final = b'"samvad.sealed":"'
 _VERSION: Final = b"\x01"
 _TOKEN_CHARS_MIN: Final = (1 + KEY_ID_BYTES + NONCE_BYTES + 16) * 4 // 3
@@ -87,11 +88,15 @@ def _token(key: DataKey, hashed: bytes, place: tuple[Any, ...], plain: bytes) ->
 
 
 def token_of(body: bytes) -> bytes | None:
-    """The seal in a body, if it is one that was sealed: within JSON text, no quotation mark stands unescaped."""
+    """The seal in a body, if it is one that was sealed: within JSON text, no quotation mark stands unescaped.
+
+    It is the last member of the whole: what callers gave may have one of that name further in, which is none.
+    """
     at = body.rfind(_OPENING)
     if at < 0 or not body.endswith(b'"}'):
         return None
-    return body[at + len(_OPENING) : -2]
+    token = body[at + len(_OPENING) : -2]
+    return None if b'"' in token else token
 
 
 def is_sealed(body: bytes) -> bool:
