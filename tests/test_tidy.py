@@ -21,6 +21,7 @@ LOCKS = sorted((REPOSITORY / "requirements").glob("*.lock"))
 # Files whose waiting is a helper that polls a condition, or the very thing under test. Say which, and why.
 MAY_SLEEP = {
     "tests/auth/test_holding.py": "virtual time, which passes in no time",
+    "tests/auth/test_pacing.py": "virtual time, which passes in no time",
     "tests/journaled/test_erase_interleavings.py": "virtual time, which passes in no time",
     "tests/journaled/test_pace.py": "virtual time, which passes in no time",
     "tests/journaled/virtual.py": "virtual time, which passes in no time",

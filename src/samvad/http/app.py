@@ -197,10 +197,12 @@ class SamvadApp:
                     if self._limiter is not None:
                         size = told_size(fields)
                         admitted = self._limiter.admit(scope, identity, name, size or 0)
+                        if not isinstance(admitted, list | tuple):
+                            admitted = await admitted
                         if isinstance(admitted, tuple):
                             rates = admitted
                         else:
-                            left = admitted if isinstance(admitted, list) else await admitted
+                            left = admitted
                         if size is None:
                             receive = self._counted(scope, receive, identity, self._limiter)
                         if name == batch.BATCH:
@@ -290,7 +292,7 @@ class SamvadApp:
     def stop_streams(self) -> None:
         """The server stops: end what would go on for ever, or for a while."""
         if self._limiter is not None:
-            self._limiter.holding.let_go()
+            self._limiter.let_go()
         for stream in self._streams:
             stream.end()
         if self._live is not None:

@@ -184,6 +184,7 @@ def limit_families(limiter: Limiter) -> Iterator[Metric]:
         "samvad_limit_refusals", "Requests refused, by the quota used up.", "quota", limiter.refusals
     )
     yield gauge("samvad_limit_windows", "Windows of quotas in memory.", len(limiter.windows))
+    yield gauge("samvad_limit_requests_waiting", "Requests that wait for their turn.", len(limiter.pacing))
     yield gauge("samvad_limit_refusals_held", "Refusals that wait to be told.", len(limiter.holding))
     if limiter.shared_up is not None:
         yield gauge(

@@ -6,6 +6,7 @@ a refusal is 429 with `Retry-After`. The windows are in memory, or in Redis wher
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 from collections import Counter
@@ -19,6 +20,7 @@ from samvad.clock import Clock
 from samvad.errors import TooManyRequests
 from samvad.http.browsers import Headers
 from samvad.http.holding import Holding
+from samvad.http.pacing import Pacing
 from samvad.http.windows import Account, Left, Quota, Wanted, Windows
 
 if TYPE_CHECKING:
@@ -105,6 +107,10 @@ class Limiter:
         # Who has asked twice lately, without and with bytes, by user or credential.
         self._known: tuple[dict[str, _Known], dict[str, _Known]] = {}, {}
         self.holding = Holding()
+        self.pacing = Pacing(quotas.user.amount)
+        self._paced = (
+            quotas.user.amount > limits.USER_REQUESTS_AT_ONCE_MAX
+        )  # else there is never who has to wait
         self.refusals: Counter[str] = Counter()  # by the quota that was used up
 
     @property
@@ -127,26 +133,45 @@ class Limiter:
 
     def admit(
         self, scope: dict[str, Any], identity: Identity, route: str, size: int
-    ) -> list[Left] | Headers | Awaitable[list[Left]]:
+    ) -> list[Left] | Headers | Awaitable[list[Left] | Headers]:
         """Let a request in that brings `size` bytes; what is left then. TooManyRequests where it is not allowed.
 
         Of who has asked before, as most often, it is told as `rate_headers` tells it (a tuple); never of a batch.
-        It is known at once, but where several replicas share their windows: then it is to be waited for.
+        It is known at once, but where several replicas share their windows, or others of the same user come first: then
+        it is to be waited for. Overloaded where too many wait so.
         """
         if identity.credential == "local":
             return []
         if self._shared is None and route not in _AT_LENGTH:
-            return self._admit_usual(scope, identity, size)
-        wanted = self._wanted(scope, identity, 1, size)
-        if route in _COSTLY:
-            chosen = self._quotas
-            starts, erases = route in _STARTS, route in _ERASES
-            quota = chosen.starts if starts else chosen.erasures if erases else chosen.exports
-            if quota.amount:
-                wanted.append((self._who(identity), quota, 1))
-        if self._shared is None:
-            return self._let_in(wanted, self.windows.spend(wanted, self._clock.monotonic_s()))
-        return self._spend(wanted)
+            left = self._admit_usual(scope, identity, size)
+        else:
+            wanted = self._wanted(scope, identity, 1, size)
+            if route in _COSTLY:
+                chosen = self._quotas
+                starts, erases = route in _STARTS, route in _ERASES
+                quota = chosen.starts if starts else chosen.erasures if erases else chosen.exports
+                if quota.amount:
+                    wanted.append((self._who(identity), quota, 1))
+            if self._shared is not None:
+                return self._spend_in_turn(wanted, identity)
+            left = self._let_in(wanted, self.windows.spend(wanted, self._clock.monotonic_s()))
+        wait_s = self._wait_s(identity)
+        return self._in_turn(left, wait_s) if wait_s else left
+
+    def _wait_s(self, identity: Identity) -> float:
+        """How long what was let in waits for its turn, where it is a user's."""
+        if identity.principal.user is None or not self._paced:
+            return 0.0
+        return self.pacing.wait_s(self._who(identity), asyncio.get_running_loop().time())
+
+    async def _in_turn(self, left: list[Left] | Headers, wait_s: float) -> list[Left] | Headers:
+        await self.pacing.turn(wait_s)
+        return left
+
+    async def _spend_in_turn(self, wanted: list[Wanted], identity: Identity) -> list[Left] | Headers:
+        left = await self._spend(wanted)
+        wait_s = self._wait_s(identity)
+        return await self._in_turn(left, wait_s) if wait_s else left
 
     def _admit_usual(self, scope: dict[str, Any], identity: Identity, size: int) -> list[Left] | Headers:
         """As `admit`, of a request that costs what most do, by windows in memory."""
@@ -208,6 +233,11 @@ class Limiter:
             if network is not None:
                 wanted.append((network, self._quotas.network_refused, 1))
             self._let_in(wanted, self.windows.spend(wanted, now_s))
+
+    def let_go(self) -> None:
+        """The server stops: nobody waits any more, neither for their turn nor to be refused."""
+        self.pacing.let_go()
+        self.holding.let_go()
 
     async def close(self) -> None:
         """Let go of what several replicas share."""
