@@ -34,6 +34,11 @@ class Histogram:
         self.buckets[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def add_all(self, other: Histogram) -> None:
+        """All values that another one of the same bounds has seen."""
+        self.buckets = [mine + more for mine, more in zip(self.buckets, other.buckets, strict=True)]
+        self.total += other.total
+
     @property
     def count(self) -> int:
         """How many values there were."""

@@ -241,14 +241,15 @@ class Call:
                     _check_media_type(value)
             elif name == b"content-encoding":
                 _check_coding(value)
-            elif name == b"content-length" and len(value) > 6:
-                if not value.isdigit():
-                    raise InvalidRequest("Content-Length must be a whole number of bytes.")
-                if len(value) > 15 or int(value) > bytes_max:
-                    raise _too_large(bytes_max)
-                length = int(value)
-            elif name == b"content-length" and value.isdigit():
-                length = int(value)
+            elif name == b"content-length":
+                if len(value) > 6:
+                    if not value.isdigit():
+                        raise InvalidRequest("Content-Length must be a whole number of bytes.")
+                    if len(value) > 15 or int(value) > bytes_max:
+                        raise _too_large(bytes_max)
+                    length = int(value)
+                elif value.isdigit():
+                    length = int(value)
         return length
 
     async def object(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Requests are counted in plain lists on the event loop and turned into Prometheus
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -42,14 +43,6 @@ if TYPE_CHECKING:
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-class _RouteMeter:
-    __slots__ = ("seconds", "statuses")
-
-    def __init__(self) -> None:
-        self.seconds = Histogram()
-        self.statuses: dict[int, int] = {}
-
-
 class Metrics(Collector):
     """Counts requests, and reads the service's own counters when Prometheus asks."""
 
@@ -68,18 +61,17 @@ class Metrics(Collector):
         self.live: LiveService | None = None  # once there was a live conversation
         self.lag = LoopLag(samvad)
         self.under_way = 0
-        self._meters: dict[str, _RouteMeter] = {}
+        self._answered: dict[tuple[str, int], Histogram] = {}  # by route and status
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        meter = self._meters.get(route)
-        if meter is None:
-            meter = self._meters[route] = _RouteMeter()
-        meter.seconds.add(seconds)
-        meter.statuses[status] = meter.statuses.get(status, 0) + 1
+        seen = self._answered.get((route, status))
+        if seen is None:
+            seen = self._answered[route, status] = Histogram()
+        seen.add(seconds)
 
     def render(self) -> bytes:
         """The exposition text."""
@@ -222,11 +214,10 @@ class Metrics(Collector):
         )
 
     def _requests(self) -> Iterator[Metric]:
-        answered = {
-            (route, str(status)): count
-            for route, meter in self._meters.items()
-            for status, count in meter.statuses.items()
-        }
+        answered = {(route, str(status)): seen.count for (route, status), seen in self._answered.items()}
+        seconds: defaultdict[str, Histogram] = defaultdict(Histogram)
+        for (route, _), seen in self._answered.items():
+            seconds[route].add_all(seen)
         yield counters(
             "samvad_requests", "Requests answered, by route and status.", ("route", "status"), answered
         )
@@ -234,7 +225,7 @@ class Metrics(Collector):
             "samvad_request_seconds",
             "Time from a request's head to its answer.",
             "route",
-            {route: meter.seconds for route, meter in self._meters.items()},
+            seconds,
         )
         yield gauge("samvad_requests_under_way", "Requests, streams and sockets open now.", self.under_way)
         yield gauge("samvad_event_streams", "Open streams of events.", self._streams())

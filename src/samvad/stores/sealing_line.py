@@ -36,19 +36,19 @@ class SealingLine:
 
     def take(self, commit: Commit, done: Done) -> bool:
         """Seal a commit soon, if the key of the user is in memory and stays; `done` hears what became of it."""
-        user = commit.user
+        user, gathered = commit.user, self._gathered
         hashed = self._hashes.get(user)
         if hashed is None:
             if len(self._hashes) >= USERS_HELD_MAX:
                 self._hashes.clear()
             hashed = self._hashes[user] = user_hash(user)
-        key = None if erases(commit) else self._keys.cached(hashed, commit.expected.epoch)
-        if key is None:
+        key = self._keys.cached(hashed, commit.expected.epoch)
+        if key is None or erases(commit):
             del self._hashes[user]  # whoever is erased leaves nothing here either
             return False
-        if not self._gathered:
+        if not gathered:
             asyncio.get_running_loop().call_soon(self._some)
-        self._gathered.append((key, hashed, commit, done))
+        gathered.append((key, hashed, commit, done))
         return True
 
     def _some(self) -> None:
