@@ -29,6 +29,7 @@ SESSIONS_IN_RECORD_MAX: Final = 256
 
 # HTTP
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+SMALL_BODY_BYTES_MAX: Final = 1024 * 1024  # where nothing larger than a state is taken
 PDF_BODY_BYTES_MAX: Final = 72 * 1024 * 1024  # of add-pdf: base64 takes four bytes for three
 UPLOADS_BYTES_MAX: Final = 2 * PDF_BODY_BYTES_MAX  # of all bodies of add-pdf that are in memory at once
 OPERATIONS_PER_BATCH_MAX: Final = 500

@@ -220,6 +220,18 @@ async def test_what_follows_a_body_is_no_header(upgrade: bytes) -> None:
     ]
 
 
+async def test_the_log_is_not_filled_by_what_is_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    """Of the same warning about a connection a line is written once in a while, however often it is caused."""
+    async with running() as address:
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"what is this\r\n\r\n")
+            async with asyncio.timeout(20):
+                assert (await reader.read()).startswith(b"HTTP/1.1 400 Bad Request")
+            writer.close()
+    assert caplog.text.count("Invalid HTTP request") == 1
+
+
 async def test_nothing_is_written_into_an_answer() -> None:
     """What is no request, behind one whose answer is under way, ends the connection without a word."""
     begun = asyncio.Event()

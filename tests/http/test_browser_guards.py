@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from samvad import open_samvad
+from samvad.errors import InvalidRequest
 from samvad.http.app import create_app
+from samvad.http.browsers import Browsers
 from tests.http.support import Api
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +41,18 @@ async def test_other_names_are_refused(host: str) -> None:
         assert (await api("GET", STATE, headers={"host": host})).status == 403
         assert (await api("POST", STATE, {"a": 1}, headers={"host": host})).status == 403
         assert (await samvad.get_user_state("user_456")).state == {"secret": 1}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", [b"host", b"origin"])
+def test_two_names_are_one_too_many(name: bytes) -> None:
+    """Of two hosts or origins nobody knows which one a proxy has judged."""
+    own = {b"host": b"localhost:1", b"origin": b"http://localhost:1"}
+    scope = {"method": "POST", "headers": [*own.items(), (b"accept", b"a"), (b"accept", b"b")]}
+    Browsers(HOSTS).check(scope, dict(scope["headers"]))
+    for fields in ([(name, b"evil.example"), *own.items()], [*own.items(), (name, b"evil.example")]):
+        scope["headers"] = fields
+        with pytest.raises(InvalidRequest, match=r"once\."):
+            Browsers(None).check(scope, dict(fields))
 
 
 @pytest.mark.parametrize(

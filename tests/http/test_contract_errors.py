@@ -219,6 +219,11 @@ async def test_the_bound_of_a_body(plain: Api) -> None:
     for content in (large, [large], [large[:100], large[100:]], [b" "] * 3 + [large]):
         await plain.refused(413, "too_large", "POST", HISTORY, content=content)
     await plain.refused(413, "too_large", "POST", HISTORY, content=[large], headers=told)
+    for path in (STATE, "/api/session/create", "/api/session/refresh"):  # these take nothing that is so large
+        body = b'{"userId":"u","sessionId":"s"}'
+        answer = await plain.post(path, content=body + b" " * (1024 * 1024 - len(body)))
+        assert answer.status == 200
+        await plain.refused(413, "too_large", "POST", path, content=body + b" " * 1024 * 1024)
     assert len((await plain.ok("GET", HISTORY))["messages"]) == 1
 
 
@@ -277,6 +282,14 @@ async def test_bodies_are_not_unpacked(plain: Api, coding: str) -> None:
     assert (answer.status, answer.json["code"]) == (415, "unsupported_media_type")
     assert "Content-Encoding" in answer.json["error"]
     assert answer.headers["accept-encoding"] == "identity"
+    await plain.refused(
+        415,
+        "unsupported_media_type",
+        "POST",
+        HISTORY,
+        content=[body],
+        headers={"transfer-encoding": f"{coding}, chunked"},
+    )
     answer = await plain.post(
         HISTORY, {"role": "user", "content": "x"}, headers={"content-encoding": "identity"}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -212,6 +213,42 @@ async def test_time_and_place_are_the_servers(api: Api, clock: HandClock) -> Non
         (1, "2025-01-10T17:00:00.000Z"),
         (2, "2025-01-10T17:00:00.000Z"),
     ]
+
+
+async def test_what_the_server_says_of_a_message_nobody_else_does(api: Api) -> None:
+    """That content was not kept, or cannot be read, is not for a caller to claim: commands leave such a message out."""
+    claims = {"contentKept": False, "contentLength": 7, "contentChars": 7, "unreadable": True}
+    await append(api, {**HELLO, **claims, "mine": 1})
+    (message,) = await window(api)
+    assert message["content"] == HELLO["content"] and message["mine"] == 1
+    assert not claims.keys() & message.keys()
+
+
+async def test_too_much_is_told_before_it_is_looked_at(plain: Api) -> None:
+    """Of what is too large not every value is visited, of which a body has room for millions."""
+    deep: Any = 1
+    for _ in range(40):
+        deep = [deep]
+    await plain.refused(413, "too_large", "POST", PATH, {**HELLO, "a": "x" * KIB_64, "b": deep})
+    state = "/api/session/user_456/state"
+    await plain.refused(413, "too_large", "POST", state, {"a": "x" * 4 * KIB_64, "b": deep})
+    await plain.refused(
+        413,
+        "too_large",
+        "PATCH",
+        "/api/session/user_456/profile",
+        {"preferences": {"a": "x" * KIB_64, "b": deep}},
+    )
+    session = {"sessionId": "s", "userId": "user_456", "a": "x" * KIB_64, "b": deep}
+    await plain.refused(413, "too_large", "POST", "/api/session/create", session)
+
+
+async def test_a_body_of_many_values_does_not_set_the_collector_to_work(plain: Api) -> None:
+    """While a large body is decoded, Python does not look through all of it again and again; afterwards it does."""
+    content = b'{"role":"user","content":"x","a":[' + b",".join([b"[]"] * 600_000) + b"]}"
+    before = gc.get_stats()[0]["collections"]
+    await plain.refused(413, "too_large", "POST", PATH, content=content)
+    assert gc.get_stats()[0]["collections"] - before < 100 and gc.isenabled()
 
 
 # --- ids ---------------------------------------------------------------------------------------------------

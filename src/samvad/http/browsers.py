@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from samvad.errors import Forbidden, SetupError
+from samvad.errors import Forbidden, InvalidRequest, SetupError
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -104,6 +104,10 @@ class Browsers:
         its own that resolves to 127.0.0.1 (DNS rebinding): then `Host` is not one of `hosts`. And it can send
         requests to be answered blindly (CSRF): then the browser names the page in `Origin`.
         """
+        if len(fields) != len(scope["headers"]):
+            for name in (b"host", b"origin"):  # which of two was meant, nobody knows (RFC 9112, section 3.2)
+                if sum([field == name for field, _ in scope["headers"]]) > 1:
+                    raise InvalidRequest(f"{name.decode().title()} may stand in a request once.")
         host, origin = fields.get(b"host"), fields.get(b"origin")
         if self._hosts is not None and host is not None and _name(host) not in self._hosts:
             raise Forbidden("This host name is not served here; use the address that the server has printed.")

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
@@ -35,6 +36,8 @@ WS_MESSAGE_BYTES_MAX: Final = 1024 * 1024
 _DESCRIPTORS_SPARE: Final = 64  # for the database, logs and what else is not a connection
 _EXIT_INTERRUPTED: Final = 130
 _POLL_S: Final = 0.01
+_SAID_AGAIN_S: Final = 60.0  # after which the same warning about a connection is written again
+_SAID_MAX: Final = 100  # of them, that are known
 _TICK_S: Final = 1.0  # after which it is looked who takes too long
 
 _log = logging.getLogger(__name__)
@@ -91,6 +94,26 @@ def _bind_error(error: OSError, host: str, port: int) -> SetupError:
         errno.EADDRNOTAVAIL: f"{host} is not an address of this machine; choose another --host, such as 127.0.0.1.",
     }.get(error.errno or 0)
     return SetupError(reason or f"Cannot listen on {host}, port {port}: {error.strerror or error}.")
+
+
+class _Seldom(logging.Filter):
+    """Lets the same warning through once in a while: who sends what is no HTTP does not fill the disk with lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written: a warning without a fault, if it was not lately."""
+        if record.levelno > logging.WARNING or record.exc_info:
+            return True
+        now_s, text = time.monotonic(), str(record.msg)
+        if now_s - self._said_s.get(text, -math.inf) < _SAID_AGAIN_S:
+            return False
+        if len(self._said_s) >= _SAID_MAX:
+            self._said_s.clear()
+        self._said_s[text] = now_s
+        return True
 
 
 # --- the process -------------------------------------------------------------------------------------------
@@ -235,7 +258,10 @@ async def _serve(
         timeout_keep_alive=KEEP_ALIVE_S,
         limit_concurrency=min(CONNECTIONS_MAX, _descriptors() - _DESCRIPTORS_SPARE),
     )
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    told = logging.getLogger("uvicorn.error")
+    told.setLevel(logging.WARNING)
+    seldom = _Seldom()
+    told.addFilter(seldom)
     stop_streams = getattr(app, "stop_streams", lambda: None)
     server = _Server(config, samvad, stop=stop, drain_s=drain_s, on_ready=on_ready, stop_streams=stop_streams)
 
@@ -247,6 +273,7 @@ async def _serve(
         except OSError as error:
             raise _bind_error(error, *bound.getsockname()[:2]) from error
         finally:
+            told.removeFilter(seldom)
             await server.close_service()
 
 

@@ -108,7 +108,7 @@ class SessionPersistenceService(PrivacyVerbs):
         operation = SaveState(
             at_ms=self.core.clock.now_ms(),
             receipt=receipt,
-            patch=check_object(state, "The state"),
+            patch=check_object(state, "The state", limits.STATE_BYTES_MAX),
             replace=replace,
             if_match=_tags(if_match),
             if_absent=if_absent,
@@ -129,7 +129,7 @@ class SessionPersistenceService(PrivacyVerbs):
     ) -> None:
         """Merge the user's preferences (RFC 7396); TooLarge past 64 KiB."""
         key = self._user(user_id)
-        patch = check_object(preferences, "preferences")
+        patch = check_object(preferences, "preferences", limits.PREFERENCES_BYTES_MAX)
         if KEPT in patch and patch.pop(KEPT) is False:  # read somewhere and brought here: never the other way
             await self.core.lanes.write(key, KeepContent(at_ms=self.core.clock.now_ms(), kept=False))
         operation = SavePreferences(at_ms=self.core.clock.now_ms(), receipt=receipt, patch=patch)

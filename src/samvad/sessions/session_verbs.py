@@ -62,7 +62,7 @@ class SessionVerbs(Acting):
         """
         check_id(session_id, "sessionId")
         key = self._user(user_id, "sessions")
-        fields = check_object(fields, "The session")
+        fields = check_object(fields, "The session", limits.SESSION_BYTES_MAX)
         if not LIVE_FIELDS.isdisjoint(fields) and not self.principal.may("users"):
             fields = {name: value for name, value in fields.items() if name not in LIVE_FIELDS}
         if not isinstance(fields.get("language"), str | None):

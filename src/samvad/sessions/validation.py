@@ -12,7 +12,7 @@ import msgspec
 from samvad import limits
 from samvad.clock import random_hex
 from samvad.errors import InvalidId, InvalidRequest, MissingFields, TooLarge
-from samvad.sessions.content import read_back
+from samvad.sessions.content import KEPT, read_back
 from samvad.sessions.operations import NewMessage
 from samvad.sessions.user_log import MESSAGE_FIELDS
 from samvad.types import ROLES
@@ -49,10 +49,15 @@ def check_id(value: object, what: str) -> str:
     return value
 
 
-def check_object(value: object, what: str) -> dict[str, Any]:
-    """The JSON object itself, if it is one, not nested too deeply, and not to be taken for one that was sealed."""
+def check_object(value: object, what: str, bytes_max: int | None = None) -> dict[str, Any]:
+    """The JSON object itself, if it is one, not nested too deeply, and not to be taken for one that was sealed.
+
+    TooLarge where it takes more than `bytes_max`.
+    """
     if not isinstance(value, Mapping):
         raise InvalidRequest(f"{what} must be a JSON object.")
+    if bytes_max is not None and (size := _size(value)) > bytes_max:
+        raise TooLarge(f"{what} may take {bytes_max} bytes at most; this would take {size}.")
     _check_reserved(value, what)
     check_json(value, what, limits.JSON_DEPTH_MAX)
     return dict(value)
@@ -64,6 +69,17 @@ def _check_reserved(value: Mapping[Any, Any], what: str) -> None:
         raise InvalidRequest(
             f"{what} may not have a member {limits.RESERVED_MEMBER!r}: the name is reserved."
         )
+
+
+def _size(value: object) -> int:
+    """How many bytes it takes as JSON; 0 where it is none, of which `check_json` says why.
+
+    Found out first: looking at each of the millions of values that a body has room for holds up everybody else.
+    """
+    try:
+        return len(msgspec.json.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return 0
 
 
 def check_json(value: object, what: str, depth: int) -> None:
@@ -124,7 +140,7 @@ def new_message(message: Mapping[str, Any], *, at_ms: int | None = None) -> NewM
     if len(message) == 2:
         return NewMessage(None, random_hex(), role, content, {}, at_ms)
     message_id = message.get("id")
-    not_given = MESSAGE_FIELDS | {name for name in _OPTIONAL if message.get(name) is None}
+    not_given = _NOT_TAKEN | {name for name in _OPTIONAL if message.get(name) is None}
     fields = {name: v for name, v in message.items() if name not in not_given}
     if fields:
         _check_fields(fields, role)
@@ -143,10 +159,16 @@ def imported_message(message: Mapping[str, Any], *, at_ms: int | None = None) ->
 
 
 _OBJECT = (dict, Mapping)  # asking an abstract class costs ten times as much: the plain one comes first
+# What the server says of a message that stands there without its content: nobody else can.
+_NOT_TAKEN = MESSAGE_FIELDS | {KEPT, "contentLength", "contentChars", "unreadable"}
 _OPTIONAL = frozenset({"sessionId", "name", "metadata", "toolCalls", "toolCallId"})  # null: not given
 
 
 def _check_fields(fields: dict[str, Any], role: str) -> None:
+    if (size := _size(fields)) > limits.MESSAGE_FIELDS_BYTES_MAX:
+        raise TooLarge(
+            f"All fields beside content may take {limits.MESSAGE_FIELDS_BYTES_MAX} bytes; these take {size}."
+        )
     _check_reserved(fields, "The message")
     check_json(fields, "The message", limits.JSON_DEPTH_MAX)
     if "sessionId" in fields:
@@ -176,8 +198,3 @@ def _check_fields(fields: dict[str, Any], role: str) -> None:
             raise InvalidRequest("toolCallId belongs in a tool message.")
         if not isinstance(answers, str) or not answers:
             raise InvalidRequest("toolCallId must be a string.")
-    size = len(msgspec.json.encode(fields))
-    if size > limits.MESSAGE_FIELDS_BYTES_MAX:
-        raise TooLarge(
-            f"All fields beside content may take {limits.MESSAGE_FIELDS_BYTES_MAX} bytes; these take {size}."
-        )

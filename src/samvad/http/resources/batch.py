@@ -26,7 +26,7 @@ COUNT: Final = (
 
 async def batch(call: Call) -> Reply:
     """Run up to 500 operations; those of one user in the order given, those of different users side by side."""
-    body = await call.object()
+    body = await call.object(limits.BODY_BYTES_MAX)
     operations = body.get("operations")
     if operations is None:
         raise MissingFields("operations")

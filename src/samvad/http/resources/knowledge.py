@@ -29,7 +29,7 @@ def knowledge_of(call: Call) -> KnowledgeBase:
 
 async def add_text(call: Call) -> Reply:
     """Add a text, or change the one of this `id` or `source`."""
-    body = await call.object()
+    body = await call.object(limits.BODY_BYTES_MAX)
     taking.required(title=body.get("title"), content=body.get("content"))
     given = {name: body[name] for name in _COMMON if body.get(name) is not None}
     user_id = body.get("userId")

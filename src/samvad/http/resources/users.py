@@ -166,7 +166,7 @@ async def save_profile(call: Call) -> Reply:
 async def append_history(call: Call) -> Reply:
     """Append one message, or up to 100 in `messages`, all or none."""
     user_id = call.params[0]
-    body = await call.object()
+    body = await call.object(limits.BODY_BYTES_MAX)
     many = "messages" in body
     messages: Any = body["messages"] if many else [body]
     check_messages(messages)
