@@ -115,6 +115,8 @@ def test_a_broken_line_of_the_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("A=1\nSAMVAD_PORT='1\n")
     assert refused({}, file) == f"Line 2 of {file} is not of the form NAME=value."
+    file.write_text("SAMVAD_MASTER_KEY\n")  # without a value it would start without encryption
+    assert refused({}, file) == f"Line 1 of {file} is not of the form NAME=value."
     file.write_bytes(b"SAMVAD_HOST=\xff\n")
     assert refused({}, file) == f"{file} is not UTF-8 text."
     assert load(environ={}, env_file=tmp_path) == Settings()

@@ -31,7 +31,8 @@ def read_env_file(path: Path = ENV_FILE) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(text)):
-        if binding.error and PREFIX in binding.original.string:
+        bare = binding.value is None and (binding.key or "").startswith(PREFIX)
+        if (binding.error and PREFIX in binding.original.string) or bare:
             raise SetupError(f"Line {binding.original.line} of {path} is not of the form NAME=value.")
         if binding.key is not None and not binding.error:
             found[binding.key] = binding.value or ""

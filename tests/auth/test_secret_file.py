@@ -39,3 +39,6 @@ def test_a_file_that_holds_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="does not hold a key"):
         secret_file.load_key(path, "a key")
     assert path.read_bytes() == b"short"
+    with pytest.raises(SetupError, match="put back a copy of it"):
+        secret_file.check_keys([tmp_path / "none.key", path])
+    assert not (tmp_path / "none.key").exists()

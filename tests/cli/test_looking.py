@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from samvad.cli import app, checks, disk
 from samvad.runtime import open_samvad
 from samvad.types import trusted
 from tests.cli.processes import SAMVAD, environment
+from tests.crash.test_disk_faults import no_rights
+from tests.support import loudly_skip
 
 URL = "sqlite:///data/samvad.db"
 
@@ -324,3 +327,48 @@ def test_bench_measures_and_leaves_nothing(here: Path, monkeypatch: pytest.Monke
     ):
         assert row in told
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "killed"])
+def test_a_disk_that_became_read_only_is_read(talked: Path, closed: bool) -> None:
+    """A kernel does that to a disk with errors: what is on it can still be looked at, and backed up to another."""
+    if not closed:  # a log is left, and its index
+        leave_log = "import os\nfrom samvad import open_samvad\n"
+        leave_log += "samvad = open_samvad('sqlite:///data/samvad.db').__enter__()\n"
+        leave_log += "samvad.append_to_user_history('asha', 'user', 'In the log.')\nos._exit(0)"
+        subprocess.run([sys.executable, "-c", leave_log], check=True)
+    script = 'mount --bind data data && mount -o remount,bind,ro data && exec "$@"'
+    prefix = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
+        loudly_skip("a read-only disk needs unshare(1) and user namespaces")
+
+    def said(*arguments: str) -> str:
+        done = subprocess.run(
+            [*prefix, *SAMVAD, *arguments], check=False, capture_output=True, text=True, env=environment()
+        )
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    messages = 25 if closed else 26
+    assert json.loads(said("stats", "--json"))["totalMessages"] == messages
+    assert "line 24" in said("user", "show", "asha")
+    assert f"{messages} messages" in said("backup", "there.backup")
+
+
+def test_a_database_of_somebody_else_is_not_called_damaged(talked: Path) -> None:
+    """Whose index cannot be made here is told what to do, also by the doctor."""
+    (talked / "data").chmod(0o555)
+    try:
+        for command, code in (("stats", 2), ("doctor", 1)):
+            done = subprocess.run(
+                [*no_rights(), *SAMVAD, command],
+                check=False,
+                capture_output=True,
+                text=True,
+                env=environment(),
+            )
+            assert done.returncode == code, (done.stdout, done.stderr)
+            assert "as the server's user" in done.stdout + done.stderr
+            assert "restore a backup" not in done.stdout
+    finally:
+        (talked / "data").chmod(0o755)

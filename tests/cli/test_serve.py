@@ -220,3 +220,12 @@ def test_commands_work_beside_a_running_server(tmp_path: Path) -> None:
         (tmp_path / "some.jsonl").write_text("")
         assert "in use by process" in refusal(["import", "some.jsonl"], tmp_path)
         assert server.request("GET", "/api/session/user_456/profile")[1]["profile"]["historyLength"] == 1
+
+
+@pytest.mark.parametrize("name", ["audit.key", "erasures.key", "live.key", "logs.key", "tokens.key"])
+def test_a_damaged_key_is_told_at_the_start(tmp_path: Path, name: str) -> None:
+    """Not when the first user is to be erased, or the first token minted."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_text("not a key")
+    told = refusal(["serve", "--port", "0"], tmp_path)
+    assert told.startswith(f"samvad: data/{name} does not hold a key of 32 bytes"), told

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from samvad.errors import Overloaded, SessionTaken, StoreUnavailable, TooLarge
+from samvad.errors import Overloaded, SessionTaken, SetupError, StoreUnavailable, TooLarge
 from samvad.records import Commit, MessagesAdded, SessionSet, UserKey
 from samvad.stores.memory import MemoryStore
 from tests.journaled.faulty import FaultyStore
@@ -417,3 +417,30 @@ async def test_restart(tmp_path: Path, down: bool) -> None:
         assert await contents(inner.store, "asha") == said
         state = await samvad.get_user_state("asha")
         assert state is not None and (len(state.state), state.version) == (len(said), len(said))
+
+
+async def test_what_waits_for_one_store_is_not_brought_to_another(tmp_path: Path) -> None:
+    """Started with another project, it says what waits for which; with the journal empty, it may be another's."""
+    inner = await memory()
+    inner.place = "firestore://ours"  # type: ignore[attr-defined]
+    inner.down = True
+    samvad = service(inner, tmp_path / "j")
+    await samvad.open()
+    await say(samvad, "For us.")
+    await abandon(samvad)
+    other = await memory()
+    other.place = "firestore://theirs"  # type: ignore[attr-defined]
+    for _ in range(2):
+        with pytest.raises(
+            SetupError, match=r"1 operations .* to firestore://ours, and this is firestore://theirs"
+        ):
+            await service(other, tmp_path / "j").open()
+    assert other.commits == []
+    inner.down = False
+    async with opened(inner, tmp_path / "j") as samvad:
+        await drained(samvad)
+        assert await contents(inner.store, "asha") == ["For us."]
+    async with opened(other, tmp_path / "j") as samvad:
+        await say(samvad, "For them.")
+        await drained(samvad)
+    assert await contents(other.store, "asha") == ["For them."]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,20 @@ KEY_BYTES: Final = 32
 def derived(secret: str, purpose: str) -> bytes:
     """A key for one purpose from a secret that may serve several."""
     return hashlib.sha256(f"samvad {purpose}\0{secret}".encode()).digest()
+
+
+def check_keys(paths: Iterable[Path]) -> None:
+    """SetupError where one of these files is there and holds no key, or cannot be read.
+
+    For the start: a key is needed when the first user is erased, or the first token minted, and that is too late.
+    """
+    for path in paths:
+        try:
+            key = _read(path)
+        except OSError as error:
+            raise SetupError(f"Cannot read the key {path}: {error.strerror}.") from error
+        if key is not None and len(key) != KEY_BYTES:
+            raise _no_key(path)
 
 
 def load_key(path: Path | None, what: str) -> bytes:
@@ -33,8 +48,15 @@ def load_key(path: Path | None, what: str) -> bytes:
     except OSError as error:
         raise SetupError(f"Cannot keep {what} in {path}: {error.strerror}.") from error
     if key is None or len(key) != KEY_BYTES:
-        raise SetupError(f"{path} does not hold a key of {KEY_BYTES} bytes; remove it, and it is made anew.")
+        raise _no_key(path)
     return key
+
+
+def _no_key(path: Path) -> SetupError:
+    return SetupError(
+        f"{path} does not hold a key of {KEY_BYTES} bytes; put back a copy of it. If you remove it, it is made anew, "
+        "and what was signed or hashed with the old one is not known any more."
+    )
 
 
 def sync_directory(directory: Path) -> None:

@@ -21,8 +21,13 @@ def _place(data_dir: str | None) -> tuple[Path, bytes]:
     from samvad.auth.secret_file import load_key
 
     path = settings_of(None, data_dir).data_path()
-    if not (path / DIRECTORY).is_dir() or not (path / KEY_FILE).exists():
+    if not (path / DIRECTORY).is_dir():
         raise SetupError(f"There is no audit log in {path}; name the server's --data-dir.")
+    if not (path / KEY_FILE).exists():
+        raise SetupError(
+            f"The key of the audit log, {path / KEY_FILE}, is not there: put it back; without it the entries in "
+            f"{path / DIRECTORY} can be read, and not checked."
+        )
     return path / DIRECTORY, load_key(path / KEY_FILE, "the key of the audit log")
 
 

@@ -201,6 +201,9 @@ def _database(path: Path) -> Iterator[Finding]:
             yield Finding("fail", "integrity", problems[0].replace("\n", " "), _DAMAGED)
     except apsw.NotADBError:
         yield Finding("fail", "database", f"{path} is not a SQLite database", "Choose another --store.")
+    except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
+        todo = "Run this as the server's user. Where the disk is read-only, copy it and its -wal file to another."
+        yield Finding("fail", "database", f"{path}: {error}", todo)
     except apsw.Error as error:
         kind = type(error).__name__.removesuffix("Error")
         yield Finding("fail", "integrity", f"{path}: {kind}: {error}", _DAMAGED)

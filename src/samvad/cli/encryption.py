@@ -27,7 +27,7 @@ app = verbs("Look at the keys of an encrypted store, or wrap them with another m
 async def _rings(settings: Settings, *, readonly: bool) -> AsyncIterator[list[tuple[str, Any]]]:
     """The keys of the store and of the journal in front of it, open, each with what it is of."""
     from samvad.stores.data_keys import DataKeys
-    from samvad.stores.encrypting import data_keys_of, keys_file
+    from samvad.stores.encrypting import data_keys_of, keys_are_gone, keys_file
     from samvad.stores.journal_seal import keys_path
     from samvad.stores.master_keys import master_keys
     from samvad.stores.urls import store_from_url
@@ -40,6 +40,8 @@ async def _rings(settings: Settings, *, readonly: bool) -> AsyncIterator[list[tu
     store: Any = None
     if path is not None:
         if not keys_file(path).exists():
+            if path.exists() and await _is_sealed(path):
+                raise keys_are_gone(path)
             raise SetupError(f"There are no keys at {keys_file(path)}: nothing is encrypted there yet.")
         rings = [("store", DataKeys(DataKeyFile(keys_file(path), readonly=readonly), masters))]
     else:
@@ -58,6 +60,18 @@ async def _rings(settings: Settings, *, readonly: bool) -> AsyncIterator[list[tu
             await ring.close()
         if store is not None:
             await store.close()
+
+
+async def _is_sealed(path: Path) -> bool:
+    from samvad.stores.encrypting import looks_sealed
+    from samvad.stores.sqlite import SQLiteStore
+
+    store = SQLiteStore(path, readonly=True)
+    try:
+        await store.open()
+        return await looks_sealed(store)
+    finally:
+        await store.close()
 
 
 @app.command(cls=PlainCommand)

@@ -16,6 +16,7 @@ from samvad.settings import Settings, load
 app = verbs()
 # Python's 700 is what 32 requests under way hold: it would look through them again and again, and find no garbage.
 _YOUNG_MAX: Final = 10_000
+_KEY_FILES: Final = ("audit.key", "erasures.key", "live.key", "logs.key", "tokens.key")
 
 
 @app.command(cls=PlainCommand)
@@ -51,6 +52,7 @@ def run(settings: Settings) -> None:
     """Serve with these settings until a signal; SetupError where that cannot be."""
     gc.disable()  # what is imported stays: looking through it for garbage only takes time
     from samvad.auth.erasure_receipts import ErasureSigner
+    from samvad.auth.secret_file import check_keys
     from samvad.http import server
     from samvad.http.app import create_app
     from samvad.http.asked import log_answered
@@ -62,6 +64,8 @@ def run(settings: Settings) -> None:
     from samvad.sessions.cost import FILE as COST_FILE
 
     logs.configure(settings.log_level, settings.log_format)
+    if not settings.store_url().startswith("memory:"):
+        check_keys(settings.data_path() / name for name in _KEY_FILES)
     logs.hash_users_with(lambda: log_key(settings))
     url = settings.store_url()
     journaled = url.startswith("firestore:") and settings.durability == "auto"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from samvad.errors import SetupError, StoreLocked
+from samvad.private_files import replace_private
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ _NETWORK = frozenset({"nfs", "nfs4"})
 _CLOUD_RUN = ("K_SERVICE", "CLOUD_RUN_JOB", "CLOUD_RUN_WORKER_POOL")
 _MOUNTS = Path("/proc/self/mountinfo")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_STORE_FILE = "store"
 
 
 class Survival(NamedTuple):
@@ -116,6 +118,25 @@ class DirectoryLock:
     def release(self) -> None:
         """Let another process have it."""
         os.close(self._descriptor)
+
+
+def keep_to_store(directory: Path, place: str, waiting: int) -> None:
+    """Note whose store a journal brings its operations to, `place`; SetupError where `waiting` ones are for another.
+
+    What waits was told to be kept for that store: another project, or another database, must not get it.
+    """
+    note = directory / _STORE_FILE
+    try:
+        known = note.read_text(encoding="utf-8").strip() if note.exists() else place
+        if known != place and waiting:
+            raise SetupError(
+                f"{waiting:,} operations in the journal {directory} are on their way to {known}, and this is {place}: "
+                "serve that store until `samvad parked list` says 0 operations, or choose another --data-dir."
+            )
+        if known != place or not note.exists():
+            replace_private(note, f"{place}\n".encode(), sync=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise cannot_open(directory, error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
 def cannot_open(directory: Path, error: OSError) -> SetupError:

@@ -38,6 +38,7 @@ from samvad.sessions.flush_lane import Done, Entry, FlushLane
 from samvad.sessions.flusher import BLIND, Flusher
 from samvad.sessions.journal import Journal
 from samvad.sessions.journal_entry import decode_entry, encode_entry
+from samvad.sessions.journal_place import keep_to_store
 from samvad.sessions.operations import AppendMessages, awaits_store
 from samvad.sessions.overlay import OverlaidReads
 from samvad.sessions.user_log import Rules
@@ -55,7 +56,8 @@ class JournaledStore(OverlaidReads):
     `on_rebased` is called where a user's record is no longer what was answered, `on_doubt` where a record had to be
     begun without asking the store, which can be asked now, `on_back` when the store is back, and
     `on_outdated` where the store has this version of a record. `known` gives the user's
-    record that is in memory.
+    record that is in memory. Where the store says which one it is (`place`), a journal with operations for another
+    is refused.
     """
 
     def __init__(
@@ -109,6 +111,10 @@ class JournaledStore(OverlaidReads):
                     "the journal is damaged; what could not be believed is left out", extra=where | most
                 )
         try:
+            place: str | None = getattr(getattr(self.inner, "inner", self.inner), "place", None)
+            if place is not None:
+                waiting = sum(1 for entry in replay.entries if entry.payload)
+                keep_to_store(self.journal.directory, place, waiting)
             for number, payload, replica in replay.entries:
                 self._take_up(replica, number, payload)
             try:

@@ -56,6 +56,11 @@ class DataKeyFile:
             await self._run(self._open)
         except StoreUnavailable as error:
             await self.close()
+            if isinstance(error.__cause__, apsw.NotADBError | apsw.CorruptError):
+                raise SetupError(
+                    f"{self.path} is damaged, or is no file of keys: put back the copy that belongs to this database; "
+                    "without its keys nothing that is encrypted can be read."
+                ) from error
             raise SetupError(f"Cannot open the keys {self.path}: {error.message}") from error
         except OSError as error:
             await self.close()
@@ -72,6 +77,7 @@ class DataKeyFile:
         connection.set_busy_timeout(_BUSY_MS)
         if self._readonly:
             connection.pragma("query_only", True)
+            connection.pragma("schema_version")  # the first look into the file
             return
         connection.pragma("journal_mode", "delete")
         connection.pragma("synchronous", "EXTRA")  # the removal of the rollback journal is synced as well

@@ -135,6 +135,12 @@ class FirestoreStore:
         return self._names
 
     @property
+    def place(self) -> str:
+        """Which database this is, as its URL; the same one is called the same."""
+        project, _, database = self._names.database.removeprefix("projects/").partition("/databases/")
+        return f"firestore://{project}" + ("" if database == "(default)" else f"/{database}")
+
+    @property
     def operations(self) -> Operations:
         """What was read, written and deleted, as it is billed, and the calls made for it."""
         return self._client.operations

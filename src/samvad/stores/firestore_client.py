@@ -15,6 +15,7 @@ import contextlib
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import google.auth
@@ -152,6 +153,11 @@ class BoundedClient:
             try:
                 self._credentials, _ = google.auth.default(scopes=FirestoreGrpcAsyncIOTransport.AUTH_SCOPES)
             except google.auth.exceptions.DefaultCredentialsError as error:
+                if named := os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+                    raise SetupError(
+                        f"GOOGLE_APPLICATION_CREDENTIALS is {named}, and {_no_credentials(Path(named))}; set it to the "
+                        "file of a service account, or unset it and run `gcloud auth application-default login`."
+                    ) from error
                 raise SetupError(
                     "There are no credentials for Firestore: run `gcloud auth application-default login`, "
                     "or set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account."
@@ -429,3 +435,12 @@ async def _stream(call: Any) -> AsyncIterator[Any]:
 
 def _details(error: grpc.aio.AioRpcError) -> str:
     return f"{error.code().name}: {error.details()}"
+
+
+def _no_credentials(path: Path) -> str:
+    """What is wrong with a file that gives no credentials. What is in it is never told."""
+    try:
+        with path.open("rb"):
+            return "that file holds no credentials"
+    except OSError as error:
+        return f"that file cannot be read ({error.strerror})"

@@ -42,7 +42,7 @@ from samvad.stores import sqlite_reads as reads
 from samvad.stores.base import Capabilities, HealthReport, awaited, not_open
 from samvad.stores.carrying import KeysFound, Life, OwnedReceipt, StoredErasure
 from samvad.stores.sqlite_guard import SET_PROBE, FileGuard
-from samvad.stores.sqlite_rescue import rescued_path
+from samvad.stores.sqlite_rescue import on_a_disk_that_is_read_only, rescued_path
 from samvad.stores.sqlite_thread import Done, WriterThread, reason
 from samvad.stores.sqlite_writes import BUSY_MS, fold
 
@@ -209,6 +209,11 @@ class SQLiteStore:
         connection.set_busy_timeout(BUSY_MS)
         try:
             connection.pragma("cache_size", -cache_kib)  # the first look into the file
+        except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
+            connection.close()
+            if not self.readonly:
+                raise
+            return on_a_disk_that_is_read_only(self.path, error)
         except apsw.NotADBError as error:
             connection.close()
             raise SetupError(f"{self.path} is not a SQLite database; choose another --store.") from error

@@ -1,7 +1,7 @@
-"""What can still be saved of a database whose files were changed beneath its writer.
+"""What can still be saved or read where the files of a database, or its disk, are not as they should be.
 
-The writer's connection has the files open that it wrote, whatever became of their names, until its process ends. So
-all that was acknowledged is in reach of it unless somebody wrote into these very files.
+Where they were changed beneath the writer, its connection has the files open that it wrote, whatever became of their
+names, until its process ends. So all that was acknowledged is in reach of it unless somebody wrote into these files.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import apsw
 
+from samvad.errors import SetupError
 from samvad.private_files import make_private
 from samvad.stores.sqlite_guard import FileGuard, Lost
 
@@ -21,6 +23,22 @@ _BUSY_MS = 5_000
 def rescued_path(database: Path) -> Path:
     """Where the whole content is put: beside the database."""
     return database.with_name(database.name + ".rescued")
+
+
+def on_a_disk_that_is_read_only(database: Path, error: apsw.Error) -> apsw.Connection:
+    """A connection for looking where the index of the log cannot be made; SetupError where that is not safe.
+
+    A kernel that meets errors of a disk makes it read-only. A database that was closed in good order has no log, and
+    there nobody can write one: so it can be read as it is (https://sqlite.org/wal.html#readonly).
+    """
+    log = database.with_name(database.name + "-wal")
+    if os.statvfs(database.parent).f_flag & os.ST_RDONLY and not _anything_at(log):
+        uri = f"file:{quote(str(database.absolute()))}?immutable=1"
+        return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    raise SetupError(
+        f"Cannot open the database {database}: to read its log, SQLite writes beside it, and this user may not; run "
+        f"this as the server's user, or copy {database.name} and {log.name} to where it may."
+    ) from error
 
 
 def rescue(connection: apsw.Connection, guard: FileGuard, lost: Lost) -> tuple[bool, str]:
