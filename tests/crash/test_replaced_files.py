@@ -22,7 +22,7 @@ from samvad.errors import DatabaseReplaced, SetupError
 from samvad.runtime import open_samvad
 from samvad.stores.sqlite import SQLiteStore
 from tests.crash.replay import check_refusal, whole_history
-from tests.crash.server import Connection, Server
+from tests.crash.server import Connection, Server, command
 from tests.support import wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.crash]
@@ -161,6 +161,16 @@ async def test_a_database_that_is_taken_away(tmp_path: Path, hand: Callable[[Pat
         server.kill()
         rescued = beside(server.database, ".rescued")
         assert rescued.stat().st_mode & 0o777 == 0o600
+        doctor = await asyncio.to_thread(
+            subprocess.run,
+            command("doctor", "--data-dir", str(server.data_dir)),
+            capture_output=True,
+            text=True,
+        )
+        assert (
+            doctor.returncode == 1
+            and f"fail  database        {rescued} holds what was saved" in doctor.stdout
+        )
         server.spawn()
         assert server.wait() == 2
         assert str(rescued) in server.log[-1] and "rename it to samvad.db" in server.log[-1]
@@ -224,6 +234,29 @@ async def test_a_second_sqlite_in_this_process(database_path: Path) -> None:
         assert history[0].content == "Before."
 
 
+@pytest.mark.parametrize("hand", [removed, renamed, replaced])
+@pytest.mark.parametrize("end", ["", "-wal"], ids=["database", "log"])
+async def test_documents_whose_file_is_taken_away(
+    tmp_path: Path, hand: Callable[[str], Callable[[Path], None]], end: str
+) -> None:
+    """No document is taken into a file that nobody finds again; those that were are there, or saved beside it."""
+    documents = tmp_path / "samvad.knowledge.db"
+    async with open_samvad(f"sqlite:///{tmp_path}/samvad.db") as samvad:
+        await samvad.knowledge.add_text("First", "Proof of income.")
+        hand(end)(documents)
+        for _ in range(2):
+            with pytest.raises(DatabaseReplaced, match=r"samvad\.knowledge\.db(-wal)? was "):
+                await samvad.knowledge.add_text("Second", "Proof of address.")
+        await samvad.append_to_user_history("asha", "user", "This goes on.")
+    if end == "":
+        for each in ("", "-wal", "-shm"):
+            beside(documents, each).unlink(missing_ok=True)
+        beside(documents, ".rescued").rename(documents)
+    async with open_samvad(f"sqlite:///{tmp_path}/samvad.db") as samvad:
+        page = await samvad.knowledge.list_documents()
+        assert "First" in [document.title for document in page.documents]
+
+
 LOOK = """
 import sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -246,8 +279,8 @@ async def test_others_may_look_and_fold(database_path: Path) -> None:
         for number in range(60):
             await samvad.append_to_user_history(f"user_{number % 7}", "user", "Hello " * 300)
             if number % 10 == 5:
-                command = [sys.executable, "-c", LOOK, str(database_path), *looks[number // 10 % len(looks)]]
-                await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+                look = [sys.executable, "-c", LOOK, str(database_path), *looks[number // 10 % len(looks)]]
+                await asyncio.to_thread(subprocess.run, look, check=True, capture_output=True)
             if number % 20 == 19:
                 await samvad.clear_user_data(f"user_{number % 7}")
         assert (await samvad.core.store.check()).up

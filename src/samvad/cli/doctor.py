@@ -124,6 +124,12 @@ def _store(url: str, settings: Settings) -> Iterator[Finding]:
     yield from checks.directory(path.parent)
     if path.is_dir():
         yield from _refused(url)
+    elif (rescued := path.with_name(path.name + ".rescued")).exists():
+        todo = (
+            f"No server starts beside it: put {path.name}, its -wal and its -shm aside and rename it to {path.name}, "
+            "or move it away."
+        )
+        yield Finding("fail", "database", f"{rescued} holds what was saved of one that was taken away", todo)
     elif path.exists():
         yield checks.holder(path)
         yield from _database(path)

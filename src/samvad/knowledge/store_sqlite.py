@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Final, TypeVar
 import apsw
 import msgspec
 
-from samvad.errors import SetupError, StoreUnavailable, Unreadable
+from samvad.errors import DatabaseReplaced, SetupError, StoreUnavailable, Unreadable
 from samvad.knowledge import sqlite_beside
 from samvad.knowledge.records import (
     Document,
@@ -29,8 +30,11 @@ from samvad.knowledge.records import (
 from samvad.knowledge.sql import filter_sql
 from samvad.knowledge.sqlite_beside import BesideDocuments
 from samvad.knowledge.store import cursor_after, parse_cursor, unreadable_document
+from samvad.open_files import behind, identity
 from samvad.private_files import make_private
+from samvad.stores.sqlite_rescue import copy_whole, rescued_path
 
+_log = logging.getLogger(__name__)
 LAYOUT: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE documents (
@@ -71,6 +75,8 @@ class SQLiteKnowledgeStore(BesideDocuments):
         self._readonly = readonly
         self._connection: apsw.Connection | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._files: list[tuple[Path, tuple[int, int]]] = []
+        self._told = False
 
     async def open(self) -> None:
         if self._thread is not None:
@@ -96,14 +102,43 @@ class SQLiteKnowledgeStore(BesideDocuments):
         def job() -> _T:
             if self._connection is None:
                 self._connection = self._opened()
-            return work(self._connection)
+                self._know_files(self._connection)
+            self._look(self._connection)
+            result = work(self._connection)
+            self._look(self._connection)  # before it is told to anybody
+            return result
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, job)
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             raise StoreUnavailable(
                 f"The documents' database cannot be used ({type(error).__name__}); nothing was changed."
             ) from error
+
+    def _know_files(self, connection: apsw.Connection) -> None:
+        paths = (self.path.absolute(), Path(connection.filename_wal)) if not self._readonly else ()
+        self._files = [(path, known) for path in paths if (known := identity(path)) is not None]
+
+    def _look(self, connection: apsw.Connection) -> None:
+        """DatabaseReplaced where the files no longer are those that are open: what is written there is lost.
+
+        Where the database was taken away, what it held is saved beside it; where only its log was, closing folds it in.
+        """
+        for path, known in self._files:
+            what, _ = behind(path, known)
+            if what is None:
+                continue
+            if not self._told:
+                self._told = True
+                _log.error("%s beneath the server: no documents are taken any more, restart it", what)
+                if path == self.path.absolute():
+                    with contextlib.suppress(apsw.Error, OSError):
+                        copy_whole(connection, self.path)
+                        _log.warning("all documents are in %s", rescued_path(self.path))
+            raise DatabaseReplaced(
+                f"{what} beneath the server; nothing was changed, and nothing is until it is restarted. Its operator "
+                "finds in its log what was saved."
+            )
 
     def _opened(self) -> apsw.Connection:
         if self._readonly and not self.path.exists():

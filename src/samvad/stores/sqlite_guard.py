@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import stat
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 from urllib.parse import quote
@@ -29,6 +28,7 @@ from urllib.parse import quote
 import apsw
 
 from samvad.errors import StoreUnavailable
+from samvad.open_files import NOTHING, behind, identity
 
 Kind = Literal["log", "database", "content"]
 SET_PROBE: Final = "INSERT OR REPLACE INTO probe (id, at_ms) VALUES (1, ?)"
@@ -38,7 +38,6 @@ _SALTS_AT: Final = 16  # in the log's header: two numbers of four bytes
 _SALTS_AT_IN_FRAME: Final = 8
 _SALTS_BYTES: Final = 8
 _UNREADABLE: Final = -1
-_NOTHING: Final = (-1, -1)
 
 
 class Lost(NamedTuple):
@@ -66,10 +65,10 @@ class FileGuard:
         self.pages = 0  # in the log, as the last commit left it
         self._looked_at_pages = 0
         self._page_bytes: int = connection.pragma("page_size")
-        self._database = _identity(self.path)
+        self._database = identity(self.path)
         self._log_descriptor = -1
         self._log: tuple[int, int] | None = None
-        if self._database is not None and _identity(self.log_path) is not None:
+        if self._database is not None and identity(self.log_path) is not None:
             # Locks are on the database and the index of the log: the log itself may be opened beside SQLite.
             self._log_descriptor = os.open(self.log_path, os.O_RDONLY | os.O_CLOEXEC)
             found = os.fstat(self._log_descriptor)
@@ -97,15 +96,17 @@ class FileGuard:
     def _moved(self) -> tuple[Lost | None, tuple[int, int]]:
         """As `moved`, and size and time of the database, which cost nothing more."""
         if self._database is None:
-            return None, _NOTHING
-        lost, found = _behind(self.path, self._database, "database")
-        if lost is None and self._log is not None:
-            lost, _ = _behind(self.log_path, self._log, "log")
-        return lost, found
+            return None, NOTHING
+        what, found = behind(self.path, self._database)
+        if what is not None:
+            return Lost("database", what), found
+        if self._log is not None:
+            what, _ = behind(self.log_path, self._log)
+        return None if what is None else Lost("log", what), found
 
     def log_is_ours(self) -> bool:
         """Whether the log that is open is the one under its name."""
-        return self._log is not None and _identity(self.log_path) == self._log
+        return self._log is not None and identity(self.log_path) == self._log
 
     def look(self) -> Lost | None:
         """What is lost, if anything is; remembered once found. StoreUnavailable where it cannot be known now."""
@@ -201,29 +202,9 @@ class FileGuard:
         return self.look()
 
 
-def _behind(path: Path, known: tuple[int, int], kind: Kind) -> tuple[Lost | None, tuple[int, int]]:
-    """What is behind a name: whether it is another file, and its size and time."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 (half the time of Path.stat, with each group)
-    except (FileNotFoundError, NotADirectoryError):
-        return Lost(kind, f"{path.name} was removed or renamed"), _NOTHING
-    if (found.st_dev, found.st_ino) != known:
-        return Lost(kind, f"{path.name} was replaced by another file"), _NOTHING
-    return None, (found.st_size, found.st_mtime_ns)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode; None where it is no file on a disk."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
-
-
 def _size_and_time(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
     except OSError:
-        return _NOTHING
+        return NOTHING
     return found.st_size, found.st_mtime_ns

@@ -55,7 +55,8 @@ def rescue(connection: apsw.Connection, guard: FileGuard, lost: Lost) -> tuple[b
             if lost.kind == "database":  # it may go on under another name, and is to be whole there
                 with contextlib.suppress(apsw.Error):
                     _folded(connection)
-            _copy(connection, guard)
+            copy_whole(connection, guard.path)
+            _drop_log(guard)
             return True, (
                 f"All that was acknowledged is in {rescued_path(guard.path)}: stop the server, see that there is no "
                 f"{name}, {name}-wal and {name}-shm, rename it to {name}, and start again."
@@ -84,9 +85,13 @@ def _folded(connection: apsw.Connection) -> bool:
     return bool(frames == folded)
 
 
-def _copy(connection: apsw.Connection, guard: FileGuard) -> None:
-    whole = rescued_path(guard.path)
+def copy_whole(connection: apsw.Connection, database: Path) -> None:
+    """Copy what a connection reads to `rescued_path(database)`, looked through and on the disk. apsw.Error, OSError."""
+    whole = rescued_path(database)
     part = whole.with_name(whole.name + ".part")
+    part.parent.mkdir(
+        mode=0o700, parents=True, exist_ok=True
+    )  # it may have been removed with all that was in it
     part.unlink(missing_ok=True)
     make_private(part)
     try:
@@ -102,6 +107,9 @@ def _copy(connection: apsw.Connection, guard: FileGuard) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _drop_log(guard: FileGuard) -> None:
     beside = guard.path.resolve()  # a link may lead elsewhere now: then the log stays where its database is
     if guard.log_is_ours() and guard.log_path == beside.with_name(beside.name + "-wal"):
         # All of it is in the copy. Left there, it would be folded into whatever database has the name next.
