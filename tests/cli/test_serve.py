@@ -229,3 +229,16 @@ def test_a_damaged_key_is_told_at_the_start(tmp_path: Path, name: str) -> None:
     (tmp_path / "data" / name).write_text("not a key")
     told = refusal(["serve", "--port", "0"], tmp_path)
     assert told.startswith(f"samvad: data/{name} does not hold a key of 32 bytes"), told
+
+
+def test_that_nobody_is_let_in_is_told(tmp_path: Path) -> None:
+    """Credentials are asked for, and none were made: the log says how to make one."""
+    with Server(tmp_path, "--auth", "required") as server:
+        server.signal()
+        assert server.exit_code() == 0
+        assert "samvad keys create --name NAME" in "".join(server.errors)
+    run(["keys", "create", "--name", "one"], tmp_path)
+    with Server(tmp_path, "--auth", "required") as server:
+        server.signal()
+        assert server.exit_code() == 0
+        assert "nobody is let in" not in "".join(server.errors)

@@ -220,6 +220,19 @@ async def test_an_idle_server_is_not_ready(tmp_path: Path) -> None:
             assert (await connection.get("/readyz")).status == 503
 
 
+async def test_an_idle_server_saves_what_it_has(tmp_path: Path) -> None:
+    """It looks by itself: what is killed later was saved before."""
+    with Server(tmp_path / "data").start() as server:
+        async with await Connection.open(server.port) as connection:
+            (await connection.post("/api/session/u/history", {"role": "user", "content": "Hello"})).check()
+        removed("-wal")(server.database)
+        wait_until(lambda: "All that was acknowledged is in samvad.db" in server.told(), "it has saved it")
+        server.kill()
+        server.start()
+        async with await Connection.open(server.port) as connection:
+            assert len(await whole_history(connection, "u")) == 1
+
+
 async def test_a_second_sqlite_in_this_process(database_path: Path) -> None:
     """The last to close deletes the log beneath the writer: refused from then on; what was acknowledged is there."""
     async with open_samvad(f"sqlite:///{database_path}") as samvad:

@@ -27,6 +27,8 @@ def check_keys(paths: Iterable[Path]) -> None:
     for path in paths:
         try:
             key = _read(path)
+        except NotADirectoryError:
+            return  # there is no such directory: the store says what is wrong with it
         except OSError as error:
             raise SetupError(f"Cannot read the key {path}: {error.strerror}.") from error
         if key is not None and len(key) != KEY_BYTES:

@@ -139,6 +139,10 @@ def _tell_who_can_reach(settings: Settings, asks: bool) -> None:
     log = logging.getLogger(__name__)
     if asks:
         log.info("credentials are asked for")
+        others = (settings.auth_issuer, settings.auth_firebase_project, settings.auth_token_secret)
+        on_disk = settings.store_url().startswith("sqlite:")
+        if on_disk and not any(others) and not (settings.data_path() / "keys.json").exists():
+            log.warning("nobody is let in yet: there is no key; make one: samvad keys create --name NAME")
     elif settings.insecure:
         log.warning(
             "no credentials are configured: whoever reaches this address can read and erase everything"

@@ -36,6 +36,9 @@ from samvad.stores.sqlite_writes import GroupWriter, fold
 
 _log = logging.getLogger(__name__)
 _FOLD_AGAIN_S = 0.25
+_LOOK_AGAIN_S = (
+    1.0  # at the files, where nobody writes: what was acknowledged is saved before the process may end
+)
 
 _T = TypeVar("_T")
 Done = Callable[[Committed | SamvadError], None]
@@ -155,7 +158,9 @@ class WriterThread:
         while waiting or not stopping:
             while not stopping:
                 try:
-                    handed = self._queue.get(not waiting, _FOLD_AGAIN_S if writer.fold_owed else None)
+                    handed = self._queue.get(
+                        not waiting, _FOLD_AGAIN_S if writer.fold_owed else _LOOK_AGAIN_S
+                    )
                 except queue.Empty:
                     break
                 if handed is None:
@@ -169,6 +174,8 @@ class WriterThread:
             for job in jobs:
                 if callable(job):
                     job(connection)
+            if not jobs:
+                self._unwanted()
             if self.replaced is not None:
                 self._save(connection)
                 writer.fold_owed = False
