@@ -385,6 +385,14 @@ def removed_answer(removed: Removed, at_ms: int) -> bytes:
     return msgspec.json.encode(cleared(removed, at_ms))
 
 
+def is_removed_answer(answer: bytes) -> bool:
+    """Whether an answer is one that `removed_answer` makes: counts, and nothing that anybody said."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(answer, type=Cleared)) == answer
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+
+
 def cleared(removed: Removed, at_ms: int = 0, *, pending: bool = False) -> Cleared:
     """What a commit removed, and when, as callers see it."""
     return Cleared(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from pathlib import Path
 from typing import Any
 
 import apsw
@@ -120,3 +121,25 @@ def test_when_it_cannot_be(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "TO has the keys of FROM" in call("migrate", "--new-keys", old, carried, code=2)
     monkeypatch.delenv("SAMVAD_MASTER_KEY")
     assert "Give the master key" in call("migrate", "--new-keys", old, place.url("sqlite", "b"), code=2)
+
+
+def test_what_is_partly_in_clear_is_told_and_can_be_sealed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encryption was turned on over it: a copy or a backup is as it is, and says so; with new keys all is sealed."""
+    old, as_it_is, anew = (place.url("sqlite", name) for name in ("old", "as-it-is", "anew"))
+    key = new_key()
+    for user, master in (("asha", None), ("bala", key)):
+
+        async def say(user: str = user, master: str | None = master) -> None:
+            async with open_samvad(old, master_key=master) as samvad:
+                await samvad.append_to_user_history(user, "user", CANARY)
+
+        asyncio.run(say())
+    assert "in clear" in call("backup", "all.backup", "--store", old)
+    assert "in clear" in call("migrate", old, as_it_is)
+    monkeypatch.setenv("SAMVAD_MASTER_KEY", key)
+    told = call("migrate", "--new-keys", old, anew)
+    assert "sealed     all of it" in told and "in clear" not in told
+    assert not {name for name in found_in(Path.cwd()) if name.startswith("anew")}
+    assert {name for name in found_in(Path.cwd()) if name.startswith("as-it-is")}

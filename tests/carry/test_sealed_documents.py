@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from samvad.clock import SystemClock
 from samvad.errors import SetupError
-from samvad.knowledge.carrying import checksum
+from samvad.knowledge.carrying import beside, checksum
+from samvad.knowledge.records import Scope
+from samvad.knowledge.sealing import hash_of
 from samvad.runtime import open_samvad
-from samvad.stores.encrypting import keys_file
+from samvad.stores.encrypting import data_keys_of, keys_file
+from samvad.stores.urls import store_from_url
 from tests.carry.support import Place, call, place
 from tests.encryption.test_at_rest import found_in, new_key
 from tests.knowledge.here import engine_here
@@ -111,3 +116,36 @@ def test_the_command_seals_what_was_plain(place: Place, monkeypatch: pytest.Monk
     assert "knowledge base: all of it is sealed" in call("encryption", "status", "--store", url)
     assert found_in(Path.cwd(), CANARY) == []
     assert set(asyncio.run(documents(url, key)).values()) != {"unreadable"}
+
+
+@pytest.mark.usefixtures("engine_here")
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_documents_of_who_is_ended_in_a_copy_go_there_too(place: Place, encrypted: bool) -> None:
+    """Erased in the source since: neither the documents stay in the copy, nor the key that opens a backup of it."""
+    key, old, new = new_key() if encrypted else None, place.url("sqlite", "old"), place.url("sqlite", "new")
+    asyncio.run(add(old, key))
+    call("migrate", old, new)
+
+    async def keys_and_documents() -> tuple[int, list[str]]:
+        store: Any = store_from_url(new, SystemClock())
+        await store.open()
+        keys, name = data_keys_of(store), hash_of(Scope("default", "asha"))
+        async with beside(store) as kept:
+            found = list(await kept.revisions(Scope("default", "asha")))
+        there = 0
+        if encrypted:
+            await keys.open()
+            there = int(await keys.get(name) is not None)
+            await keys.close()
+        await store.close()
+        return there, found
+
+    assert asyncio.run(keys_and_documents()) == (int(encrypted), ["hers"])
+
+    async def erase() -> None:
+        async with open_samvad(old, master_key=key) as samvad:
+            await samvad.clear_user_data("asha")
+
+    asyncio.run(erase())
+    assert "1 of users who lived there" in call("migrate", old, new)
+    assert asyncio.run(keys_and_documents()) == (0, [])

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from samvad.records import UserKey, user_hash
@@ -134,7 +135,12 @@ def test_a_backup_in_clear_is_sealed_as_it_is_restored(place: Place, monkeypatch
     make(old, ("asha",))
     asyncio.run(say(old))
     with open_samvad(old) as samvad:
-        samvad.save_user_state("forger", {"samvad.sealed": "A" * 80})
+        samvad.save_user_state("forger", {"note": "an earlier version took what stands here next"})
+    with apsw.Connection(str(database(old))) as connection:
+        forged = b'{"samvad.sealed":"' + b"A" * 80 + b'"}'
+        connection.execute(
+            "UPDATE states SET body = ? WHERE CAST(body AS TEXT) LIKE '%earlier version%'", (forged,)
+        )
     before = content(old)
     call("backup", "all.backup", "--store", old)
     monkeypatch.setenv("SAMVAD_MASTER_KEY", key)

@@ -15,13 +15,14 @@ import pytest
 
 from samvad import open_samvad
 from samvad.clock import SystemClock
-from samvad.errors import SetupError
+from samvad.errors import SetupError, Unreadable
 from samvad.records import UserKey, user_hash
 from samvad.stores.data_key_file import DataKeyFile
 from samvad.stores.data_keys import DataKeys
 from samvad.stores.encrypting import keys_file
 from samvad.stores.master_keys import master_keys
 from samvad.stores.urls import store_from_url
+from samvad.types import Appended, Cleared
 from tests.firestore.raw import everything
 from tests.firestore.support import emulator
 
@@ -203,6 +204,45 @@ async def test_plain_data_is_not_believed_where_all_was_sealed(tmp_path: Path) -
     async with service(path, key) as samvad:
         state = await samvad.get_user_state("asha")
         assert state is not None and state.state == {"unreadable": True}
+
+
+async def test_a_plain_answer_is_not_believed_where_all_was_sealed(tmp_path: Path) -> None:
+    """Somebody writes one under an Idempotency-Key: it is not given as ours, nor is the request carried out again."""
+    path, key = tmp_path / "samvad.db", new_key()
+
+    async def once(samvad: Any, verb: str, kind: Any, act: Any) -> Any:
+        name = samvad.core.receipts.key("default", "", verb)
+        return await samvad.core.receipts.once(ASHA, name, b"f" * 32, kind, act)
+
+    async def say(samvad: Any) -> Any:
+        return await once(
+            samvad,
+            "say",
+            list[Appended],
+            lambda receipt: samvad.append_to_user_history("asha", "user", "hello", receipt=receipt),
+        )
+
+    async def clear(samvad: Any) -> Any:
+        return await once(
+            samvad, "clear", Cleared, lambda receipt: samvad.clear_user_data("asha", receipt=receipt)
+        )
+
+    async with service(path, key) as samvad:
+        cleared = await clear(samvad)  # counts, which stand in clear
+        appended = await say(samvad)
+    async with service(path, key) as samvad:
+        assert (await clear(samvad), await say(samvad)) == (cleared, [appended])
+    with apsw.Connection(str(path)) as connection:
+        connection.execute(
+            "UPDATE receipts SET answer = ? WHERE CAST(answer AS TEXT) LIKE '%samvad.sealed%'",
+            (msgspec.json.encode([appended]),),
+        )
+        assert connection.changes() == 1
+    async with service(path, key) as samvad:
+        assert await clear(samvad) == cleared
+        with pytest.raises(Unreadable):
+            await say(samvad)
+        assert (await samvad.get_user_profile("asha")).history_length == 1
 
 
 async def test_another_users_row_is_not_believed(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from samvad.clock import SystemClock
 from samvad.errors import UserErased
 from samvad.http.app import SamvadApp
 from samvad.records import StoredInterruption, UserKey
-from samvad.runtime import Options, Samvad
+from samvad.runtime import Options, Samvad, open_samvad
 from samvad.sessions.journal import Journal
 from samvad.sessions.journaled import JournaledStore
 from samvad.sessions.operations import EndSession, KeepContent, RecordInterruption, SaveSession
@@ -298,3 +298,14 @@ async def test_an_open_turn_holds_none(tmp_path: Path) -> None:
         ours = set(in_memory(live)) | set(in_memory(samvad))
         assert ours <= set(in_memory(provider)), "the script of the test, and what it was asked"
     assert await place.hits() == 0
+
+
+async def test_what_looks_like_no_content_beside_what_was_said_hides_nothing() -> None:
+    """A caller's metadata may hold an empty content ahead of a time: the words themselves are erased all the same."""
+    async with open_samvad("memory://", window_messages=1) as samvad:
+        for said in (CANARY, "a later one"):
+            nested = {"content": "", "timestamp": "2025"}
+            await samvad.append_to_user_history(ASHA, "user", said, metadata=nested)
+        await samvad.save_privacy(ASHA, content="none")
+        page = await samvad.page_history(ASHA, limit=10)
+        assert [message.content for message in page.messages] == []

@@ -20,7 +20,7 @@ from samvad.cli.command import PlainCommand, verbs
 from samvad.cli.opening import settings_of
 from samvad.cli.output import private_output, progress
 from samvad.records import UserKey
-from samvad.stores.encrypting import has_keys
+from samvad.stores.encrypting import has_keys, is_strict
 
 _SPOOL_BYTES: Final = 4 * 1024 * 1024
 _USERS_AHEAD: Final = 16
@@ -44,13 +44,20 @@ def backup(
     """
     settings = settings_of(store, data_dir)
 
-    async def run(out: IO[bytes]) -> DoneLine:
+    async def run(out: IO[bytes]) -> tuple[DoneLine, bool]:
         async with opened(settings.store_url(), settings, existing=True, readonly=True) as source:
-            return await write(source, out, only_erasures=only_erasures)
+            done = await write(source, out, only_erasures=only_erasures)
+            return done, not only_erasures and await has_keys(source) and not await is_strict(source)
 
     waiting = _waiting(settings)
     with private_output(None if file == "-" else file) as out:
-        done = asyncio.run(run(out))
+        done, in_clear = asyncio.run(run(out))
+    if in_clear:
+        print(
+            "samvad: what is from before encryption may stand in this backup in clear; `samvad migrate --new-keys` "
+            "to another database seals all of it.",
+            file=sys.stderr,
+        )
     if waiting:
         print(
             f"samvad: {waiting:,} operations wait in the journal and are not in Firestore, nor in this backup yet.",

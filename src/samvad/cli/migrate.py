@@ -25,7 +25,7 @@ from samvad.cli.output import progress
 from samvad.clock import SystemClock
 from samvad.errors import SamvadError, SetupError
 from samvad.records import UserKey
-from samvad.stores.encrypting import has_keys, keys_are_gone, looks_sealed
+from samvad.stores.encrypting import has_keys, is_strict, keys_are_gone, looks_sealed
 
 USERS_AT_ONCE: Final = 16
 
@@ -107,6 +107,7 @@ async def carry(source: Any, target: Any, totals: Totals, *, new_keys: bool = Fa
             await _carry(source, sealed, totals)
     else:
         await _carry(source, target, totals)
+        totals.in_clear = not await is_strict(source)
 
 
 async def _carry(source: Any, target: Any, totals: Totals, *, with_keys: bool = True) -> None:

@@ -18,6 +18,7 @@ from samvad.clock import SystemClock
 from samvad.errors import SamvadError, SetupError
 from samvad.knowledge.opening import documents_beside, documents_path
 from samvad.knowledge.records import EVERYONE, Scope, StoredDocument
+from samvad.knowledge.sealing import hash_of
 from samvad.knowledge.store import KnowledgeStore
 from samvad.records import UserKey
 from samvad.stores.encrypting import NO_KEY, data_keys_around, data_keys_of, has_keys
@@ -91,6 +92,24 @@ async def every_document(store: Any, users: Iterable[UserKey]) -> AsyncIterator[
                 stored = await documents.get(scope, document_id)
                 if stored is not None:  # else it was removed meanwhile
                     yield stored
+
+
+async def erase(store: Any, user: UserKey) -> None:
+    """Remove the documents of a user beside a store that is open, and first their key, without any master key."""
+    path = getattr(store, "path", None)
+    if isinstance(path, Path) and not documents_path(path).exists():
+        return
+    scope = Scope(user.tenant, user.user_id)
+    async with beside(store) as documents:
+        if data_keys_around(store) is not None or await has_keys(store):
+            keys = data_keys_of(getattr(store, "inner", store))
+            await keys.open()
+            try:
+                while (entry := await keys.get(hash_of(scope))) is not None:
+                    await keys.swap(hash_of(scope), entry, None)
+            finally:
+                await keys.close()
+        await documents.erase(scope)
 
 
 async def kept(documents: KnowledgeStore, stored: StoredDocument) -> bool:

@@ -80,7 +80,16 @@ def holds_content(record: UserRecord) -> bool:
 
 def any_content(messages: Iterable[StoredMessage]) -> bool:
     """Whether one of these messages has content."""
-    return any(_EMPTY not in message.body for message in messages)
+    return any(_EMPTY not in message.body or _content(message.body).content for message in messages)
+
+
+class _Content(msgspec.Struct):
+    content: str = ""
+
+
+_content: Final = msgspec.json.Decoder(
+    _Content
+).decode  # those bytes may stand in what was said beside it as well
 
 
 def session_holds_content(session: StoredSession) -> bool:

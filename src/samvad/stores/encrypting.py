@@ -149,6 +149,19 @@ async def has_keys(store: Any) -> bool:
     return False
 
 
+async def is_strict(store: Any) -> bool:
+    """Whether all that an open store with keys holds of conversations was sealed, as its keys tell."""
+    from samvad.stores.wrapped_keys import rings_of
+
+    keys = data_keys_of(store)
+    await keys.open()
+    try:
+        entry = await keys.get(RINGS)
+    finally:
+        await keys.close()
+    return entry is None or rings_of(entry.value).strict
+
+
 async def looks_sealed(store: Any) -> bool:
     """Whether some of the first users of a SQLite database are sealed: with keys that are not beside it (any more).
 

@@ -45,6 +45,7 @@ from samvad.records import (
     StoredSession,
     UserKey,
     UserRecord,
+    is_removed_answer,
     user_hash,
 )
 from samvad.stores import sealing
@@ -394,6 +395,9 @@ class SealedStore:
             return kept
         hashed = sealing.user_of(kept.answer)
         if hashed is None:
+            if self.data_keys.strict and not is_removed_answer(kept.answer):
+                self.opened.note(None, "receipt")
+                raise Unreadable  # somebody put it there: it is not to be answered, nor to be done again
             return kept
         return sealing.open_receipt(await self._keys_for(hashed, kept.answer), hashed, kept)
 

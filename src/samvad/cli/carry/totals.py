@@ -24,6 +24,7 @@ class Totals(msgspec.Struct):
     erasures: int = 0
     keys: int = 0  # of encrypted users, carried to another store
     sealed: bool = False  # what came in clear was sealed on the way
+    in_clear: bool = False  # what is from before encryption was carried as it is
     ended: int = 0  # users who lived in the target and had been erased in the source, or are on the list
     differences: list[str] = msgspec.field(default_factory=list)
     kinds: dict[str, int] = msgspec.field(default_factory=dict)
@@ -66,4 +67,8 @@ class Totals(msgspec.Struct):
             told.append("verified   each user by counts and checksum")
         if self.sealed:
             told.append("sealed     all of it, on the way")
+        if self.in_clear:
+            told.append(
+                "in clear   what is from before encryption, as it was; --new-keys would seal all of it"
+            )
         return told

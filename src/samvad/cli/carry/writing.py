@@ -170,6 +170,7 @@ async def erase_again(store: Any, erasures: Sequence[Any]) -> int:
     """
     from samvad.cli.carry.reading import keys_of
     from samvad.cli.carry.sealed import drop_key
+    from samvad.knowledge.carrying import erase
     from samvad.records import user_hash
 
     epochs = {each.user_hash: each for each in erasures}
@@ -185,6 +186,7 @@ async def erase_again(store: Any, erasures: Sequence[Any]) -> int:
                 erased += lived
                 version = head.version
                 if lived:
+                    await erase(store, key)
                     await drop_key(store, wanted.user_hash, wanted.epoch)
                 while lived and version.epoch < wanted.epoch:
                     change = Erased(wanted.erased_ms)
