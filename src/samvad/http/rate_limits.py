@@ -155,6 +155,8 @@ class Limiter:
             if self._shared is not None:
                 return self._spend_in_turn(wanted, identity)
             left = self._let_in(wanted, self.windows.spend(wanted, self._clock.monotonic_s()))
+        if identity.principal.user is None:
+            return left
         wait_s = self._wait_s(identity)
         return self._in_turn(left, wait_s) if wait_s else left
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -42,10 +43,12 @@ from samvad.stores.master_keys import NONCE_BYTES, aead_of, opened_with, sealed_
 
 MEMBER: Final = limits.RESERVED_MEMBER
 _OPENING: Final = b'"samvad.sealed":"'
+_NONCE: Final = f"{NONCE_BYTES}s"
 _VERSION: Final = b"\x01"
 _TOKEN_CHARS_MIN: Final = (1 + KEY_ID_BYTES + NONCE_BYTES + 16) * 4 // 3
 GONE: Final = UNREADABLE
 _replace = msgspec.structs.replace
+_parts = msgspec.structs.astuple
 _pack = msgspec.msgpack.encode
 _json = msgspec.json.encode
 
@@ -66,8 +69,7 @@ def nonces(count: int) -> list[bytes]:
 
     None is kept for later: a fork or a copy of the process would use it again.
     """
-    drawn = os.urandom(NONCE_BYTES * count)
-    return [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
+    return list(struct.unpack(_NONCE * count, os.urandom(NONCE_BYTES * count)))
 
 
 def _whose(hashed: bytes, epoch: int) -> bytes:
@@ -179,12 +181,14 @@ def seal_messages(
     key_id, epoch, aead = key
     whose, begins = _whose(hashed, epoch), _VERSION + key_id
     sealed: list[StoredMessage] = []
-    for m in messages:
+    for message in messages:
+        seq, message_id, role, at_ms, body, calls, answers, given = _parts(message)
+        place = "message", seq, message_id, role, at_ms, calls, answers, given  # that of `_message_place`
         nonce = drawn.pop() if drawn else os.urandom(NONCE_BYTES)
-        seal = begins + sealed_with(aead, m.body, whose + _pack(_message_place(m)), nonce)
-        calls = [{"id": call} for call in m.calls] if m.calls else None
-        body = _json(_SealedMessage(m.seq, m.id, m.role, rfc3339(m.at_ms), calls, m.answers, seal))
-        sealed.append(StoredMessage(m.seq, m.id, m.role, m.at_ms, body, m.calls, m.answers, m.given))
+        seal = begins + sealed_with(aead, body, whose + _pack(place), nonce)
+        told = [{"id": call} for call in calls] if calls else None
+        kept = _json(_SealedMessage(seq, message_id, role, rfc3339(at_ms), told, answers, seal))
+        sealed.append(StoredMessage(seq, message_id, role, at_ms, kept, calls, answers, given))
     return tuple(sealed)
 
 
