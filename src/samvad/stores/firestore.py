@@ -2,7 +2,7 @@
 
 Documents: `user_profiles/{user}` is the head (see firestore_head), `user_profiles/{user}/history/{segment}`
 the sealed messages, `user_states/{user}`, `sessions/{session}`, `interruptions/{id}`, `receipts/{key}`,
-`erasures/{hash}`, `purges/{hash}-{epoch}` (see firestore_erasing).
+`erasures/{hash}`, `purges/{hash}-{epoch}`, `strays/{hash}-…` (see firestore_erasing).
 
 Where an answer does not come, the head tells what became of the batch (see firestore_commits); only where that
 cannot be found out either is StoreUnavailable raised.

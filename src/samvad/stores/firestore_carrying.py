@@ -126,6 +126,14 @@ class Carrier:
                 for name, each in some.items()
                 if there[name] is None
             ]
+            newest: dict[bytes, int] = {}
+            for name, each in some.items():
+                if there[name] is None and each.receipt.answer is not None:
+                    newest[each.user_hash] = max(newest.get(each.user_hash, 0), each.receipt.at_ms)
+            writes += [
+                documents.at_least_write(self._names.stray_receipts(hashed), "atMs", at_ms)
+                for hashed, at_ms in newest.items()
+            ]
             if writes:
                 await self._client.commit_surely(writes, deadline)
 

@@ -28,8 +28,9 @@ from samvad.records import (
     UserKey,
     Version,
 )
+from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_client import BoundedClient, CommitAmbiguous, CommitRefused
-from samvad.stores.firestore_erasing import Eraser
+from samvad.stores.firestore_erasing import Eraser, Found
 from samvad.stores.firestore_head import Head, Torn
 from samvad.stores.firestore_names import Names
 from samvad.stores.firestore_plan import Batch, Facts, Plan
@@ -97,7 +98,7 @@ class Committer:
             self.forget(user)
             base, head = head, None
             try:
-                self.remember(user, await self._send(batch, deadline))
+                self.remember(user, await self._send(user, batch, deadline))
             except CommitRefused:
                 certain = True
                 tried.pop(token, None)  # this attempt was sent once, and is certain not to have been done
@@ -153,11 +154,11 @@ class Committer:
             deadline=deadline,
         )
 
-    async def _send(self, batch: Batch, deadline: float) -> Head:
+    async def _send(self, user: UserKey, batch: Batch, deadline: float) -> Head:
         """Commit a batch; the head as it is then.
 
         A batch that is too much for one request is preceded by its segments, which count for nothing until
-        the batch says where they stand.
+        the batch says where they stand; a mark tells whoever erases to look for them.
         """
         writes = batch.writes
         size = sum(write.ByteSize() for write in writes)
@@ -168,7 +169,8 @@ class Committer:
                     content.update.fields[field].CopyFrom(value)
                 writes.append(content)
         else:
-            for group in _by_size([content for content, _ in batch.segments]):
+            mark = documents.set_write(self._names.stray_segments(user), {})
+            for group in _by_size([mark, *[content for content, _ in batch.segments]]):
                 await self._client.commit_surely(group, deadline)
             for _, where in batch.segments:
                 where.current_document.exists = True
@@ -184,7 +186,8 @@ class Committer:
         deadline = self._client.deadline()
         head = self._heads.get(user)
         cached = head is not None
-        tried: dict[str, tuple[Committed, int, bool]] = {}
+        tried: dict[str, tuple[Committed, int, Found]] = {}
+        strays = False
         lost = overtaken = 0
         while True:
             if head is None:
@@ -198,16 +201,16 @@ class Committer:
             if origin is not None and head.applied.get(origin.replica, (-1, 0))[0] >= origin.number:
                 again = Committed(Version(head.epoch, head.revision), head.seq)
                 # Its purge may have been cut short.
-                return await self._purged(user, again, head.epoch - 1, all_found=False)
+                return await self._purged(user, again, head.epoch - 1, Found(all=False))
             if commit.expected != Version(head.epoch, head.revision):
                 if not cached:
                     return StaleVersion()
                 head = None
                 continue
-            found = await self._eraser.find(user, head, deadline)
+            found = await self._eraser.find(user, head, deadline, strays=strays)
             token = secrets.token_hex(6)
             committed = Committed(Version(head.epoch + 1, 0), 0, found.removed)
-            tried[token] = (committed, head.epoch, found.all)
+            tried[token] = (committed, head.epoch, found)
             writes = self._eraser.fence(commit, head, found, token)
             self.forget(user)
             try:
@@ -215,6 +218,7 @@ class Committer:
             except CommitRefused:
                 del tried[token]
                 head = None
+                strays = True  # or another has written: in doubt all is looked for
                 await self._client.give_way(overtaken, deadline)
                 overtaken += 1
             except CommitAmbiguous:
@@ -224,8 +228,8 @@ class Committer:
             else:
                 return await self._purged(user, *tried[token])
 
-    async def _purged(self, user: UserKey, committed: Committed, epoch: int, all_found: bool) -> Committed:
-        done = await self._eraser.purge_or_leave(user, epoch, all_found=all_found)
+    async def _purged(self, user: UserKey, committed: Committed, epoch: int, found: Found) -> Committed:
+        done = found.whole or await self._eraser.purge_or_leave(user, epoch, all_found=found.all)
         return committed if done else msgspec.structs.replace(committed, pending=True)
 
     # --- heads in memory -------------------------------------------------------------------------------

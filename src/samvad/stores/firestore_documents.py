@@ -113,6 +113,14 @@ def set_write(name: str, fields: Fields, mask: Sequence[str] | None = None) -> A
     return write
 
 
+def at_least_write(name: str, field: str, value: int) -> Any:
+    """Make a field of a document at least this; of one that is not there, the only one."""
+    write = Write(update=Document(name=name))
+    write.update_mask.SetInParent()
+    write.update_transforms.add(field_path=field).maximum.integer_value = value
+    return write
+
+
 def delete_write(name: str) -> Any:
     """Delete a document; one that is not there is no error."""
     return Write(delete=name)

@@ -3,10 +3,15 @@
 The fence counts the epoch up under a hash of the user's id, removes head and state, and leaves a note. With it go the
 sessions and interruptions that were found before it, a bounded number: as long as the head is the one that was read,
 which the fence rests on, they are this life's, and all there are. Where the head says what there is, nothing is asked.
+Mostly it tells of everything: then all goes with the fence, and nothing is left to be done, nor noted.
 
-From then on nothing of the old life can be read or written, though its segments and receipts' answers are still to be
-purged, and whatever the fence had no room for. The note names the user until that is done, so that whoever finds it
-(this process, or the next after a crash) can finish.
+Else nothing of the old life can be read or written from then on, though what the fence had no room for, segments that
+the head does not list and receipts' answers are still to be purged. The note names the user until that is done, so that
+whoever finds it (this process, or the next after a crash) can finish.
+
+Strays are what no head tells of: segments in front of a batch that was too large for one request, which stay if the
+process ends there, and answers kept of a user who is not there, or brought from another store. Whoever writes them
+writes a mark as well, under the hash of the user. A fence that is all rests on there being none, and is else refused.
 """
 
 from __future__ import annotations
@@ -18,7 +23,16 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from samvad.errors import StoreUnavailable
-from samvad.records import NOTHING_REMOVED, Commit, Erased, ReceiptKept, Removed, UserKey, removed_answer
+from samvad.records import (
+    NOTHING_REMOVED,
+    Commit,
+    Erased,
+    ReceiptKept,
+    Removed,
+    UserKey,
+    removed_answer,
+    user_hash,
+)
 from samvad.stores import firestore_documents as documents
 from samvad.stores import firestore_names as names_of
 from samvad.stores.firestore_client import BoundedClient, CommitRefused
@@ -34,13 +48,14 @@ _PURGES_AT_ONCE: Final = 20
 class Found(NamedTuple):
     """What there is of a life before its fence: exact if the head is still the same when the fence is written.
 
-    `removed` is what erasing removes, `names` the documents that go with the fence; `all` is whether no session and
-    no interruption is left for the purge.
+    `removed` is what erasing removes, `names` the documents that go with the fence. `all` is whether no session and no
+    interruption is left for the purge; `whole`: nothing at all, unless there are strays.
     """
 
     removed: Removed = NOTHING_REMOVED
     names: tuple[str, ...] = ()
     all: bool = True
+    whole: bool = False
 
 
 class _Wanted(NamedTuple):
@@ -68,8 +83,8 @@ class Eraser:
         self._names = names
         self.left_over = False  # whether a purge of this process was cut short
 
-    async def find(self, user: UserKey, head: Head, deadline: float) -> Found:
-        """What erasing removes, and what of it is to go with the fence."""
+    async def find(self, user: UserKey, head: Head, deadline: float, *, strays: bool) -> Found:
+        """What erasing removes, and what of it is to go with the fence. `strays`: there may be some."""
         if not head.there:
             return Found()
         (sessions, session_names), (interruptions, interruption_names) = await asyncio.gather(
@@ -83,7 +98,11 @@ class Eraser:
             messages=head.seq - head.trimmed,
             interruptions=interruptions,
         )
-        return Found(removed, names, len(names) == sessions + interruptions)
+        everything = len(names) == sessions + interruptions
+        whole = everything and not (strays or head.answered or head.segments_more)
+        if whole:
+            names += tuple(self._names.segment(user, head.epoch, each) for each in head.segments)
+        return Found(removed, names, everything, whole)
 
     async def _sessions(self, user: UserKey, head: Head, deadline: float) -> tuple[int, Sequence[str]]:
         if head.lists_all_sessions:
@@ -124,8 +143,10 @@ class Eraser:
             documents.only_if_absent(erasure)
         writes.append(documents.delete_write(self._names.state(user)))
         writes += [documents.delete_write(name) for name in found.names]
-        note = {"tenant": user.tenant, "userId": user.user_id, "epoch": head.epoch, "atMs": at_ms}
-        writes.append(documents.set_write(self._names.purge(user, head.epoch), note))
+        if not found.whole:
+            note = {"tenant": user.tenant, "userId": user.user_id, "epoch": head.epoch, "atMs": at_ms}
+            writes.append(documents.set_write(self._names.purge(user, head.epoch), note))
+        answered_ms: int | None = None
         hashed_life = names_of.hashed_life(user, head.epoch + 1)
         for change in commit.changes:
             if isinstance(change, ReceiptKept):
@@ -135,9 +156,18 @@ class Eraser:
                     receipt = msgspec.structs.replace(receipt, answer=answer)
                 fields = documents.receipt_fields(hashed_life, receipt)
                 writes.append(documents.set_write(self._names.receipt(receipt.key), fields))
+                answered_ms = receipt.at_ms
             elif not isinstance(change, Erased):
                 raise ValueError("an erasing is committed by itself")
-        return writes
+        strays = [documents.delete_write(self._names.stray_segments(user))] if found.whole else []
+        mark = self._names.stray_receipts(user_hash(user))
+        if answered_ms is not None:  # in the life that begins, of which no head tells yet
+            strays.append(documents.at_least_write(mark, "atMs", answered_ms))
+        elif found.whole:
+            strays.append(documents.delete_write(mark))
+        if found.whole:
+            strays = [documents.only_if_absent(each) for each in strays]
+        return writes + strays
 
     async def fenced_by(self, user: UserKey, deadline: float) -> str:
         """The token of the newest erasing of the user; empty if there was none."""
@@ -148,8 +178,7 @@ class Eraser:
     async def purge(self, user: UserKey, epoch: int, *, all_found: bool = False) -> None:
         """Remove what is left of a life that was fenced, its note with the last of it. Doing it twice is harmless.
 
-        `all_found`: no session and no interruption can be left. Segments and receipts are always looked for: segments
-        of a batch that was never finished are in no head, and receipts are also brought from other stores.
+        `all_found`: no session and no interruption can be left.
         """
         root = self._names.root
         answered = (("life", "EQUAL", names_of.hashed_life(user, epoch)), ("answered", "EQUAL", True))
@@ -211,9 +240,10 @@ class Eraser:
         return True
 
     async def expire_receipts(self, before_ms: int) -> int:
-        """Forget receipts older than this; how many."""
-        wanted = query("receipts", ("atMs", "LESS_THAN", before_ms), **_SOME)
-        return await self._remove([_Wanted(self._names.root, wanted)])
+        """Forget receipts older than this, and marks of such; how many receipts."""
+        older = ("atMs", "LESS_THAN", before_ms)
+        await self._remove([_Wanted(self._names.root, query("strays", older, **_SOME))])
+        return await self._remove([_Wanted(self._names.root, query("receipts", older, **_SOME))])
 
 
 _SOME: Final[dict[str, Any]] = {"limit": _FOUND_AT_ONCE, "only_names": True}

@@ -4,7 +4,7 @@ It holds the version, the newest messages (the tail), where the sealed segments 
 when they were last used, and which commits were applied. A flush of messages alone is one write of it; so is
 the activity of a session, whose own document may lag behind by a bounded time.
 
-It also says what a life never had, so that an erasing need not look for it: sessions that have ended, interruptions.
+It also says what a life never had, so that an erasing need not look for it: ended sessions, interruptions, answers.
 That stands with the token of the newest write, as whoever writes without knowing of it (an earlier version, beside
 this one while it is being replaced) puts a token of its own there: what is not said is not known.
 """
@@ -49,8 +49,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
     A user that is not there has a head with `revision` 0. `update_time` is None where there is no document;
     `erasure_time` is then that of the erasures document, if there is one. `older` is true of a document (or a
-    state without one) of the older layout: the next write replaces it. `ended` and `interrupted` are whether there
-    may be sessions that have ended, and interruptions: once true, or not known, they stay so for this life.
+    state without one) of the older layout: the next write replaces it. `ended`, `interrupted` and `answered` are
+    whether there may be sessions that have ended, interruptions, and receipts with an answer: once true, or not known,
+    they stay so for this life.
     """
 
     epoch: int
@@ -69,6 +70,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     sessions_more: bool = False
     ended: bool = True
     interrupted: bool = True
+    answered: bool = True
     applied: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)  # number, at which revision
     tokens: tuple[tuple[int, str], ...] = ()  # revision after the write, its token
     erased: Erasure = _NEVER  # the one that ended the life before
@@ -121,7 +123,14 @@ def erasure_from(document: Any) -> Erasure:
 def absent(epoch: int, erasure_time: Any, older_state: StoredState | None, erased: Erasure = _NEVER) -> Head:
     """The head of a user without a document; a state of the older layout may be there all the same."""
     if older_state is None:
-        return Head(epoch=epoch, erasure_time=erasure_time, erased=erased, ended=False, interrupted=False)
+        return Head(
+            epoch=epoch,
+            erasure_time=erasure_time,
+            erased=erased,
+            ended=False,
+            interrupted=False,
+            answered=False,
+        )
     return Head(
         epoch=epoch,
         revision=1,
@@ -176,6 +185,7 @@ def head_from(user: UserKey, document: Any) -> Head:
         sessions_more=get["sessionsMore"].boolean_value,
         ended=tokens[-1].get("ended", True),
         interrupted=tokens[-1].get("interrupted", True),
+        answered=tokens[-1].get("answered", True),
         applied={each["replica"]: (each["number"], each["revision"]) for each in fields.get("applied") or ()},
         tokens=tuple((each["revision"], each["token"]) for each in fields.get("tokens") or ()),
         erased=Erasure(**fields["erased"]) if "erased" in fields else _NEVER,
@@ -230,7 +240,7 @@ def head_fields(user: UserKey, head: Head) -> Fields:
     profile = head.profile
     tokens: list[Fields] = [{"revision": revision, "token": token} for revision, token in head.tokens]
     if tokens:
-        tokens[-1] |= {"ended": head.ended, "interrupted": head.interrupted}
+        tokens[-1] |= {"ended": head.ended, "interrupted": head.interrupted, "answered": head.answered}
     fields: Fields = {
         "layout": LAYOUT,
         "tenant": user.tenant,

@@ -94,6 +94,14 @@ class Names:
         """The note that a life has been erased and not all of it is purged."""
         return f"{self.root}/purges/{user_hash(user).hex()}-{epoch}"
 
+    def stray_segments(self, user: UserKey) -> str:
+        """The mark that there may be segments of the user's that no head tells of."""
+        return f"{self.root}/strays/{user_hash(user).hex()}-segments"
+
+    def stray_receipts(self, hashed: bytes) -> str:
+        """The mark that there are answers of a user's, by the hash of the user, that no head tells of."""
+        return f"{self.root}/strays/{hashed.hex()}-receipts"
+
     def probe(self) -> str:
         """A document that is never there."""
         return f"{self.root}/probes/none"

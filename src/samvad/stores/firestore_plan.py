@@ -38,6 +38,7 @@ from samvad.records import (
     Version,
     only_receipts,
     removed_answer,
+    user_hash,
 )
 from samvad.stores import firestore_documents as documents
 from samvad.stores import firestore_head as heads
@@ -92,6 +93,7 @@ class Plan:
         # By name: the fields to write and which of them (None: all); None to delete.
         self._writes: dict[str, tuple[documents.Fields, list[str] | None] | None] = {}
         self._keeps_receipts = False
+        self._answered_ms = 0  # when the newest answer was given that is kept
         self._stamped: set[str] = set()  # these say at which revision they were written
         # By name: the update time of the document that is replaced; None where there must be none.
         self._conditions: dict[str, Any] = {}
@@ -222,6 +224,8 @@ class Plan:
             receipt = msgspec.structs.replace(receipt, answer=removed_answer(removed, receipt.at_ms))
         hashed_life = names_of.hashed_life(self._user, self.head.epoch)
         self._keeps_receipts = True
+        if receipt.answer is not None:
+            self._answered_ms = max(self._answered_ms, receipt.at_ms, 1)
         self._set(self._names.receipt(receipt.key), documents.receipt_fields(hashed_life, receipt))
 
     def _set(self, name: str, fields: documents.Fields, *, stamped: bool = False) -> None:
@@ -338,11 +342,15 @@ class Plan:
                 self._trim_segments()
             segments = self._seal()
             tokens = (*before.tokens, (self.head.revision, token))[-heads.TOKENS_MAX :]
-            self._change(tokens=tokens, older=False, older_state=None, erasure_time=None)
+            answered = self.head.answered or self._answered_ms > 0
+            self._change(tokens=tokens, older=False, older_state=None, erasure_time=None, answered=answered)
             head_at = 0
             writes.append(heads.head_write(self._names.head(self._user), self._user, before, self.head))
             if before.update_time is None:
                 writes.append(self._guard(before))
+        elif self._answered_ms:  # nobody's head can tell of it
+            mark = self._names.stray_receipts(user_hash(self._user))
+            writes.append(documents.at_least_write(mark, "atMs", self._answered_ms))
         for name, content in self._writes.items():
             if content is None:
                 write = documents.delete_write(name)
