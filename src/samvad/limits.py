@@ -31,6 +31,10 @@ SESSIONS_IN_RECORD_MAX: Final = 256
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 SMALL_BODY_BYTES_MAX: Final = 1024 * 1024  # where nothing larger than a state is taken
 PDF_BODY_BYTES_MAX: Final = 72 * 1024 * 1024  # of add-pdf: base64 takes four bytes for three
+FETCHES_MAX: Final = 32  # pages that are fetched at once
+DOCUMENTS_READ_EACH_MAX: Final = (
+    4  # pages that are fetched for one person at once, and files of theirs that are read
+)
 UPLOADS_BYTES_MAX: Final = 2 * PDF_BODY_BYTES_MAX  # of all bodies of add-pdf that are in memory at once
 OPERATIONS_PER_BATCH_MAX: Final = 500
 IDEMPOTENCY_TTL_S: Final = 24 * 3600

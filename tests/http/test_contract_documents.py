@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,9 +16,11 @@ from samvad import limits, open_samvad
 from samvad.knowledge import extracting
 from samvad.knowledge.fetching import Fetcher
 from samvad.knowledge.sources import Uploads
-from tests.http.support import Api
+from tests.auth.world import ASHA, BALA, bearing, world
+from tests.http.support import Answer, Api
 from tests.knowledge.test_extracting import DATA, HELLO, bomb, pdf
 from tests.knowledge.test_fetching import INSIDE, fetcher, page, redirect, web
+from tests.support import wait_until_async
 
 pytestmark = pytest.mark.anyio
 BASE = "/api/knowledge"
@@ -189,8 +193,6 @@ async def test_what_does_not_come_in_time_or_at_all_is_told(plain: Api) -> None:
             await writer.drain()
             await site.released.wait()  # type: ignore[attr-defined]
 
-        import asyncio
-
         site.released = asyncio.Event()  # type: ignore[attr-defined]
         site.answer = silence
         may_fetch(plain, fetching=fetcher(port, seconds_max=0.2))
@@ -335,3 +337,46 @@ async def test_a_type_that_is_no_word_is_refused() -> None:
         for kind in (["text"], {}, 7, "docx"):
             with pytest.raises(InvalidRequest):
                 await samvad.knowledge.add_text("T", "Text.", type=kind)  # type: ignore[arg-type]
+
+
+async def test_nobody_has_all_the_places() -> None:
+    """Of one person four pages are fetched and four files read at once; then it is 503 for them and nobody else."""
+    async with world() as here, web() as site:
+        released = asyncio.Event()
+
+        async def late(head: bytes, writer: Any) -> None:
+            await released.wait()
+            writer.write(page(TITLE, kind=b"text/html"))
+            await writer.drain()
+
+        site.answer = late
+        may_fetch(here.api, site.port)
+
+        async def add(user: str, name: str) -> Answer:
+            body = {"url": f"{site.url}/{name}"}
+            return await here.api.post(BASE + "/add-url", body, headers=bearing(here.token(user)))
+
+        async def fetched(number: int) -> None:
+            async def there() -> bool:
+                return site.connections == number
+
+            await wait_until_async(there, f"{number} pages are asked for")
+
+        most = limits.DOCUMENTS_READ_EACH_MAX
+        mine = [asyncio.create_task(add(ASHA, str(number))) for number in range(most)]
+        await fetched(most)
+        assert (await add(ASHA, "more")).status == 503
+        theirs = asyncio.create_task(add(BALA, "0"))
+        await fetched(most + 1)
+        released.set()
+        assert [(await each).status for each in (*mine, theirs)] == [200] * (most + 1)
+        assert (await add(ASHA, "more")).status == 200
+
+        uploads = here.samvad.knowledge.core.uploads
+        sent = {"pdfContent": encoded(pdf(HELLO)), "filename": "a.pdf"}
+        with contextlib.ExitStack() as held:
+            for _ in range(most):
+                held.enter_context(uploads.room(1, ("default", ASHA)))
+            for user, status in ((ASHA, 503), (BALA, 200)):
+                answer = await here.api.post(BASE + "/add-pdf", sent, headers=bearing(here.token(user)))
+                assert answer.status == status

@@ -66,6 +66,12 @@ class KnowledgeBase:
         self.core = core
         self.principal = principal
 
+    @property
+    def person(self) -> tuple[str, str] | None:
+        """The person it acts for, by tenant and name; None for a program."""
+        tenant, user, _, _ = self.principal
+        return None if user is None else (tenant, user)
+
     def acting_as(self, principal: Principal) -> KnowledgeBase:
         """The same knowledge base for another principal."""
         return KnowledgeBase(self.core, principal)
@@ -151,7 +157,7 @@ class KnowledgeBase:
         """
         source = self.core.fetcher.checked(taking.text(url, "url")).url
         self._check_described(title, {**described, "source": source})
-        fetched = await self.core.fetcher.fetch(source)
+        fetched = await self.core.fetcher.fetch(source, self.person)
         read = await read_document(fetched.data, fetched.kind, name=source, charset=fetched.charset)
         return await self._add_read(read, title, {"type": "url", "source": source, **described})
 

@@ -14,15 +14,17 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import msgspec
 
+from samvad import limits
 from samvad.errors import SetupError, TooLarge, UrlFailed, UrlRefused
 from samvad.knowledge.addresses import Address, Network, may_reach
 from samvad.knowledge.extracting import DocumentType, kind_of
+from samvad.knowledge.places import Places
 
 if TYPE_CHECKING:
     import httpcore2
@@ -87,16 +89,21 @@ class Fetcher:
         self._bytes_max = bytes_max
         self._seconds_max = seconds_max
         self._tls = tls
+        self._places = Places(limits.FETCHES_MAX, limits.DOCUMENTS_READ_EACH_MAX)
 
-    async def fetch(self, url: str) -> Fetched:
-        """The document at a URL, after at most 5 redirects."""
+    async def fetch(self, url: str, who: Hashable | None = None) -> Fetched:
+        """The document at a URL, after at most 5 redirects; `who` is the person who wants it, None a program.
+
+        Overloaded where too many are being fetched, of all or of that person.
+        """
         try:
             import httpcore2
         except ImportError as error:
             raise SetupError(_NEEDS_EXTRA) from error
         try:
-            async with asyncio.timeout(self._seconds_max):
-                return await self._follow(url)
+            with self._places.place(who):
+                async with asyncio.timeout(self._seconds_max):
+                    return await self._follow(url)
         except TimeoutError:
             raise UrlFailed(f"The page did not arrive within {self._seconds_max:g} s.") from None
         except (

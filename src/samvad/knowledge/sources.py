@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import PurePath
 from typing import NamedTuple
 
 from samvad import limits
 from samvad.errors import InvalidRequest, Overloaded
 from samvad.knowledge.extracting import DocumentType, extract, kind_of
+from samvad.knowledge.places import Places
 from samvad.knowledge.records import HeadingAt
 from samvad.knowledge.structure import Extracted, one_line
 
@@ -29,17 +30,22 @@ class Uploads:
     def __init__(self, bytes_max: int = limits.UPLOADS_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
+        self._places = Places(bytes_max, limits.DOCUMENTS_READ_EACH_MAX)
 
     @contextlib.contextmanager
-    def room(self, size: int) -> Iterator[None]:
-        """Room for a file of `size` bytes while it is received and read; Overloaded where there is none."""
+    def room(self, size: int, who: Hashable | None = None) -> Iterator[None]:
+        """Room for a file of `size` bytes while it is received and read; Overloaded where there is none.
+
+        `who` is the person who sends it, None a program: files are read two at a time, and nobody has all the turns.
+        """
         if self._bytes + size > self._bytes_max:
             raise Overloaded("Other files are being read; send this one again soon.")
-        self._bytes += size
-        try:
-            yield
-        finally:
-            self._bytes -= size
+        with self._places.place(who):
+            self._bytes += size
+            try:
+                yield
+            finally:
+                self._bytes -= size
 
 
 async def read_document(data: bytes, kind: DocumentType, *, name: str, charset: str | None = None) -> Read:

@@ -57,7 +57,7 @@ async def add_pdf(call: Call) -> Reply:
     """Add a PDF, or change the one of this `id` or `source`."""
     base = knowledge_of(call)
     base.check()  # before the body is read: it may be large
-    with base.core.uploads.room(call.length(limits.PDF_BODY_BYTES_MAX)):
+    with base.core.uploads.room(call.length(limits.PDF_BODY_BYTES_MAX), base.person):
         members = await call.members(limits.PDF_BODY_BYTES_MAX)
         content = members.pop("pdfContent", msgspec.Raw(b"null"))
         body = {name: msgspec.json.decode(value) for name, value in members.items()}
