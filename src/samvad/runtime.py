@@ -17,6 +17,7 @@ from samvad import limits, tracing
 from samvad.clock import Clock, SystemClock
 from samvad.errors import SetupError
 from samvad.interruptions import InterruptionContextManager
+from samvad.knowledge.left_indexes import remove_left
 from samvad.records import UserKey
 from samvad.retention.rules import RetentionOptions
 from samvad.sessions.acting import SessionCore, may_keep
@@ -334,7 +335,7 @@ class Samvad(SessionPersistenceService):
     async def _keep_up(self) -> None:
         for listener in self.after_open:
             await tried(listener())
-        await tried(self._guard.keep_up(self.store))
+        await tried(remove_left(self.store, self._knowledge, None))
         while True:
             await asyncio.sleep(_UPKEEP_S)
             self.cache.sweep()
@@ -359,8 +360,7 @@ class Samvad(SessionPersistenceService):
     async def _gone(self, user_hash: bytes | None) -> None:
         """Another process erased somebody, or may have: what files here hold of them."""
         self._guard.erased()
-        if user_hash is not None and self._knowledge is not None:
-            await tried(self._knowledge.core.shelf.gone(user_hash))
+        await tried(remove_left(self.store, self._knowledge, user_hash))
 
     async def _erase_documents(self, key: UserKey) -> None:
         """Remove an erased user's documents; they go first, so that none outlives its user."""

@@ -19,7 +19,8 @@ from samvad.errors import NotFound, SetupError, Unreadable
 from samvad.knowledge import copies
 from samvad.knowledge.embedders.openai import OpenAIEmbedder
 from samvad.knowledge.engine import Engine
-from samvad.knowledge.opening import documents_path, index_directory
+from samvad.knowledge.left_indexes import index_directory
+from samvad.knowledge.opening import documents_path
 from samvad.knowledge.records import Filter, Scope
 from samvad.stores.data_key_file import DataKeyFile
 from samvad.stores.data_keys import DataKeys

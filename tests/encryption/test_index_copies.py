@@ -10,7 +10,7 @@ import pytest
 
 from samvad.knowledge import copies, shelf
 from samvad.knowledge.engine import Engine
-from samvad.knowledge.opening import index_directory
+from samvad.knowledge.left_indexes import index_directory
 from samvad.knowledge.records import Scope
 from tests.encryption.test_at_rest import new_key
 from tests.encryption.test_documents_at_rest import TEXT, TITLE, Base, add, asked

@@ -57,6 +57,37 @@ async def test_a_replica_follows_the_others(url: str) -> None:
         assert await found(other, "locker", "asha") == []
 
 
+async def test_an_index_of_who_was_erased_elsewhere_goes_before_anybody_searches(
+    url: str, tmp_path: Path
+) -> None:
+    """Erased while this replica was down: its start removes the file. While it runs: hearing of it does."""
+
+    def replica(name: str) -> Samvad:
+        return open_samvad(url, journal_dir=tmp_path / name / "journal")
+
+    def left() -> int:
+        return len({path.name.partition(".")[0] for path in tmp_path.glob("here/knowledge-index/user-*")})
+
+    async def is_left(number: int) -> bool:
+        return left() == number
+
+    async with replica("elsewhere") as elsewhere:
+        async with replica("here") as here:
+            for user in ("asha", "bala", "chitra"):
+                await here.append_to_user_history(user, "user", "hello")
+                await here.knowledge.add_text("Note", "My locker is number seven.", user_id=user)
+                assert len(await found(here, "locker", user)) == 1
+        assert left() == 3
+        await elsewhere.clear_user_data("asha")
+        assert left() == 3
+        async with replica("here") as here:
+            await wait_until_async(lambda: is_left(2), "the start has removed the index of who was erased")
+            await elsewhere.clear_user_data("bala")
+            await wait_until_async(lambda: is_left(1), "and hearing of it, that of who was erased then")
+            assert not here.knowledge_is_open
+            assert len(await found(here, "locker", "chitra")) == 1
+
+
 async def test_notes_of_removals_go_away(url: str) -> None:
     """A replica that slept for longer than they are kept still forgets what was removed meanwhile."""
     clock = VirtualClock()

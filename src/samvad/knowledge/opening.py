@@ -12,6 +12,7 @@ from samvad.knowledge.addresses import Network
 from samvad.knowledge.base import KnowledgeBase, KnowledgeCore
 from samvad.knowledge.embedding import Embedder
 from samvad.knowledge.fetching import Fetcher
+from samvad.knowledge.left_indexes import directory_beside
 from samvad.knowledge.remote import RemoteEngine
 from samvad.knowledge.shelf import Shelf
 from samvad.knowledge.sources import Uploads
@@ -24,11 +25,6 @@ from samvad.types import LOCAL
 def documents_path(database: Path) -> Path:
     """The file of the documents beside a SQLite database: `samvad.knowledge.db` beside `samvad.db`."""
     return database.with_name(f"{database.stem}.knowledge.db")
-
-
-def index_directory(database: Path) -> Path:
-    """The directory of the indexes beside a SQLite database; it may be removed while no server runs."""
-    return database.with_name(f"{database.stem}.knowledge-index")
 
 
 def has_documents(store: Any) -> bool:
@@ -64,7 +60,6 @@ def knowledge_beside(
 ) -> KnowledgeBase:
     """The knowledge base beside a store of conversations, not yet open."""
     documents = documents_beside(store, clock)
-    directory: Path | None = None
     readonly = bool(getattr(store, "readonly", False))
     seals = None
     if (data_keys := data_keys_around(store)) is not None:
@@ -75,13 +70,7 @@ def knowledge_beside(
         from samvad.knowledge.store_plain import PlainKnowledgeStore
 
         documents = cast("KnowledgeStore", PlainKnowledgeStore(documents))
-    path = getattr(store, "path", None)
-    journal = getattr(store, "journal", None)
-    if journal is not None and documents.name == "firestore":
-        directory = Path(journal.directory).with_name("knowledge-index")
-    elif isinstance(path, Path):
-        directory = index_directory(path)
-    engine = RemoteEngine(directory, readonly=readonly, sealed=seals is not None)
+    engine = RemoteEngine(directory_beside(store), readonly=readonly, sealed=seals is not None)
     shelf = Shelf(documents, engine, clock, embedder, readonly=readonly, seals=seals)
     statistics = Statistics(shelf, clock, keeps=keeps, readonly=readonly)
     return KnowledgeBase(

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from samvad.errors import ShuttingDown, StoreUnavailable
+from samvad.knowledge.left_indexes import remove_files_of
 from samvad.knowledge.worker import ANSWERS, HEADER, Answer, Request
 from samvad.meters import Histogram
 
@@ -49,8 +50,7 @@ class RemoteEngine:
     def remove_files_of(self, user_hash: bytes) -> None:
         """Remove the index of a user that was left by an earlier process: its name says so much. Blocks."""
         if self._directory is not None and not self._readonly:
-            for path in self._directory.glob(f"user-{user_hash.hex()[:32]}.*"):
-                path.unlink(missing_ok=True)
+            remove_files_of(self._directory, user_hash)
 
     async def ask(self, request: Request) -> Any:
         """The answer to a request; EngineFault where there is none."""
