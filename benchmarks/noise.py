@@ -1,8 +1,8 @@
-"""A user far past their limit: `python -m benchmarks.noise URL TOKEN CONNECTIONS`, until its input ends.
+"""A user far past their limit: `python -m benchmarks.noise URL USER TOKEN CONNECTIONS`, until its input ends.
 
 On every connection the next request follows the last answer at once: a state, or a message of 60 KiB. What is closed is
-opened again. It comes from an address of its own, says when it is past its limit on every connection, and in the end
-how often it was answered with what.
+opened again. It comes from an address of its own, says when it is there, begins when it is told a line, and says in the
+end how often it was answered with what.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ ADDRESS = "127.0.0.2"
 BODY_BYTES = 60_000
 
 
-def requests(token: str) -> tuple[bytes, bytes]:
+def requests(user: str, token: str) -> tuple[bytes, bytes]:
     """What it asks for."""
     head = (
         f"HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\n"
     )
     body = json.dumps({"role": "user", "content": "x" * BODY_BYTES})
-    get = f"GET /api/session/noisy/state {head}\r\n"
-    post = f"POST /api/session/noisy/history {head}content-length: {len(body)}\r\n\r\n{body}"
+    get = f"GET /api/session/{user}/state {head}\r\n"
+    post = f"POST /api/session/{user}/history {head}content-length: {len(body)}\r\n\r\n{body}"
     return get.encode(), post.encode()
 
 
@@ -67,19 +67,16 @@ class Hammer(asyncio.Protocol):
 class Noise:
     """All of its connections."""
 
-    def __init__(self, url: str, token: str, connections: int) -> None:
+    def __init__(self, url: str, user: str, token: str) -> None:
         self._where = urlsplit(url)
-        self.requests = requests(token)
+        self.requests = requests(user, token)
         self.answered: Counter[str] = Counter()
-        self._connections = connections
         self._opened = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def count(self, status: str) -> None:
         """Take in an answer."""
         self.answered[status] += 1
-        if status == "429" and self.answered[status] == self._connections:
-            print("past the limit", flush=True)
 
     def open_one(self) -> None:
         """Open another connection."""
@@ -106,9 +103,11 @@ class Noise:
 
 async def main() -> None:
     """Hammer until standard input ends."""
-    url, token, connections = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    noise = Noise(url, token, connections)
-    for _ in range(connections):
+    url, user, token, connections = sys.argv[1:]
+    noise = Noise(url, user, token)
+    print("here", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    for _ in range(int(connections)):
         noise.open_one()
     await asyncio.to_thread(sys.stdin.read)
     print(json.dumps(noise.answered), flush=True)
