@@ -9,7 +9,7 @@ import pytest
 from samvad.errors import SetupError
 from samvad.runtime import open_samvad
 from samvad.stores.firestore import FirestoreStore
-from tests.cli.processes import refusal
+from tests.cli.processes import refusal, run
 from tests.encryption.test_at_rest import new_key
 
 KEYS = Path("data") / "samvad.db.keys"
@@ -75,3 +75,14 @@ async def test_a_file_without_credentials(
     with pytest.raises(SetupError, match="GOOGLE_APPLICATION_CREDENTIALS is ") as refused:
         await FirestoreStore("project").open()
     assert f"{file}, and that file {why}" in str(refused.value)
+
+
+@pytest.mark.parametrize("command", [["stats"], ["user", "show", "asha"], ["backup", "some.backup"]])
+def test_a_store_that_does_not_answer(tmp_path: Path, command: list[str]) -> None:
+    """It is said once."""
+    away = {"FIRESTORE_EMULATOR_HOST": "127.0.0.1:1"}
+    done = run([*command, "--store", "firestore://demo-away"], tmp_path, away)
+    assert done.returncode == 1
+    assert done.stderr.startswith("samvad: Firestore cannot be reached") and done.stderr.count("\n") == 1, (
+        done.stderr
+    )

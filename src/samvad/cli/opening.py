@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,8 @@ T = TypeVar("T")
 def settings_of(store: str | None, data_dir: str | None) -> Settings:
     """The settings with these two flags; an encrypted journal in the data directory can be read from now on."""
     settings = load({"store": store, "data_dir": data_dir})
+    # A store that does not answer is how a command ends, in one line; a server goes on, and has it in its log.
+    logging.getLogger("samvad.stores.firestore").setLevel(logging.ERROR)
     open_journal(settings)
     return settings
 
