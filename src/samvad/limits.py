@@ -29,6 +29,7 @@ SESSIONS_IN_RECORD_MAX: Final = 256
 
 # HTTP
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+BODY_PARTS_MAX: Final = 300_000  # objects, lists and members in a body that is larger than the next
 SMALL_BODY_BYTES_MAX: Final = 1024 * 1024  # where nothing larger than a state is taken
 PDF_BODY_BYTES_MAX: Final = 72 * 1024 * 1024  # of add-pdf: base64 takes four bytes for three
 FETCHES_MAX: Final = 32  # pages that are fetched at once

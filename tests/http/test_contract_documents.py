@@ -309,6 +309,10 @@ async def test_fifty_megabytes_are_read_or_refused_within_bounds(plain: Api) -> 
     assert answer.json["document"]["contentLength"] == len("The rate is fixed.")
     head = {"content-length": str(limits.PDF_BODY_BYTES_MAX + 1)}
     await plain.refused(413, "too_large", "POST", BASE + "/add-pdf", content=b"{", headers=head)
+    many = b'"metadata":{"a":[' + b",".join([b"[]"] * 400_000) + b"]}"
+    sent = b'{"filename":"a.pdf","pdfContent":"%b",' % base64.b64encode(pdf(HELLO)) + many + b"}"
+    answer = await plain.refused(413, "too_large", "POST", BASE + "/add-pdf", content=sent)
+    assert "beside pdfContent" in answer.json["error"]
     pieces = [b'{"pdfContent": "'] + [b"A" * (1 << 20)] * 72
     await plain.refused(413, "too_large", "POST", BASE + "/add-pdf", content=pieces)
     long = {"content-length": str(limits.BODY_BYTES_MAX + 1)}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _json = msgspec.json.Decoder()
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _HASHED_AT_ONCE_BYTES_MAX = 1024 * 1024
 encode = msgspec.json.encode
 
@@ -257,34 +258,20 @@ class Call:
         """The body as a JSON object."""
         self.length(bytes_max)
         body = await self.body(bytes_max)
-        if len(body) <= limits.SMALL_BODY_BYTES_MAX:
-            return self._decoded(body, _json)
-        # With every so many values Python would look whether others can go: five times the time, for millions.
-        was_on = gc.isenabled()
-        gc.disable()
-        try:
-            return self._decoded(body, _json)
-        finally:
-            if was_on:
-                gc.enable()
-
-    async def members(self, bytes_max: int) -> dict[str, msgspec.Raw]:
-        """The body as a JSON object whose members are left encoded: of a large one, no second copy is made."""
-        self.length(bytes_max)
-        return self._decoded(await self.body(bytes_max), _members)
-
-    def _decoded(self, body: bytes | bytearray, decoder: msgspec.json.Decoder[Any]) -> dict[str, Any]:
-        if not body:
-            raise InvalidJson("The request needs a JSON object as its body.")
-        try:
-            value = decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            if decoder is _members and isinstance(error, msgspec.ValidationError):
-                raise InvalidRequest("The body must be a JSON object.") from None
-            raise InvalidJson(f"The body is not valid JSON: {_safe(error)}.") from None
+        if len(body) > limits.SMALL_BODY_BYTES_MAX:
+            _check_parts(body)
+        value = _value(body, _json)
         if not isinstance(value, dict):
             raise InvalidRequest("The body must be a JSON object.")
         return value
+
+    async def members(self, bytes_max: int, *names: str) -> dict[str, msgspec.Raw]:
+        """These members of the body, a JSON object, left encoded: of a large one, no second copy is made."""
+        self.length(bytes_max)
+        body = await self.body(bytes_max)
+        found = _value(body, _only(names))
+        values = [(name, getattr(found, name)) for name in names]
+        return {name: value for name, value in values if memoryview(value).nbytes}
 
     async def once(
         self,
@@ -347,6 +334,36 @@ def _is_id(user_id: Any) -> bool:
 
 def _too_large(bytes_max: int) -> TooLarge:
     return TooLarge(f"The body may take {bytes_max} bytes at most.")
+
+
+def _value(body: bytes | bytearray, decoder: msgspec.json.Decoder[Any]) -> Any:
+    """What a body holds; InvalidJson where that is no JSON, InvalidRequest where it is no object."""
+    if not body:
+        raise InvalidJson("The request needs a JSON object as its body.")
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if decoder is not _json and isinstance(error, msgspec.ValidationError):
+            raise InvalidRequest("The body must be a JSON object.") from None
+        raise InvalidJson(f"The body is not valid JSON: {_safe(error)}.") from None
+
+
+@lru_cache(maxsize=16)
+def _only(names: Sequence[str]) -> msgspec.json.Decoder[Any]:
+    """A decoder of these members alone: nothing is made of others, of which a body has room for millions."""
+    fields = [(name, msgspec.Raw, msgspec.Raw(b"")) for name in names]
+    return msgspec.json.Decoder(msgspec.defstruct("Members", fields))
+
+
+def _check_parts(body: bytes | bytearray) -> None:
+    """TooLarge for a body of so many objects, lists and members that making them would hold up everybody else."""
+    most = limits.BODY_PARTS_MAX
+    if _parts(body) > most and _parts(_STRINGS.sub(b"", body)) > most:
+        raise TooLarge(f"The body may hold {most} objects, lists and members; send less at once.")
+
+
+def _parts(text: bytes | bytearray) -> int:
+    return text.count(b"[") + text.count(b"{") + text.count(b":")
 
 
 def _check_media_type(value: bytes) -> None:

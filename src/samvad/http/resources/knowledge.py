@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from samvad import limits
-from samvad.errors import InvalidRequest, SetupError, Unavailable
+from samvad.errors import InvalidRequest, SetupError, TooLarge, Unavailable
 from samvad.http.access import KNOWLEDGE
 from samvad.http.call import Call, Reply, encode
 from samvad.http.routing import Route
@@ -58,8 +58,12 @@ async def add_pdf(call: Call) -> Reply:
     base = knowledge_of(call)
     base.check()  # before the body is read: it may be large
     with base.core.uploads.room(call.length(limits.PDF_BODY_BYTES_MAX), base.person):
-        members = await call.members(limits.PDF_BODY_BYTES_MAX)
+        members = await call.members(
+            limits.PDF_BODY_BYTES_MAX, "pdfContent", "filename", "title", "userId", "url", *_COMMON
+        )
         content = members.pop("pdfContent", msgspec.Raw(b"null"))
+        if sum([memoryview(value).nbytes for value in members.values()]) > limits.SMALL_BODY_BYTES_MAX:
+            raise TooLarge(f"All beside pdfContent may take {limits.SMALL_BODY_BYTES_MAX} bytes at most.")
         body = {name: msgspec.json.decode(value) for name, value in members.items()}
         given = None if bytes(memoryview(content)[:5]) == b"null" else content
         taking.required(pdfContent=given, filename=body.get("filename"))
