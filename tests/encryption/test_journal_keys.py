@@ -181,6 +181,20 @@ async def test_what_was_written_with_an_older_copy_is_not_silent_under_the_newer
     assert await said_by_asha(tmp_path, key, store) == ["said with the older copy"]
 
 
+async def test_a_start_with_a_new_master_key_rotates_the_journal(tmp_path: Path) -> None:
+    """What waits since before the rotation arrives with the new one alone: no file is to be seen to by hand."""
+    store, old, new = FaultyStore(MemoryStore()), new_key(), new_key()
+    store.down = True
+    for number, key in enumerate((old, f"{new},{old}", new)):
+        async with service(tmp_path, key, store) as samvad:
+            await samvad.append_to_user_history("asha", "user", f"said {number}")
+            await samvad.aclose(drain_s=0)
+    store.down = False
+    await store.store.open()
+    async with service(tmp_path, new, store) as samvad:
+        assert await samvad.store.drain(5) == 0
+
+
 async def test_an_erasing_elsewhere_replaces_the_key_here(tmp_path: Path) -> None:
     """Also where the user is not in memory any more: the journal's bytes of them may be in a copy all the same."""
     shared, key = FaultyStore(MemoryStore()), new_key()

@@ -62,8 +62,8 @@ async def test_an_index_of_who_was_erased_elsewhere_goes_before_anybody_searches
 ) -> None:
     """Erased while this replica was down: its start removes the file. While it runs: hearing of it does."""
 
-    def replica(name: str) -> Samvad:
-        return open_samvad(url, journal_dir=tmp_path / name / "journal")
+    def replica(name: str, *, listen: bool = True) -> Samvad:
+        return open_samvad(url, journal_dir=tmp_path / name / "journal", listen=listen)
 
     def left() -> int:
         return len({path.name.partition(".")[0] for path in tmp_path.glob("here/knowledge-index/user-*")})
@@ -80,8 +80,10 @@ async def test_an_index_of_who_was_erased_elsewhere_goes_before_anybody_searches
         assert left() == 3
         await elsewhere.clear_user_data("asha")
         assert left() == 3
-        async with replica("here") as here:
+        async with replica("here", listen=False) as here:
             await wait_until_async(lambda: is_left(2), "the start has removed the index of who was erased")
+            assert not here.knowledge_is_open
+        async with replica("here") as here:
             await elsewhere.clear_user_data("bala")
             await wait_until_async(lambda: is_left(1), "and hearing of it, that of who was erased then")
             assert not here.knowledge_is_open

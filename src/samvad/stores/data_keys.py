@@ -88,6 +88,7 @@ class DataKeys:
         self.strict = False
         self.documents_strict: bool | None = None
         self.fault: str | None = None
+        self.needs_others = False  # what is there needs another master key than the first
         self.made = self.destroyed = 0
 
     @property
@@ -124,6 +125,7 @@ class DataKeys:
                 await self._unwrap(rings)
                 self._ring_id = rings.rings[-1].ring_id
             self.strict, self.documents_strict = rings.strict, rings.documents_strict
+            self.needs_others = any(ring.wraps.keys() != {self._first.id} for ring in rings.rings)
             self._opened = True
             return
         raise StoreUnavailable("Too many others write to the keys; try again.")

@@ -64,6 +64,8 @@ class JournalSeal:
     async def open(self) -> None:
         """Read the keys; make the first one. SetupError where that cannot be."""
         await self._ring.open(readonly=self._readonly)
+        if self._ring.needs_others and not self._readonly:
+            await self._ring.rewrap()  # each replica has such a file: none is to be gone to for a rotation
         try:
             self._destroyed = await self._ring.destroyed_up_to(_HASH)
             keys = dict(await self._ring.keys_of(_HASH, fresh=True))
