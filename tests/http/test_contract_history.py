@@ -252,9 +252,6 @@ async def test_a_body_of_too_many_values_is_not_decoded(plain: Api) -> None:
             content = start + many + end + b" " * limits.SMALL_BODY_BYTES_MAX
             answer = await plain.refused(413, "too_large", "POST", PATH, content=content)
             assert f"{most} objects, lists and members" in answer.json["error"]
-    fields = ",".join(f'"{number}":1' for number in range(20_000))  # fewer, and more than there is room for
-    content = f'{{"role":"user","content":"x",{fields}}}'.encode()
-    await plain.refused(413, "too_large", "POST", PATH, content=content)
     text = r"[{\"[{" * 9_000
     body = {"messages": [{**HELLO, "content": text}] * 20}
     assert (await plain.ok("POST", PATH, body))["count"] == 20

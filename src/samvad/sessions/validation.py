@@ -118,8 +118,6 @@ def new_message(message: Mapping[str, Any], *, at_ms: int | None = None) -> NewM
     """
     if not isinstance(message, _OBJECT):
         raise InvalidRequest("A message must be a JSON object.")
-    if len(message) > _FIELDS_MAX:
-        raise TooLarge(f"All fields beside content may take {limits.MESSAGE_FIELDS_BYTES_MAX} bytes.")
     role = message.get("role")
     content = message.get("content")
     if role is None or content is None:
@@ -160,9 +158,6 @@ def imported_message(message: Mapping[str, Any], *, at_ms: int | None = None) ->
     return msgspec.structs.replace(told, content="", fields=unkept)
 
 
-_FIELDS_MAX = (
-    limits.MESSAGE_FIELDS_BYTES_MAX // 4
-)  # the least that one takes: more are too many, whatever they are
 _OBJECT = (dict, Mapping)  # asking an abstract class costs ten times as much: the plain one comes first
 # What the server says of a message that stands there without its content: nobody else can.
 _NOT_TAKEN = MESSAGE_FIELDS | {KEPT, "contentLength", "contentChars", "unreadable"}
