@@ -225,9 +225,14 @@ def descriptors(server: Server) -> int:
 async def test_pages_of_other_sites_are_refused(tmp_path: Path) -> None:
     """A browser lets any page open a socket: only the server can say no."""
     with Server(tmp_path, "--data-dir", str(tmp_path / "data")) as server:
-        for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+        host, port = server.address
+        other_name = f"http://evil.example:{port}"  # which resolves to this machine
+        for url, more in (
+            (server.url, {"origin": "https://evil.example"}),
+            (other_name, {"host": host, "port": port}),
+        ):
             with pytest.raises(websockets.InvalidStatus) as refused:
-                async with dialled(server.url, additional_headers=headers):
+                async with dialled(url, **more):
                     pass
             assert refused.value.response.status_code == 403
             assert json.loads(refused.value.response.body)["code"] == "forbidden"
