@@ -89,16 +89,21 @@ def _token(key: DataKey, hashed: bytes, place: tuple[Any, ...], plain: bytes) ->
     return binascii.b2a_base64(sealed_bytes(key, hashed, place, plain), newline=False).decode()
 
 
+def _end_of(body: bytes) -> bytes | None:
+    """What stands where the seal of a body would: all of it, or with a quotation mark in it, which no seal has."""
+    at = body.rfind(_OPENING)
+    if at < 0 or not body.endswith(b'"}'):
+        return None
+    return body[at + len(_OPENING) : -2]
+
+
 def token_of(body: bytes) -> bytes | None:
     """The seal in a body, if it is one that was sealed: within JSON text, no quotation mark stands unescaped.
 
     It is the last member of the whole: what callers gave may have one of that name further in, which is none.
     """
-    at = body.rfind(_OPENING)
-    if at < 0 or not body.endswith(b'"}'):
-        return None
-    token = body[at + len(_OPENING) : -2]
-    return None if b'"' in token else token
+    token = _end_of(body)
+    return None if token is None or b'"' in token else token
 
 
 def is_sealed(body: bytes) -> bool:
@@ -129,16 +134,18 @@ def fits(keys: Keys, body: bytes) -> bool:
 
 def _opened(keys: Keys, hashed: bytes, place: tuple[Any, ...], body: bytes, strict: bool) -> bytes:
     """What a body holds. KeyMissing, or Unreadable where it is not what was sealed for this place."""
-    token = token_of(body)
-    if token is None:
-        if strict:
-            raise Unreadable("Something is stored here that is not sealed, and is not believed.")
-        return body  # from before encryption was on
+    token = _end_of(body)
     try:
-        raw = base64.b64decode(token, validate=True)
+        raw = None if token is None else base64.b64decode(token, validate=True)
     except (binascii.Error, ValueError):
-        raise Unreadable from None
-    return opened_bytes(keys, hashed, place, raw)
+        if token_of(body) is not None:
+            raise Unreadable from None
+        raw = None
+    if raw is not None:
+        return opened_bytes(keys, hashed, place, raw)
+    if strict:
+        raise Unreadable("Something is stored here that is not sealed, and is not believed.")
+    return body  # from before encryption was on
 
 
 def opened_bytes(keys: Keys, hashed: bytes, place: tuple[Any, ...], raw: bytes) -> bytes:
