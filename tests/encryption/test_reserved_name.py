@@ -90,7 +90,7 @@ async def test_further_in_the_name_is_data(tmp_path: Path, kind: str, in_clear_u
     assert sent
 
 
-@pytest.mark.parametrize("key", [None, new_key()])
+@pytest.mark.parametrize("key", [None, new_key()], ids=["clear", "encrypted"])
 async def test_as_a_member_of_its_own_it_is_refused(key: str | None) -> None:
     """Of a state, preferences, a message and a session; that null removes it is taken."""
     async with open_samvad("memory://", master_key=key) as samvad:
