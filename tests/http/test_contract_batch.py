@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -154,3 +155,17 @@ async def test_results_match_their_operations(api: Api) -> None:
     for operation, result in zip(operations, await run(api, *operations), strict=True):
         assert result["userId"] == operation["userId"]
         assert ("messageId" in result) == (operation["op"] == "append")
+
+
+async def test_others_are_served_between(plain: Api) -> None:
+    """Of 100 operations with 100 messages each, a few are begun at a time, and then it is the others' turn."""
+    said = [{"role": "user", "content": "hello"}] * 100
+    operations = [{"op": "append", "userId": f"u{n}", "messages": said} for n in range(100)]
+    batch = asyncio.create_task(run(plain, *operations))
+    served = 0
+    while not batch.done():
+        await plain.ok("GET", "/healthz")
+        served += 1
+        await asyncio.sleep(0)
+    assert all(result["success"] for result in await batch)
+    assert served >= 20

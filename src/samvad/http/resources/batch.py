@@ -42,6 +42,7 @@ async def batch(call: Call) -> Reply:
         await call.once("", bool, _nothing, keep=True)
     before: dict[tuple[str, str], list[asyncio.Task[Result]]] = {}
     tasks: list[asyncio.Task[Result]] = []
+    begun = 0
     for index, operation in enumerate(operations):
         # An append or a state takes its place in the user's lane as soon as it starts, so they may start
         # together. A session first looks up who has its id, and with a key each operation looks up whether
@@ -57,6 +58,10 @@ async def batch(call: Call) -> Reply:
         for queue in queues:
             queue.append(task)
         tasks.append(task)
+        begun += _messages(operation)
+        if begun >= _BEGUN_AT_ONCE:
+            begun = 0
+            await asyncio.sleep(0)  # these begin, and so does what others ask for meanwhile
     results = await asyncio.gather(*tasks)
     answer = {
         "success": all(result["success"] for result in results),
@@ -77,6 +82,12 @@ def _concerns(operation: object) -> list[tuple[str, str]]:
         return []
     named = [(kind, operation.get(kind)) for kind in ("userId", "sessionId")]
     return [(kind, name) for kind, name in named if isinstance(name, str)]
+
+
+def _messages(operation: object) -> int:
+    """How many messages an operation brings; one where it brings something else."""
+    messages = operation.get("messages") if isinstance(operation, dict) else None
+    return len(messages) if isinstance(messages, list) and messages else 1
 
 
 async def _run(call: Call, index: int, operation: object, waits_for: list[asyncio.Task[Result]]) -> Result:
@@ -191,5 +202,6 @@ _OPERATIONS: dict[str, Callable[[Call, str, dict[str, Any]], Awaitable[Result]]]
     "endSession": _end_session,
 }
 _IN_TURN = ("session", "endSession")
+_BEGUN_AT_ONCE: Final = 500  # messages; a few milliseconds
 
 ROUTES = (Route("POST", "/api/session/batch", batch, BATCH, ANYBODY),)
