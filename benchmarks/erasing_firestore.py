@@ -35,16 +35,16 @@ WARM_QUICK, ALONE_QUICK, ENDED_QUICK, ERASED_QUICK = 2, 4, 4, 20
 TALKERS = 20
 SETTLE_S_MAX = 120.0
 PATIENCE_S = 20.0
-WAITS_WANTED = {False: 5, True: 9}  # encryption off, on
+WAITS_WANTED = {False: 4, True: 8}  # encryption off, on
 HEAP_MIB = 4096  # 100,000 users take about 2 GiB of it
 WRITES_AT_ONCE = 500
 GATHER_S = 0.005
 NOTES = (
     (
         "p50, p99, pending: while others talk; every second user has said something just before. For a query the "
-        "emulator reads all documents of its database, and that is what grows; Firestore looks into an index. Two are "
-        "made at once, for documents and their vectors. Ended: the p50 of users whose session was ended, which takes a "
-        "query more, with nobody else there."
+        "emulator reads all documents of its database, and that is what grows; Firestore looks into an index. Who has "
+        "no documents and an open session is erased without any. Ended: the p50 of users whose session was ended, "
+        "which takes a query, with nobody else there."
     ),
     "An answer comes 0.2 s after the erasing began, or later: the clocks of other replicas may be behind by so much.",
     "Pending: answered after 2 s, with what is certain by then. The rest follows by itself.",

@@ -11,8 +11,6 @@ import pytest
 
 from samvad.clock import SystemClock
 from samvad.errors import StaleVersion, StoreUnavailable
-from samvad.knowledge.records import Scope
-from samvad.knowledge.store_firestore import FirestoreKnowledgeStore
 from samvad.records import (
     ANY_VERSION,
     Commit,
@@ -255,15 +253,6 @@ async def test_what_destroying_the_key_asks_for() -> None:
     await store.commit(Commit(ASHA, version, (Erased(9),)))
     assert spent(inner, before) == (4, 1, 2, 6)
     assert left_of_asha(inner.project) == [f"data_keys/{RINGS.hex()}"]
-    await store.close()
-
-
-async def test_what_erasing_documents_asks_for() -> None:
-    """Three calls where there are none: two queries side by side; statistics go, and the others are told, at once."""
-    store = await open_store()
-    documents = FirestoreKnowledgeStore(store.client, store.names, SystemClock())
-    assert await documents.erase(Scope("default", "asha")) == 0
-    assert spent(store) == (4, 3, 1, 1)  # and one to see that the database is there
     await store.close()
 
 

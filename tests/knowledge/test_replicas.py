@@ -125,6 +125,7 @@ async def test_vectors_that_come_while_a_user_is_erased_go_too() -> None:
         owner="user",
         user_id="asha",
     )
+    await here.marks.mark_all()
     await here.put(StoredDocument(scope=scope, document=document, text="Text."))
     query = one.client.query
     kept: list[bool] = []
@@ -140,7 +141,9 @@ async def test_vectors_that_come_while_a_user_is_erased_go_too() -> None:
     assert await here.erase(scope) == 1
     assert kept == [True, False]
     left = everything(one.project)
-    assert [path for path in left if not path.startswith("knowledge_base/%x")] == []
+    # Beside the note a mark, as something was written while it went on: the next erasing looks again.
+    names = {path.rpartition("/")[0] for path in left if not path.startswith("knowledge_base/%x")}
+    assert names == {"knowledge_scopes"}
     await one.close()
     await other.close()
 

@@ -27,7 +27,8 @@ from samvad.knowledge.records import (
     Vectors,
 )
 from samvad.knowledge.store import fits, page_of, same_among, unreadable_document
-from samvad.knowledge.store_firestore_beside import FirestoreBeside
+from samvad.knowledge.store_firestore_beside import FirestoreBeside, scopes_beside
+from samvad.knowledge.store_firestore_marks import ScopeMarks, pages
 from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_client import BoundedClient, CommitRefused
 from samvad.stores.firestore_names import Names, document_id
@@ -75,12 +76,14 @@ class FirestoreKnowledgeStore:
         self._locks: dict[Scope, asyncio.Lock] = {}
         self._revision = 0
         self._beside = FirestoreBeside(client, names, clock)
+        self.marks = ScopeMarks(client, names, {_COLLECTION: _key_in, **scopes_beside()})
 
     async def open(self) -> None:
         pass
 
     async def close(self) -> None:
         self._known.clear()
+        await self.marks.close()
 
     # --- writing ---------------------------------------------------------------------------------------
 
@@ -94,7 +97,8 @@ class FirestoreKnowledgeStore:
             chunk = documents.set_write(_chunk(name, revision, number), {"text": piece.encode()})
             await self._commit([chunk])
         head = _Head(revision, len(pieces), document, document.id, stored.headings)
-        await self._commit([documents.set_write(name, _fields(stored.scope, ms, head))])
+        write = documents.set_write(name, _fields(stored.scope, ms, head))
+        await self._commit([write, *self._marking(stored.scope)])
         self._note(stored.scope, document.id, head)
         await self._drop_chunks(name, before)
         if before is not None and before.document is not None and not _same_words(before.document, document):
@@ -108,13 +112,21 @@ class FirestoreKnowledgeStore:
             return False
         revision, ms = self._next(before)
         note = _Head(revision, document_id=document_id)
-        await self._commit([documents.set_write(name, _fields(scope, ms, note))])
+        write = documents.set_write(name, _fields(scope, ms, note))
+        await self._commit([write, *self._marking(scope)])
         self._note(scope, document_id, note)
         await self._drop_chunks(name, before)
         await self._beside.drop(name)
         return True
 
     async def erase(self, scope: Scope) -> int:
+        removal = None
+        if scope.user is not None:  # read before what is looked for: what comes later changes it
+            mark = await self.marks.read(_key(scope))
+            if not mark.may_have:
+                self._known.pop(scope, None)
+                return 0
+            removal = mark.removal
         low, high = _range(scope, 0)
         found, beside = await asyncio.gather(
             self._client.query(self._names.root, query(_COLLECTION, low, high), self._client.deadline()),
@@ -132,10 +144,12 @@ class FirestoreKnowledgeStore:
         _, ms = self._next(None)
         name = f"{self._names.root}/{_COLLECTION}/%x{_key(scope)}"
         note = documents.set_write(name, _fields(scope, ms, _Head(ms)))
-        await self._commit_all([*[documents.delete_write(each) for each in gone if each != name], note])
+        writes = [*[documents.delete_write(each) for each in gone if each != name], note]
         if heads:  # another replica may have put vectors of a document that was still there
+            await self._commit_all(writes)
             late = await self._beside.found_of(_key(scope))
-            await self._commit_all([documents.delete_write(each) for each in (*late.chunks, *late.names)])
+            writes = [documents.delete_write(each) for each in (*late.chunks, *late.names)]
+        await self._commit_last(writes, removal)
         self._known.pop(scope, None)
         return sum(head.document is not None for head in heads)
 
@@ -150,6 +164,22 @@ class FirestoreKnowledgeStore:
         """In this order, a bounded number at a time."""
         for at in range(0, len(writes), _WRITES_AT_ONCE):
             await self._commit(writes[at : at + _WRITES_AT_ONCE])
+
+    async def _commit_last(self, writes: Sequence[Any], removal: Any | None) -> None:
+        """As `_commit_all`, and the mark with the last of them, unless something was written beside it meanwhile."""
+        if removal is None:
+            await self._commit_all(writes)
+            return
+        at = (len(writes) - 1) // _WRITES_AT_ONCE * _WRITES_AT_ONCE
+        await self._commit_all(writes[:at])
+        try:
+            await self._client.commit_surely([*writes[at:], removal], self._client.deadline())
+        except CommitRefused:
+            await self._commit(writes[at:])
+
+    def _marking(self, scope: Scope) -> list[Any]:
+        """What marks a user as one who has something. Others are not: they may be written to all the time."""
+        return [] if scope.user is None else [self.marks.write(_key(scope))]
 
     async def _commit(self, writes: Sequence[Any]) -> None:
         try:
@@ -225,17 +255,10 @@ class FirestoreKnowledgeStore:
         return [names[key] for key in found if key in names], unnamed
 
     async def _everything(self) -> AsyncIterator[Any]:
-        """The records of all documents, a page at a time: there may be millions."""
-        wanted = query(_COLLECTION, order=[("__name__", "ASCENDING")], limit=_EVERYTHING_AT_ONCE)
-        while True:
-            page = await self._client.query(self._names.root, wanted, self._client.deadline())
+        """The records of all documents."""
+        async for page in pages(self._client, self._names, _COLLECTION, _EVERYTHING_AT_ONCE):
             for one in page:
                 yield one
-            if len(page) < _EVERYTHING_AT_ONCE:
-                return
-            wanted.ClearField("start_at")
-            wanted.start_at.values.add().reference_value = page[-1].name
-            wanted.start_at.before = False
 
     async def _documents(self, scope: Scope) -> dict[str, Document]:
         await self._refresh(scope)
@@ -257,7 +280,7 @@ class FirestoreKnowledgeStore:
         name = self._name(scope, vectors.document_id)
         if not await self._fits(name, vectors):
             return False
-        await self._beside.put_vectors(_key(scope), name, vectors)
+        await self._beside.put_vectors(_key(scope), name, vectors, self._marking(scope))
         if not await self._fits(name, vectors):  # changed or removed meanwhile, by another replica
             await self._beside.drop(name)
             return False
@@ -286,7 +309,7 @@ class FirestoreKnowledgeStore:
         return await self._beside.statistics(_key(scope))
 
     async def change_statistics(self, scope: Scope, change: Callable[[bytes | None], bytes | None]) -> None:
-        await self._beside.change_statistics(_key(scope), change)
+        await self._beside.change_statistics(_key(scope), change, self._marking(scope))
 
     async def changed(self, scopes: Sequence[Scope]) -> Sequence[Scope]:
         found = []
@@ -392,6 +415,14 @@ def _decode(document: Any) -> _Head:
     except (msgspec.DecodeError, UnicodeDecodeError):  # damaged: the others are to be read all the same
         name, at = document.name.rpartition("/")[2], rfc3339(int(fields["changed"].rpartition("/")[2]))
         return _Head(0, document=unreadable_document(name, at), document_id=name)
+
+
+def _key_in(document: Any) -> str | None:
+    """Names the scope of a document; None for the note of an erasing, which nobody need remove."""
+    fields = documents.fields_of(document)
+    if not {"changed", "body"} <= fields.keys() or not _decode(document).document_id:
+        return None
+    return str(fields["changed"]).partition("/")[0]
 
 
 def _range(scope: Scope, since_ms: int) -> tuple[tuple[str, str, str], tuple[str, str, str]]:

@@ -51,8 +51,8 @@ class FirestoreBeside:
 
     # --- vectors ---------------------------------------------------------------------------------------
 
-    async def put_vectors(self, key: str, name: str, vectors: Vectors) -> None:
-        """Keep vectors under a document's name; `key` is its scope's."""
+    async def put_vectors(self, key: str, name: str, vectors: Vectors, marking: Sequence[Any] = ()) -> None:
+        """Keep vectors under a document's name; `key` is its scope's, and `marking` is written with them."""
         path = self._path(name)
         before = await self._head(path)
         self._written = max(self._clock.now_ms() * 1_000, self._written + 1)
@@ -62,7 +62,7 @@ class FirestoreBeside:
             await self._commit([documents.set_write(_chunk(path, self._written, number), {"text": piece})])
         head = _Head(msgspec.structs.replace(vectors, data=b""), self._written, len(pieces))
         fields = {"scope": key, "body": msgspec.msgpack.encode(head)}
-        await self._commit([documents.set_write(path, fields)])
+        await self._commit([documents.set_write(path, fields), *marking])
         await self._drop_chunks(path, before)
 
     async def get_vectors(self, name: str) -> Vectors | None:
@@ -124,8 +124,10 @@ class FirestoreBeside:
         found = (await self._client.get([path], self._client.deadline())).documents.get(path)
         return None if found is None else documents.fields_of(found)["body"]
 
-    async def change_statistics(self, key: str, change: Callable[[bytes | None], bytes | None]) -> None:
-        """Keep what `change` makes of it; read and tried again where another replica was faster."""
+    async def change_statistics(
+        self, key: str, change: Callable[[bytes | None], bytes | None], marking: Sequence[Any] = ()
+    ) -> None:
+        """Keep what `change` makes of it, and `marking`; read and tried again where another replica was faster."""
         path = self._statistics_path(key)
         for attempt in range(_ATTEMPTS_MAX):
             deadline = self._client.deadline()
@@ -142,7 +144,7 @@ class FirestoreBeside:
             else:
                 documents.only_if_absent(write)
             try:
-                await self._client.commit([write], deadline)
+                await self._client.commit([write, *(() if body is None else marking)], deadline)
             except CommitRefused:
                 await self._client.give_way(attempt, deadline)
             except CommitAmbiguous as error:
@@ -168,8 +170,16 @@ def _chunk(path: str, written: int, number: int) -> str:
     return f"{path}/chunks/{written}-{number}"
 
 
+def scopes_beside() -> dict[str, Callable[[Any], str | None]]:
+    """What tells the key of the scope of a document, by collection."""
+    return {
+        _VECTORS: lambda document: documents.fields_of(document).get("scope"),
+        _STATISTICS: lambda document: str(document.name.rpartition("/%h")[2]),
+    }
+
+
 def _decode(document: Any) -> _Head:
     return msgspec.msgpack.decode(documents.fields_of(document)["body"], type=_Head)
 
 
-__all__ = ["FirestoreBeside", "FoundBeside"]
+__all__ = ["FirestoreBeside", "FoundBeside", "scopes_beside"]
