@@ -77,7 +77,8 @@ async def test_too_early_answers_are_caught(tmp_path: Path) -> None:
     with Server(tmp_path / "data", "--durability", "memory").start() as server:
         replay = Replay(lambda: server.port, seed=SEED, durability="memory")
         complaints = await survive(server, replay, 20)
-    assert any("was acknowledged" in line and "is lost" in line for line in complaints)
+    # It ends with the first kill that lost something: messages, or what was set last.
+    assert any("is lost" in line or "it must be one of" in line for line in complaints)
 
 
 async def test_erased_stays_erased(server: Server) -> None:

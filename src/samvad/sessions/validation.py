@@ -165,14 +165,14 @@ _OPTIONAL = frozenset({"sessionId", "name", "metadata", "toolCalls", "toolCallId
 
 
 def _check_fields(fields: dict[str, Any], role: str) -> None:
+    if "sessionId" in fields:
+        check_id(fields["sessionId"], "sessionId")
     if (size := _size(fields)) > limits.MESSAGE_FIELDS_BYTES_MAX:
         raise TooLarge(
             f"All fields beside content may take {limits.MESSAGE_FIELDS_BYTES_MAX} bytes; these take {size}."
         )
     _check_reserved(fields, "The message")
     check_json(fields, "The message", limits.JSON_DEPTH_MAX)
-    if "sessionId" in fields:
-        check_id(fields["sessionId"], "sessionId")
     if not isinstance(fields.get("name", ""), str):
         raise InvalidRequest("name must be a string.")
     if not isinstance(fields.get("metadata", {}), dict):
