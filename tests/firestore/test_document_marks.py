@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from samvad.errors import StoreUnavailable
+from samvad.knowledge.carrying import kept
 from samvad.knowledge.records import Document, Scope, StoredDocument, Vectors
 from samvad.knowledge.store_firestore import FirestoreKnowledgeStore
 from samvad.knowledge.store_sealed import SealedKnowledgeStore
@@ -99,6 +100,11 @@ async def put_note(documents: FirestoreKnowledgeStore, _: str) -> None:
     await documents.put(note())
 
 
+async def carry_note(documents: FirestoreKnowledgeStore, _: str) -> None:
+    """As `samvad migrate` and `samvad restore` bring it."""
+    assert await kept(documents, note())
+
+
 async def put_statistics(documents: FirestoreKnowledgeStore, _: str) -> None:
     await documents.change_statistics(ASHA, lambda _: b"asked")
 
@@ -117,7 +123,7 @@ async def remove_note(documents: FirestoreKnowledgeStore, project: str) -> None:
     await documents.remove(ASHA, "note")
 
 
-@pytest.mark.parametrize("change", [put_note, put_statistics, put_vectors, remove_note])
+@pytest.mark.parametrize("change", [put_note, carry_note, put_statistics, put_vectors, remove_note])
 async def test_whatever_is_written_is_marked(
     change: Callable[[FirestoreKnowledgeStore, str], Awaitable[None]],
 ) -> None:
@@ -148,13 +154,13 @@ async def test_what_was_there_before_is_marked_first(what: str, monkeypatch: pyt
         await documents.change_statistics(Scope("default", user), lambda _: b"asked")
         if what == "removal":
             await documents.remove(Scope("default", user), "note")
-    kept = {
+    holds = {
         "documents": "knowledge_base",
         "vectors": "knowledge_vectors",
         "statistics": "knowledge_statistics",
     }
     with google_client(store.project) as google:
-        for collection in set(kept.values()) - {kept.get(what, "knowledge_base")}:
+        for collection in set(holds.values()) - {holds.get(what, "knowledge_base")}:
             google.recursive_delete(google.collection(collection))
     unmark(store.project)
     calls = store.client._call
@@ -186,7 +192,7 @@ async def test_what_was_there_before_is_marked_first(what: str, monkeypatch: pyt
     assert marks(store.project) == 2
     for user in ("asha", "bala"):
         await documents.erase(Scope("default", user))
-    assert [each for each in left(store.project) if each in (*kept.values(), "knowledge_scopes")] == []
+    assert [each for each in left(store.project) if each in (*holds.values(), "knowledge_scopes")] == []
     await documents.close()
     await store.close()
 
