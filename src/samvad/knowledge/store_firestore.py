@@ -28,7 +28,8 @@ from samvad.knowledge.records import (
 )
 from samvad.knowledge.store import fits, page_of, same_among, unreadable_document
 from samvad.knowledge.store_firestore_beside import FirestoreBeside, scopes_beside
-from samvad.knowledge.store_firestore_marks import ScopeMarks, pages
+from samvad.knowledge.store_firestore_chunks import chunk, chunks_below, pages
+from samvad.knowledge.store_firestore_marks import ScopeMarks
 from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_client import BoundedClient, CommitRefused
 from samvad.stores.firestore_names import Names, document_id
@@ -93,14 +94,20 @@ class FirestoreKnowledgeStore:
         before = await self._head(name)
         revision, ms = self._next(before)
         pieces = [stored.text[at : at + _CHUNK_CHARS] for at in range(0, len(stored.text), _CHUNK_CHARS)]
-        for number, piece in enumerate(pieces):  # one at a time: a request has a limit too
-            chunk = documents.set_write(_chunk(name, revision, number), {"text": piece.encode()})
-            await self._commit([chunk])
+        marking = self._marking(stored.scope)
+        if before is None and len(pieces) > 1:  # cut off before all is there, the pieces are found by it
+            note = _Head(revision, document_id=document.id)
+            await self._commit([documents.set_write(name, _fields(stored.scope, ms, note)), *marking])
+        writes = [
+            documents.set_write(chunk(name, revision, number), {"text": piece.encode()})
+            for number, piece in enumerate(pieces)
+        ]
+        for write in writes[:-1]:  # one at a time: a request has a limit too
+            await self._commit([write])
         head = _Head(revision, len(pieces), document, document.id, stored.headings)
         write = documents.set_write(name, _fields(stored.scope, ms, head))
-        await self._commit([write, *self._marking(stored.scope)])
+        await self._commit_all([*writes[-1:], write, *marking, *_gone(name, before)])
         self._note(stored.scope, document.id, head)
-        await self._drop_chunks(name, before)
         if before is not None and before.document is not None and not _same_words(before.document, document):
             await self._beside.drop(name)
         return revision
@@ -113,9 +120,8 @@ class FirestoreKnowledgeStore:
         revision, ms = self._next(before)
         note = _Head(revision, document_id=document_id)
         write = documents.set_write(name, _fields(scope, ms, note))
-        await self._commit([write, *self._marking(scope)])
+        await self._commit_all([write, *self._marking(scope), *_gone(name, before)])
         self._note(scope, document_id, note)
-        await self._drop_chunks(name, before)
         await self._beside.drop(name)
         return True
 
@@ -133,18 +139,15 @@ class FirestoreKnowledgeStore:
             self._beside.found_of(_key(scope)),
         )
         heads = [_decode(each) for each in found]
-        chunks = [
-            _chunk(each.name, head.revision, number)
-            for each, head in zip(found, heads, strict=True)
-            for number in range(head.chunks)
-        ]
-        # What names the chunks goes after them: cut off in between, they are found again.
-        gone = [*beside.chunks, *chunks, *beside.names, *[each.name for each in found]]
         # A note without a name: other replicas look again, and find nothing.
-        _, ms = self._next(None)
         name = f"{self._names.root}/{_COLLECTION}/%x{_key(scope)}"
+        names = [each.name for each in found if each.name != name]
+        chunks = await chunks_below(self._client, names)
+        # What names the chunks goes after them: cut off in between, they are found again.
+        gone = [*beside.chunks, *chunks, *beside.names, *names]
+        _, ms = self._next(None)
         note = documents.set_write(name, _fields(scope, ms, _Head(ms)))
-        writes = [*[documents.delete_write(each) for each in gone if each != name], note]
+        writes = [*[documents.delete_write(each) for each in gone], note]
         if heads:  # another replica may have put vectors of a document that was still there
             await self._commit_all(writes)
             late = await self._beside.found_of(_key(scope))
@@ -152,13 +155,6 @@ class FirestoreKnowledgeStore:
         await self._commit_last(writes, removal)
         self._known.pop(scope, None)
         return sum(head.document is not None for head in heads)
-
-    async def _drop_chunks(self, name: str, head: _Head | None) -> None:
-        if head is None:
-            return
-        await self._commit_all(
-            [documents.delete_write(_chunk(name, head.revision, n)) for n in range(head.chunks)]
-        )
 
     async def _commit_all(self, writes: Sequence[Any]) -> None:
         """In this order, a bounded number at a time."""
@@ -213,10 +209,10 @@ class FirestoreKnowledgeStore:
                 return None
             if head.document.unreadable:
                 raise Unreadable
-            names = [_chunk(name, head.revision, n) for n in range(head.chunks)]
+            names = [chunk(name, head.revision, n) for n in range(head.chunks)]
             parts = []
-            for chunk in names:
-                found = (await self._client.get([chunk], self._client.deadline())).documents.get(chunk)
+            for each in names:
+                found = (await self._client.get([each], self._client.deadline())).documents.get(each)
                 if found is None:
                     break
                 parts.append(documents.fields_of(found)["text"])
@@ -256,7 +252,7 @@ class FirestoreKnowledgeStore:
 
     async def _everything(self) -> AsyncIterator[Any]:
         """The records of all documents."""
-        async for page in pages(self._client, self._names, _COLLECTION, _EVERYTHING_AT_ONCE):
+        async for page in pages(self._client, self._names.root, _COLLECTION, _EVERYTHING_AT_ONCE):
             for one in page:
                 yield one
 
@@ -353,6 +349,9 @@ class FirestoreKnowledgeStore:
             and now_ms - head.revision // (1_000 if head.document_id else 1) > _NOTE_KEPT_MS
         ]
         for one in old[:_WRITES_AT_ONCE]:
+            # Last, as pieces of what was cut off when it was written are found by it.
+            below = await chunks_below(self._client, [one.name])
+            await self._commit_all([documents.delete_write(each) for each in below])
             write = documents.only_if_unchanged(documents.delete_write(one.name), one.update_time)
             try:
                 await self._client.commit_surely([write], self._client.deadline())
@@ -393,8 +392,10 @@ def _key(scope: Scope) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:40]
 
 
-def _chunk(name: str, revision: int, number: int) -> str:
-    return f"{name}/chunks/{revision}-{number}"
+def _gone(name: str, head: _Head | None) -> list[Any]:
+    """What removes the pieces that this head tells of."""
+    numbers = range(0 if head is None else head.chunks)
+    return [documents.delete_write(chunk(name, head.revision, each)) for each in numbers] if head else []
 
 
 def _fields(scope: Scope, ms: int, head: _Head) -> documents.Fields:

@@ -14,6 +14,7 @@ import msgspec
 from samvad.clock import Clock
 from samvad.errors import StoreUnavailable
 from samvad.knowledge.records import Vectors
+from samvad.knowledge.store_firestore_chunks import chunk, chunks_below
 from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_client import BoundedClient, CommitAmbiguous, CommitRefused
 from samvad.stores.firestore_names import Names
@@ -23,6 +24,7 @@ _VECTORS: Final = "knowledge_vectors"
 _STATISTICS: Final = "knowledge_statistics"
 _CHUNK_BYTES: Final = 900_000  # a document may have 1 MiB
 _ATTEMPTS_MAX: Final = 8
+_BEGUN: Final = -1  # chunks, of what is being written for the first time
 
 
 class _Head(msgspec.Struct, array_like=True):
@@ -55,26 +57,33 @@ class FirestoreBeside:
         """Keep vectors under a document's name; `key` is its scope's, and `marking` is written with them."""
         path = self._path(name)
         before = await self._head(path)
-        self._written = max(self._clock.now_ms() * 1_000, self._written + 1)
+        last = self._written if before is None else max(self._written, before.written)
+        self._written = max(self._clock.now_ms() * 1_000, last + 1)
         data = vectors.data
         pieces = [data[at : at + _CHUNK_BYTES] for at in range(0, len(data), _CHUNK_BYTES)]
-        for number, piece in enumerate(pieces):  # one at a time: a request has a limit too
-            await self._commit([documents.set_write(_chunk(path, self._written, number), {"text": piece})])
         head = _Head(msgspec.structs.replace(vectors, data=b""), self._written, len(pieces))
-        fields = {"scope": key, "body": msgspec.msgpack.encode(head)}
-        await self._commit([documents.set_write(path, fields), *marking])
-        await self._drop_chunks(path, before)
+        if before is None and len(pieces) > 1:  # cut off before all is there, the pieces are found by it
+            await self._commit(
+                [_head_write(path, key, msgspec.structs.replace(head, chunks=_BEGUN)), *marking]
+            )
+        writes = [
+            documents.set_write(chunk(path, self._written, number), {"text": piece})
+            for number, piece in enumerate(pieces)
+        ]
+        for write in writes[:-1]:  # one at a time: a request has a limit too
+            await self._commit([write])
+        await self._commit([*writes[-1:], _head_write(path, key, head), *marking, *_gone(path, before)])
 
     async def get_vectors(self, name: str) -> Vectors | None:
         """The vectors under a document's name."""
         path = self._path(name)
         head = await self._head(path)
-        if head is None:
+        if head is None or head.chunks == _BEGUN:
             return None
         data = bytearray()
         for number in range(head.chunks):
-            chunk = _chunk(path, head.written, number)
-            found = (await self._client.get([chunk], self._client.deadline())).documents.get(chunk)
+            piece = chunk(path, head.written, number)
+            found = (await self._client.get([piece], self._client.deadline())).documents.get(piece)
             if found is None:
                 return None  # written anew while it was being read
             data += documents.fields_of(found)["text"]
@@ -82,26 +91,20 @@ class FirestoreBeside:
 
     async def heads(self, key: str) -> list[Vectors]:
         """All vectors of a scope, without their data."""
-        return [_decode(found).vectors for found in await self._of_scope(key)]
+        heads = [_decode(found) for found in await self._of_scope(key)]
+        return [head.vectors for head in heads if head.chunks != _BEGUN]
 
     async def drop(self, name: str) -> None:
         """Remove the vectors under a document's name."""
         path = self._path(name)
         head = await self._head(path)
         if head is not None:
-            await self._drop_chunks(path, head)
-            await self._commit([documents.delete_write(path)])
+            await self._commit([*_gone(path, head), documents.delete_write(path)])
 
     async def found_of(self, key: str) -> FoundBeside:
         """What is kept of a scope here, for who removes all of it."""
-        found = await self._of_scope(key)
-        chunks = [
-            _chunk(each.name, head.written, number)
-            for each in found
-            for head in [_decode(each)]
-            for number in range(head.chunks)
-        ]
-        return FoundBeside(chunks, [*[each.name for each in found], self._statistics_path(key)])
+        names = [each.name for each in await self._of_scope(key)]
+        return FoundBeside(await chunks_below(self._client, names), [*names, self._statistics_path(key)])
 
     async def _of_scope(self, key: str) -> list[Any]:
         wanted = query(_VECTORS, ("scope", "EQUAL", key))
@@ -110,11 +113,6 @@ class FirestoreBeside:
     async def _head(self, path: str) -> _Head | None:
         found = (await self._client.get([path], self._client.deadline())).documents.get(path)
         return None if found is None else _decode(found)
-
-    async def _drop_chunks(self, path: str, head: _Head | None) -> None:
-        for number in range(0 if head is None else head.chunks):
-            assert head is not None
-            await self._commit([documents.delete_write(_chunk(path, head.written, number))])
 
     # --- statistics ------------------------------------------------------------------------------------
 
@@ -166,8 +164,13 @@ class FirestoreBeside:
         return f"{self._names.root}/{_STATISTICS}/%h{key}"
 
 
-def _chunk(path: str, written: int, number: int) -> str:
-    return f"{path}/chunks/{written}-{number}"
+def _head_write(path: str, key: str, head: _Head) -> Any:
+    return documents.set_write(path, {"scope": key, "body": msgspec.msgpack.encode(head)})
+
+
+def _gone(path: str, head: _Head | None) -> list[Any]:
+    numbers = range(0 if head is None else head.chunks)
+    return [documents.delete_write(chunk(path, head.written, each)) for each in numbers] if head else []
 
 
 def scopes_beside() -> dict[str, Callable[[Any], str | None]]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from samvad.errors import SamvadError, StoreUnavailable
+from samvad.knowledge.store_firestore_chunks import pages
 from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_client import BoundedClient, CommitRefused
 from samvad.stores.firestore_names import Names
-from samvad.stores.firestore_queries import query
 
 _log = logging.getLogger(__name__)
 _COLLECTION: Final = "knowledge_scopes"
@@ -75,7 +75,7 @@ class ScopeMarks:
     async def mark_all(self) -> None:
         """Mark all scopes that have something, and after that the database. Can be cut off and begun again."""
         for collection, key_of in self._sources.items():
-            async for page in pages(self._client, self._names, collection, _AT_ONCE):
+            async for page in pages(self._client, self._names.root, collection, _AT_ONCE):
                 keys = {key for each in page if (key := key_of(each)) is not None}
                 if keys:
                     await self._commit([self.write(key) for key in sorted(keys)])
@@ -91,18 +91,4 @@ class ScopeMarks:
         return f"{self._names.root}/{_COLLECTION}/{key}"
 
 
-async def pages(client: BoundedClient, names: Names, collection: str, size: int) -> AsyncIterator[list[Any]]:
-    """All documents of a collection, a page at a time: there may be millions."""
-    wanted = query(collection, order=[("__name__", "ASCENDING")], limit=size)
-    while True:
-        page = await client.query(names.root, wanted, client.deadline())
-        if page:
-            yield page
-        if len(page) < size:
-            return
-        wanted.ClearField("start_at")
-        wanted.start_at.values.add().reference_value = page[-1].name
-        wanted.start_at.before = False
-
-
-__all__ = ["Mark", "ScopeMarks", "pages"]
+__all__ = ["Mark", "ScopeMarks"]
