@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 from typing import Final
 
 from samvad import limits
+from samvad.http.waiting import Waiting
 
 _GOLDEN: Final = 0.618033988749895  # its multiples, modulo 1, are spread evenly however many there are
 
@@ -24,33 +25,26 @@ class Holding:
         # When the next refusal of each would be due if they came at the pace at which none has to wait.
         self._due_s: OrderedDict[str, float] = OrderedDict()
         self._held: Counter[str] = Counter()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting = Waiting()
         self._turn = 0.0
-        self._stopped = False
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     async def hold(self, whose: str) -> bool:
         """Until a refusal may be told to these; whether the connection is to be closed with it."""
-        loop = asyncio.get_running_loop()
-        wait_s = self._wait_s(whose, loop.time())
-        if wait_s <= 0 or self._stopped:
+        wait_s = self._wait_s(whose, asyncio.get_running_loop().time())
+        if wait_s <= 0 or self._waiting.stopped:
             return False
         if (
             self._held[whose] >= limits.REFUSALS_HELD_EACH_MAX
             or len(self._waiting) >= limits.REFUSALS_HELD_MAX
         ):
             return True
-        told: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(wait_s, _end, told)
-        self._waiting.add(told)
         self._held[whose] += 1
         try:
-            await told
+            await self._waiting.wait(wait_s)
         finally:
-            timer.cancel()
-            self._waiting.discard(told)
             self._held[whose] -= 1
             if not self._held[whose]:
                 del self._held[whose]
@@ -72,11 +66,4 @@ class Holding:
 
     def let_go(self) -> None:
         """The server stops: all that waits is told now, and nothing waits any more."""
-        self._stopped = True
-        for told in self._waiting:
-            _end(told)
-
-
-def _end(told: asyncio.Future[None]) -> None:
-    if not told.done():
-        told.set_result(None)
+        self._waiting.let_go()

@@ -7,12 +7,12 @@ which others find room between any two. Whoever asks at that pace never waits. W
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from typing import Final
 
 from samvad import limits
 from samvad.errors import Overloaded
+from samvad.http.waiting import Waiting
 
 _SHARE: Final = 5  # a minute's requests are carried out within a fifth of it
 
@@ -26,8 +26,7 @@ class Pacing:
         self._ahead_s = self._every_s * (limits.USER_REQUESTS_AT_ONCE_MAX - 0.5)
         # When the next request of each would be due if all came at the pace.
         self._due_s: OrderedDict[str, float] = OrderedDict()
-        self._waiting: dict[asyncio.Future[None], None] = {}  # in order
-        self._stopped = False
+        self._waiting = Waiting()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -50,25 +49,8 @@ class Pacing:
 
     async def turn(self, wait_s: float) -> None:
         """Wait for so long, or until the server stops."""
-        if self._stopped:
-            return
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(wait_s, _come, turn)
-        self._waiting[turn] = None
-        try:
-            await turn
-        finally:
-            timer.cancel()
-            del self._waiting[turn]
+        await self._waiting.wait(wait_s)
 
     def let_go(self) -> None:
         """The server stops: nobody waits any more."""
-        self._stopped = True
-        for turn in self._waiting:
-            _come(turn)
-
-
-def _come(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_result(None)
+        self._waiting.let_go()
