@@ -10,7 +10,7 @@ import msgspec
 from samvad.errors import StoreUnavailable
 from samvad.records import StoredSession, UserKey, Version
 from samvad.retention.rules import Rules
-from samvad.stores.base import Store
+from samvad.stores.base import Store, engine_of
 
 _MESSAGES_FIRST: Final = 100  # mostly they tell enough
 _MESSAGES_PER_PAGE: Final = 1_000
@@ -30,13 +30,6 @@ class Retaining(Protocol):
     async def newest_ms(self) -> int | None:
         """The newest time at which somebody wrote; None where nobody has."""
         ...
-
-
-def engine_of(store: Any) -> Any:
-    """The store itself, behind what stands in front of it (a journal, encryption)."""
-    while (inner := getattr(store, "inner", None)) is not None:
-        store = inner
-    return store
 
 
 class Counts(msgspec.Struct):

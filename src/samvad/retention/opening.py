@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from samvad.knowledge.opening import has_documents
 from samvad.retention.documents import Documents
 from samvad.retention.lease import lease_of
-from samvad.retention.looking import engine_of
 from samvad.retention.sweeper import Sweeper
+from samvad.stores.base import engine_of
 
 if TYPE_CHECKING:
     from samvad.knowledge.base import KnowledgeBase

@@ -25,11 +25,12 @@ from samvad.records import UserKey
 from samvad.retention.documents import Documents, OwnedDocument
 from samvad.retention.guard import ClockGuard
 from samvad.retention.lease import CutShort, SweepLease, SweptElsewhere
-from samvad.retention.looking import Counts, Due, Looker, engine_of
+from samvad.retention.looking import Counts, Due, Looker
 from samvad.retention.rules import Retention
 from samvad.sessions.acting import SessionCore, removed_by
 from samvad.sessions.breaker import is_up
 from samvad.sessions.operations import EraseUser, Retain
+from samvad.stores.base import engine_of
 
 _log = logging.getLogger(__name__)
 

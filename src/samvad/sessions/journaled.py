@@ -42,7 +42,7 @@ from samvad.sessions.journal_place import keep_to_store
 from samvad.sessions.operations import AppendMessages, awaits_store
 from samvad.sessions.overlay import OverlaidReads
 from samvad.sessions.user_log import Rules
-from samvad.stores.base import Capabilities, HealthReport, Store, awaited
+from samvad.stores.base import Capabilities, HealthReport, Store, awaited, engine_of
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class JournaledStore(OverlaidReads):
                     "the journal is damaged; what could not be believed is left out", extra=where | most
                 )
         try:
-            place: str | None = getattr(getattr(self.inner, "inner", self.inner), "place", None)
+            place: str | None = getattr(engine_of(self.inner), "place", None)
             if place is not None:
                 waiting = sum(1 for entry in replay.entries if entry.payload)
                 keep_to_store(self.journal.directory, place, waiting)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from samvad.errors import SamvadError, SetupError
 from samvad.records import (
@@ -177,3 +177,10 @@ class Store(Protocol):
     async def check(self) -> HealthReport:
         """Whether a commit would be acknowledged now; tries one where that is in doubt."""
         ...
+
+
+def engine_of(store: Any) -> Any:
+    """The store itself, behind what stands in front of it (a journal, encryption)."""
+    while (inner := getattr(store, "inner", None)) is not None:
+        store = inner
+    return store
