@@ -22,6 +22,7 @@ from samvad.env_file import read_env_file
 from samvad.errors import SetupError
 from samvad.settings import Settings, given, load, unknown_names
 from samvad.stores.sqlite import APPLICATION_ID, _migrations
+from samvad.stores.sqlite_rescue import rescued_path
 
 _COLOURS: Final = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
 
@@ -124,7 +125,7 @@ def _store(url: str, settings: Settings) -> Iterator[Finding]:
     yield from checks.directory(path.parent)
     if path.is_dir():
         yield from _refused(url)
-    elif (rescued := path.with_name(path.name + ".rescued")).exists():
+    elif (rescued := rescued_path(path)).exists():
         todo = (
             f"No server starts beside it: put {path.name}, its -wal and its -shm aside and rename it to {path.name}, "
             "or move it away."

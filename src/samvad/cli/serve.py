@@ -10,13 +10,12 @@ import typer
 from samvad import __version__, logs
 from samvad.cli import flags
 from samvad.cli.command import PlainCommand, verbs
-from samvad.cli.opening import embedder_of, log_key
+from samvad.cli.opening import LOG_KEY_FILE, embedder_of, log_key
 from samvad.settings import Settings, load
 
 app = verbs()
 # Python's 700 is what 32 requests under way hold: it would look through them again and again, and find no garbage.
 _YOUNG_MAX: Final = 10_000
-_KEY_FILES: Final = ("audit.key", "erasures.key", "live.key", "logs.key", "tokens.key")
 
 
 @app.command(cls=PlainCommand)
@@ -51,21 +50,30 @@ def serve(
 def run(settings: Settings) -> None:
     """Serve with these settings until a signal; SetupError where that cannot be."""
     gc.disable()  # what is imported stays: looking through it for garbage only takes time
+    from samvad.auth import audit, erasure_receipts
     from samvad.auth.erasure_receipts import ErasureSigner
     from samvad.auth.secret_file import check_keys
     from samvad.http import server
     from samvad.http.app import create_app
     from samvad.http.asked import log_answered
-    from samvad.http.auth_opening import authenticator, may_be_reached
+    from samvad.http.auth_opening import TOKENS_KEY_FILE, authenticator, may_be_reached
     from samvad.http.limit_opening import limiter_of
     from samvad.http.live_opening import live_maker
     from samvad.http.trace_opening import trace
+    from samvad.live import tokens
     from samvad.runtime import open_samvad
     from samvad.sessions.cost import FILE as COST_FILE
 
     logs.configure(settings.log_level, settings.log_format)
     if not settings.store_url().startswith("memory:"):
-        check_keys(settings.data_path() / name for name in _KEY_FILES)
+        key_files = (
+            audit.KEY_FILE,
+            erasure_receipts.KEY_FILE,
+            tokens.KEY_FILE,
+            LOG_KEY_FILE,
+            TOKENS_KEY_FILE,
+        )
+        check_keys(settings.data_path() / name for name in key_files)
     logs.hash_users_with(lambda: log_key(settings))
     url = settings.store_url()
     journaled = url.startswith("firestore:") and settings.durability == "auto"
@@ -136,12 +144,14 @@ def _audit(settings: Settings, samvad: Any, application: Any) -> None:
 def _tell_who_can_reach(settings: Settings, asks: bool) -> None:
     import logging
 
+    from samvad.auth.keyring import KEYS_FILE
+
     log = logging.getLogger(__name__)
     if asks:
         log.info("credentials are asked for")
         others = (settings.auth_issuer, settings.auth_firebase_project, settings.auth_token_secret)
         on_disk = settings.store_url().startswith("sqlite:")
-        if on_disk and not any(others) and not (settings.data_path() / "keys.json").exists():
+        if on_disk and not any(others) and not (settings.data_path() / KEYS_FILE).exists():
             log.warning("nobody is let in yet: there is no key; make one: samvad keys create --name NAME")
     elif settings.insecure:
         log.warning(

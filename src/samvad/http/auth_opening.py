@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from samvad.runtime import Samvad
     from samvad.settings import Settings
 
-_KEY_FILE: Final = "tokens.key"
+TOKENS_KEY_FILE: Final = "tokens.key"
 _SECRET_CHARS_MIN: Final = 32
 
 
@@ -67,7 +67,7 @@ def may_be_reached(settings: Settings, auth: Authenticator | None) -> bool:
 def _token_keys(settings: Settings) -> Callable[[], Sequence[bytes]]:
     if settings.auth_token_secret is None:
         in_memory = settings.store_url().startswith("memory:")
-        path = None if in_memory else settings.data_path() / _KEY_FILE
+        path = None if in_memory else settings.data_path() / TOKENS_KEY_FILE
         return lambda: [secret_file.load_key(path, "the key of users' tokens")]
     secrets = [secret.strip() for secret in settings.auth_token_secret.split(",")]
     if any(len(secret) < _SECRET_CHARS_MIN for secret in secrets):
