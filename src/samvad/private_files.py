@@ -17,6 +17,15 @@ def make_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
+def sync_path(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk. Blocks; OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def replace_private(path: Path, data: bytes, *, sync: bool) -> None:
     """Write a file anew under its name. `sync`: it is on the disk when this returns. Blocks; OSError.
 

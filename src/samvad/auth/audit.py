@@ -24,9 +24,10 @@ from typing import Final, NamedTuple
 import msgspec
 
 from samvad import limits
-from samvad.auth.secret_file import load_key, sync_directory
+from samvad.auth.secret_file import load_key
 from samvad.clock import Clock, rfc3339
 from samvad.errors import SetupError, Unavailable
+from samvad.private_files import sync_path
 
 DIRECTORY: Final = "audit"
 KEY_FILE: Final = "audit.key"
@@ -292,7 +293,7 @@ class AuditLog:
             finally:
                 os.close(descriptor)
             if made:
-                sync_directory(self.directory)
+                sync_path(self.directory)
         finally:
             os.close(lock)
 

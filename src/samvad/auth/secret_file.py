@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from samvad.errors import SetupError
+from samvad.private_files import sync_path
 
 KEY_BYTES: Final = 32
 
@@ -61,15 +62,6 @@ def _no_key(path: Path) -> SetupError:
     )
 
 
-def sync_directory(directory: Path) -> None:
-    """Have the names in a directory on the disk, so that no file that was made there is lost with the power."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _read(path: Path) -> bytes | None:
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
@@ -91,4 +83,4 @@ def _write(path: Path, key: bytes) -> None:
             path.hardlink_to(part)
     finally:
         part.unlink()
-    sync_directory(path.parent)
+    sync_path(path.parent)

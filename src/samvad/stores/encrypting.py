@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from samvad.clock import Clock
 from samvad.errors import SamvadError, SetupError, StoreUnavailable, Unavailable
-from samvad.stores.data_key_store import RINGS, DataKeyStore, MemoryDataKeys
+from samvad.stores.data_key_store import RINGS, DataKeyEntry, DataKeyStore, MemoryDataKeys
 
 if TYPE_CHECKING:
     from samvad.stores.data_keys import DataKeys
@@ -153,13 +153,18 @@ async def is_strict(store: Any) -> bool:
     """Whether all that an open store with keys holds of conversations was sealed, as its keys tell."""
     from samvad.stores.wrapped_keys import rings_of
 
+    entry = await rings_entry(store)
+    return entry is None or rings_of(entry.value).strict
+
+
+async def rings_entry(store: Any) -> DataKeyEntry | None:
+    """The entry of the ring keys beside an open store; None where it has no keys."""
     keys = data_keys_of(store)
     await keys.open()
     try:
-        entry = await keys.get(RINGS)
+        return await keys.get(RINGS)
     finally:
         await keys.close()
-    return entry is None or rings_of(entry.value).strict
 
 
 async def looks_sealed(store: Any) -> bool:

@@ -26,10 +26,10 @@ _CLOCK_MS: Final = 60_000  # by how much the clock may have been set back since
 async def refuse_older(store: Any, keys: Any) -> None:
     """SetupError where some of the newest users of a SQLite database began after its keys were copied."""
     newest_lives = getattr(store, "newest_lives", None)
-    changed_ms = (
-        await keys.changed_ms() if isinstance(keys, DataKeyFile) and newest_lives is not None else None
-    )
-    if changed_ms is None or newest_lives is None:
+    if newest_lives is None or not isinstance(keys, DataKeyFile):
+        return
+    changed_ms = await keys.changed_ms()
+    if changed_ms is None:
         return
     lives: list[Life] = await newest_lives(limit=_LOOKED_AT)
     missing = 0

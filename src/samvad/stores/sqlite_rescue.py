@@ -14,7 +14,7 @@ from urllib.parse import quote
 import apsw
 
 from samvad.errors import SetupError
-from samvad.private_files import make_private
+from samvad.private_files import make_private, sync_path
 from samvad.stores.sqlite_guard import FileGuard, Lost
 
 _BUSY_MS = 5_000
@@ -101,9 +101,9 @@ def copy_whole(connection: apsw.Connection, database: Path) -> None:
             copy.pragma("journal_mode", "delete")
             if (found := copy.execute("PRAGMA quick_check(1)").get) != "ok":
                 raise apsw.CorruptError(f"what was read of it is damaged: {found}")
-        _sync(part)
+        sync_path(part)
         part.replace(whole)
-        _sync(whole.parent)
+        sync_path(whole.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -114,11 +114,3 @@ def _drop_log(guard: FileGuard) -> None:
     if guard.log_is_ours() and guard.log_path == beside.with_name(beside.name + "-wal"):
         # All of it is in the copy. Left there, it would be folded into whatever database has the name next.
         guard.log_path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

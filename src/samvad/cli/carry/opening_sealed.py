@@ -15,9 +15,8 @@ from samvad.clock import SystemClock
 from samvad.errors import SetupError, Unreadable
 from samvad.records import StoredMessage, UserKey
 from samvad.stores.carrying import OwnedReceipt
-from samvad.stores.data_key_store import RINGS
 from samvad.stores.data_keys import DataKeys
-from samvad.stores.encrypting import data_keys_of, has_keys
+from samvad.stores.encrypting import data_keys_of, has_keys, rings_entry
 from samvad.stores.master_keys import master_keys
 from samvad.stores.sealed import SealedStore
 from samvad.stores.sealed_opening import Opened
@@ -89,10 +88,5 @@ async def opening(source: Any, target: Any) -> AsyncIterator[OpenedSource]:
 
 
 async def _rings(store: Any) -> frozenset[bytes]:
-    keys = data_keys_of(store)
-    await keys.open()
-    try:
-        entry = await keys.get(RINGS)
-    finally:
-        await keys.close()
+    entry = await rings_entry(store)
     return frozenset() if entry is None else ring_ids(entry.value)
