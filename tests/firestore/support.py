@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+from samvad.errors import StoreUnavailable
 from samvad.testing.emulator import EmulatorMissing, FirestoreEmulator, shared_emulator
 from tests.support import loudly_skip
 
@@ -32,3 +35,20 @@ async def open_store(project: str | None = None, **options: Any) -> Any:
     store = make_store(project, **options)
     await store.open()
     return store
+
+
+@contextlib.contextmanager
+def cut_off(store: Any, after: int) -> Iterator[None]:
+    """The store answers so many calls, and none that follows."""
+    calls, begun = store.client._call, store.operations.calls
+
+    def call(*arguments: Any) -> Any:
+        if store.operations.calls - begun >= after:
+            raise StoreUnavailable
+        return calls(*arguments)
+
+    store.client._call = call
+    try:
+        yield
+    finally:
+        store.client._call = calls

@@ -12,7 +12,7 @@ from samvad.errors import StoreUnavailable
 from samvad.knowledge.records import Scope
 from samvad.knowledge.store_firestore import FirestoreKnowledgeStore
 from tests.firestore.raw import everything
-from tests.firestore.support import open_store
+from tests.firestore.support import cut_off, open_store
 from tests.firestore.test_document_marks import VECTORS, beside, left, note
 
 pytestmark = pytest.mark.anyio
@@ -47,26 +47,16 @@ async def test_what_was_cut_off_is_erased_too(what: str, monkeypatch: pytest.Mon
     monkeypatch.setattr("samvad.knowledge.store_firestore_beside._CHUNK_BYTES", 2)
     before, act = WRITES[what]
     store = await open_store()
-    calls = store.client._call
     done, cut_at = False, 0
     while not done:
         if before is not None:
             await before(beside(store))
-        begun = store.operations.calls
-
-        def cut(*arguments: Any, begun: int = begun, cut_at: int = cut_at) -> Any:
-            if store.operations.calls - begun >= cut_at:
-                raise StoreUnavailable
-            return calls(*arguments)
-
-        store.client._call = cut
         try:
-            await act(beside(store))
+            with cut_off(store, cut_at):
+                await act(beside(store))
             done = True
         except StoreUnavailable:
             cut_at += 1
-        finally:
-            store.client._call = calls
         after = beside(store)  # the process that comes next
         found = await after.get(ASHA, "note")
         assert found is None or found.text in ("Text.", "Other words.")

@@ -18,7 +18,7 @@ from samvad.stores.firestore_data_keys import FirestoreDataKeys
 from samvad.stores.master_keys import LocalMasterKey
 from samvad.testing.clock import VirtualClock
 from tests.firestore.raw import everything, google_client
-from tests.firestore.support import open_store
+from tests.firestore.support import cut_off, open_store
 from tests.firestore.test_erasing import spent
 
 pytestmark = pytest.mark.anyio
@@ -162,26 +162,16 @@ async def test_what_was_there_before_is_marked_first(what: str, monkeypatch: pyt
         for collection in set(holds.values()) - {holds.get(what, "knowledge_base")}:
             google.recursive_delete(google.collection(collection))
     unmark(store.project)
-    calls = store.client._call
     cut_at = 0
     while True:
-        begun = store.operations.calls
-
-        def cut(*arguments: Any, begun: int = begun, cut_at: int = cut_at) -> Any:
-            if store.operations.calls - begun >= cut_at:
-                raise StoreUnavailable
-            return calls(*arguments)
-
-        store.client._call = cut
         try:
-            await documents.marks.mark_all()
+            with cut_off(store, cut_at):
+                await documents.marks.mark_all()
         except StoreUnavailable:
             assert not any(path.endswith("/throughout") for path in everything(store.project))
             cut_at += 1
         else:
             break
-        finally:
-            store.client._call = calls
         if cut_at == 1:  # not even begun: what is there is found all the same
             await documents.erase(Scope("default", "chitra"))
             assert documents.marks.marking is not None

@@ -16,7 +16,7 @@ import msgspec
 
 from samvad import limits
 from samvad.clock import Clock, rfc3339
-from samvad.errors import StoreUnavailable, Unreadable
+from samvad.errors import Unreadable
 from samvad.knowledge.records import (
     Document,
     DocumentPage,
@@ -28,7 +28,7 @@ from samvad.knowledge.records import (
 )
 from samvad.knowledge.store import fits, page_of, same_among, unreadable_document
 from samvad.knowledge.store_firestore_beside import FirestoreBeside, scopes_beside
-from samvad.knowledge.store_firestore_chunks import chunk, chunks_below, pages
+from samvad.knowledge.store_firestore_chunks import chunk, chunks_below, commit, pages
 from samvad.knowledge.store_firestore_marks import ScopeMarks
 from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_client import BoundedClient, CommitRefused
@@ -97,13 +97,13 @@ class FirestoreKnowledgeStore:
         marking = self._marking(stored.scope)
         if before is None and len(pieces) > 1:  # cut off before all is there, the pieces are found by it
             note = _Head(revision, document_id=document.id)
-            await self._commit([documents.set_write(name, _fields(stored.scope, ms, note)), *marking])
+            await commit(self._client, [documents.set_write(name, _fields(stored.scope, ms, note)), *marking])
         writes = [
             documents.set_write(chunk(name, revision, number), {"text": piece.encode()})
             for number, piece in enumerate(pieces)
         ]
         for write in writes[:-1]:  # one at a time: a request has a limit too
-            await self._commit([write])
+            await commit(self._client, [write])
         head = _Head(revision, len(pieces), document, document.id, stored.headings)
         write = documents.set_write(name, _fields(stored.scope, ms, head))
         await self._commit_all([*writes[-1:], write, *marking, *_gone(name, before)])
@@ -159,7 +159,7 @@ class FirestoreKnowledgeStore:
     async def _commit_all(self, writes: Sequence[Any]) -> None:
         """In this order, a bounded number at a time."""
         for at in range(0, len(writes), _WRITES_AT_ONCE):
-            await self._commit(writes[at : at + _WRITES_AT_ONCE])
+            await commit(self._client, writes[at : at + _WRITES_AT_ONCE])
 
     async def _commit_last(self, writes: Sequence[Any], removal: Any | None) -> None:
         """As `_commit_all`, and the mark with the last of them, unless something was written beside it meanwhile."""
@@ -171,17 +171,11 @@ class FirestoreKnowledgeStore:
         try:
             await self._client.commit_surely([*writes[at:], removal], self._client.deadline())
         except CommitRefused:
-            await self._commit(writes[at:])
+            await commit(self._client, writes[at:])
 
     def _marking(self, scope: Scope) -> list[Any]:
         """What marks a user as one who has something. Others are not: they may be written to all the time."""
         return [] if scope.user is None else [self.marks.write(_key(scope))]
-
-    async def _commit(self, writes: Sequence[Any]) -> None:
-        try:
-            await self._client.commit_surely(writes, self._client.deadline())
-        except CommitRefused as error:
-            raise StoreUnavailable from error
 
     def _next(self, before: _Head | None) -> tuple[int, int]:
         """A revision that was never used for this document, and the time."""

@@ -14,7 +14,7 @@ import msgspec
 from samvad.clock import Clock
 from samvad.errors import StoreUnavailable
 from samvad.knowledge.records import Vectors
-from samvad.knowledge.store_firestore_chunks import chunk, chunks_below
+from samvad.knowledge.store_firestore_chunks import chunk, chunks_below, commit
 from samvad.stores import firestore_documents as documents
 from samvad.stores.firestore_client import BoundedClient, CommitAmbiguous, CommitRefused
 from samvad.stores.firestore_names import Names
@@ -63,16 +63,18 @@ class FirestoreBeside:
         pieces = [data[at : at + _CHUNK_BYTES] for at in range(0, len(data), _CHUNK_BYTES)]
         head = _Head(msgspec.structs.replace(vectors, data=b""), self._written, len(pieces))
         if before is None and len(pieces) > 1:  # cut off before all is there, the pieces are found by it
-            await self._commit(
-                [_head_write(path, key, msgspec.structs.replace(head, chunks=_BEGUN)), *marking]
+            await commit(
+                self._client, [_head_write(path, key, msgspec.structs.replace(head, chunks=_BEGUN)), *marking]
             )
         writes = [
             documents.set_write(chunk(path, self._written, number), {"text": piece})
             for number, piece in enumerate(pieces)
         ]
         for write in writes[:-1]:  # one at a time: a request has a limit too
-            await self._commit([write])
-        await self._commit([*writes[-1:], _head_write(path, key, head), *marking, *_gone(path, before)])
+            await commit(self._client, [write])
+        await commit(
+            self._client, [*writes[-1:], _head_write(path, key, head), *marking, *_gone(path, before)]
+        )
 
     async def get_vectors(self, name: str) -> Vectors | None:
         """The vectors under a document's name."""
@@ -99,7 +101,7 @@ class FirestoreBeside:
         path = self._path(name)
         head = await self._head(path)
         if head is not None:
-            await self._commit([*_gone(path, head), documents.delete_write(path)])
+            await commit(self._client, [*_gone(path, head), documents.delete_write(path)])
 
     async def found_of(self, key: str) -> FoundBeside:
         """What is kept of a scope here, for who removes all of it."""
@@ -150,12 +152,6 @@ class FirestoreBeside:
             else:
                 return
         raise StoreUnavailable
-
-    async def _commit(self, writes: Sequence[Any]) -> None:
-        try:
-            await self._client.commit_surely(writes, self._client.deadline())
-        except CommitRefused as error:
-            raise StoreUnavailable from error
 
     def _path(self, name: str) -> str:
         return f"{self._names.root}/{_VECTORS}/{name.rpartition('/')[2]}"

@@ -3,6 +3,8 @@
 Their names begin with the number of the write they belong to, and the document above tells which is the current one.
 A process that ends between two writes, or two that write at once, leave pieces which nothing tells of. So who removes a
 document for good asks for all that is below it.
+
+Also how documents are committed, and gone through page by page.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from samvad.stores.firestore_client import BoundedClient
+from samvad.errors import StoreUnavailable
+from samvad.stores.firestore_client import BoundedClient, CommitRefused
 from samvad.stores.firestore_queries import query
 
 _COLLECTION: Final = "chunks"
@@ -36,6 +39,14 @@ async def chunks_below(client: BoundedClient, paths: Sequence[str]) -> list[str]
     return [name for names in await asyncio.gather(*map(below, paths)) for name in names]
 
 
+async def commit(client: BoundedClient, writes: Sequence[Any]) -> None:
+    """Writes that may be done twice, and rest on nothing; StoreUnavailable where they cannot be done."""
+    try:
+        await client.commit_surely(writes, client.deadline())
+    except CommitRefused as error:
+        raise StoreUnavailable from error
+
+
 async def pages(
     client: BoundedClient, parent: str, collection: str, size: int, *, only_names: bool = False
 ) -> AsyncIterator[list[Any]]:
@@ -52,4 +63,4 @@ async def pages(
         wanted.start_at.before = False
 
 
-__all__ = ["chunk", "chunks_below", "pages"]
+__all__ = ["chunk", "chunks_below", "commit", "pages"]

@@ -14,10 +14,10 @@ import os
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from samvad.errors import SamvadError, StoreUnavailable
-from samvad.knowledge.store_firestore_chunks import pages
+from samvad.errors import SamvadError
+from samvad.knowledge.store_firestore_chunks import commit, pages
 from samvad.stores import firestore_documents as documents
-from samvad.stores.firestore_client import BoundedClient, CommitRefused
+from samvad.stores.firestore_client import BoundedClient
 from samvad.stores.firestore_names import Names
 
 _log = logging.getLogger(__name__)
@@ -78,14 +78,8 @@ class ScopeMarks:
             async for page in pages(self._client, self._names.root, collection, _AT_ONCE):
                 keys = {key for each in page if (key := key_of(each)) is not None}
                 if keys:
-                    await self._commit([self.write(key) for key in sorted(keys)])
-        await self._commit([self.write(_THROUGHOUT)])
-
-    async def _commit(self, writes: list[Any]) -> None:
-        try:
-            await self._client.commit_surely(writes, self._client.deadline())
-        except CommitRefused as error:
-            raise StoreUnavailable from error
+                    await commit(self._client, [self.write(key) for key in sorted(keys)])
+        await commit(self._client, [self.write(_THROUGHOUT)])
 
     def _path(self, key: str) -> str:
         return f"{self._names.root}/{_COLLECTION}/{key}"
